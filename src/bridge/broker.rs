@@ -1,0 +1,120 @@
+//! The broker put into the crate's app: a thin face of the engine.
+
+use std::any::Any;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use celery::broker::{Broker, Delivery, DeliveryStream};
+use celery::error::BrokerError;
+use celery::protocol::Message;
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::stream::JobStream;
+use super::task_set::TaskSet;
+use crate::core::clock::SharedClock;
+use crate::core::engine::{Engine, Job};
+use crate::core::wire::body::Body;
+use crate::core::wire::task_message::{self, TaskMessage};
+
+/// See the module.
+pub(super) struct KombuBroker {
+    pub(super) engine: Arc<Engine>,
+    pub(super) tasks: Arc<TaskSet>,
+    pub(super) state: Arc<dyn Any + Send + Sync>,
+    pub(super) clock: SharedClock,
+    /// Taken by the first and only consumer.
+    pub(super) jobs: Mutex<Option<mpsc::Receiver<Job>>>,
+}
+
+#[async_trait]
+impl Broker for KombuBroker {
+    fn safe_url(&self) -> String {
+        self.engine.transport().connection().place().to_owned()
+    }
+
+    async fn consume(
+        &self,
+        _queue: &str,
+        _error_handler: Box<dyn Fn(BrokerError) + Send + Sync + 'static>,
+    ) -> Result<(String, Box<dyn DeliveryStream>), BrokerError> {
+        // One stream carries all queues. Transport errors stay inside the engine, which retries sooner than
+        // the crate's reconnect would.
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(jobs) = jobs else {
+            return Err(BrokerError::UnknownQueue(
+                "the engine's stream is consumed already".into(),
+            ));
+        };
+        let stream = JobStream {
+            engine: Arc::clone(&self.engine),
+            tasks: Arc::clone(&self.tasks),
+            state: Arc::clone(&self.state),
+            jobs,
+        };
+        Ok(("engine".into(), Box::new(stream)))
+    }
+
+    /// The crate cancels on a signal; the engine heard the same signal itself.
+    async fn cancel(&self, _consumer_tag: &str) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn ack(&self, delivery: &dyn Delivery) -> Result<(), BrokerError> {
+        delivery.ack().await
+    }
+
+    async fn retry(&self, delivery: &dyn Delivery, eta: Option<DateTime<Utc>>) -> Result<(), BrokerError> {
+        delivery.resend(self, eta).await
+    }
+
+    /// Publishes what a task or a program sends through the crate, with the headers Python needs and the
+    /// crate leaves out.
+    async fn send(&self, message: &Message, queue: &str) -> Result<(), BrokerError> {
+        let (args, kwargs): (Vec<Value>, serde_json::Map<String, Value>) = {
+            let (args, kwargs, _): (Vec<Value>, serde_json::Map<String, Value>, Value) =
+                serde_json::from_slice(&message.raw_body)?;
+            (args, kwargs)
+        };
+        let mut headers = serde_json::Map::new();
+        let (hard, soft) = message.headers.timelimit;
+        headers.insert("timelimit".into(), json!([hard, soft]));
+        let task = TaskMessage {
+            task: message.headers.task.clone(),
+            id: message.headers.id.clone(),
+            body: Body {
+                args,
+                kwargs,
+                embed: serde_json::Map::new(),
+            },
+            queue: queue.to_owned(),
+            eta: message.headers.eta,
+            expires: message.headers.expires,
+            root_id: message.headers.root_id.clone(),
+            parent_id: message.headers.parent_id.clone(),
+            headers,
+            ..TaskMessage::default()
+        };
+        let origin = task_message::origin(&self.engine.settings().machine);
+        let envelope = task.into_envelope(&origin, self.clock.now());
+        let sent = self.engine.transport().publish(queue, &envelope).await;
+        sent.map_err(|trouble| BrokerError::IoError(std::io::Error::other(trouble)))
+    }
+
+    async fn increase_prefetch_count(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn decrease_prefetch_count(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn reconnect(&self, _connection_timeout: u32) -> Result<(), BrokerError> {
+        Ok(())
+    }
+}

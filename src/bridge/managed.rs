@@ -1,0 +1,220 @@
+//! `Managed<T>`: the task that is registered with the crate in place of `T`.
+//!
+//! It has `T`'s name and parameters. Running it takes the job from the handoff, builds the real task and
+//! lets the engine execute it; to the crate it always succeeds.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use celery::error::TaskError;
+use celery::task::{Request, Task, TaskOptions, TaskResult};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{context, handoff};
+use crate::core::engine::{Failure, FailureKind, Limits, TaskPolicy};
+use crate::core::retry::RetryPolicy;
+use crate::core::wire::python_repr;
+use crate::core::wire::result::Exception;
+
+/// See the module.
+pub(super) struct Managed<T>
+where
+    T: Task + 'static,
+    T::Returns: Serialize,
+{
+    request: Request<Self>,
+    options: TaskOptions,
+}
+
+/// What the crate is told a task returned. It logs this; the real value is none of its business.
+pub(super) struct Handled;
+
+impl fmt::Debug for Handled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("handled")
+    }
+}
+
+#[async_trait]
+impl<T> Task for Managed<T>
+where
+    T: Task + 'static,
+    T::Returns: Serialize,
+{
+    const NAME: &'static str = T::NAME;
+    const ARGS: &'static [&'static str] = T::ARGS;
+
+    type Params = T::Params;
+    type Returns = Handled;
+
+    fn from_request(request: Request<Self>, options: TaskOptions) -> Self {
+        Self { request, options }
+    }
+
+    fn request(&self) -> &Request<Self> {
+        &self.request
+    }
+
+    fn options(&self) -> &TaskOptions {
+        &self.options
+    }
+
+    async fn run(&self, params: T::Params) -> TaskResult<Handled> {
+        let Some(handoff) = handoff::take(&self.request.correlation_id) else {
+            // Only a message that did not come through our stream could lead here, and there is no other.
+            return Err(TaskError::UnexpectedError(
+                "the delivery is not known to this worker".into(),
+            ));
+        };
+        let task = T::from_request(self.inner_request(&handoff.job, params.clone()), self.options);
+        let missed = max_retries_exceeded(&handoff.job);
+        let run = async move {
+            let (returned, typed) = context::within(handoff.state, task.run(params)).await;
+            returned
+                .map_err(|error| typed.unwrap_or_else(|| failure::<T>(error, missed)))
+                .and_then(|value| serde_json::to_value(value).map_err(|error| not_serializable(&error)))
+        };
+        handoff.engine.execute(handoff.job, &policy::<T>(), run).await;
+        Ok(Handled)
+    }
+
+    fn acks_late(&self) -> bool {
+        true
+    }
+
+    fn time_limit(&self) -> Option<u32> {
+        None
+    }
+
+    fn max_retries(&self) -> Option<u32> {
+        Some(0)
+    }
+
+    fn retry_for_unexpected(&self) -> bool {
+        false
+    }
+}
+
+impl<T> Managed<T>
+where
+    T: Task + 'static,
+    T::Returns: Serialize,
+{
+    /// The request that the real task sees: with what was taken out of the message put back.
+    fn inner_request(&self, job: &crate::core::engine::Job, params: T::Params) -> Request<T> {
+        let (hard, soft) = job.message.timelimit();
+        Request {
+            app: Arc::clone(&self.request.app),
+            id: job.message.id().to_owned(),
+            group: job.message.text("group").map(str::to_owned),
+            chord: None,
+            correlation_id: job.message.id().to_owned(),
+            params,
+            origin: job.message.text("origin").map(str::to_owned),
+            retries: job.message.retries(),
+            eta: job.message.eta().ok().flatten(),
+            expires: job.message.expires().ok().flatten(),
+            hostname: self.request.hostname.clone(),
+            reply_to: job
+                .message
+                .property("reply_to")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+            time_limit: soft.or(hard).map(whole_seconds),
+        }
+    }
+}
+
+/// The crate counts limits in whole seconds.
+fn whole_seconds(seconds: f64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to the type's range"
+    )]
+    let whole = seconds.ceil().clamp(1.0, f64::from(u32::MAX)) as u32;
+    whole
+}
+
+/// The options of the task macro, read as Celery means them: a task retries by itself when it says how often.
+pub(super) fn policy<T: Task>() -> TaskPolicy {
+    let options = T::DEFAULTS;
+    let seconds = |limit: Option<u32>| limit.map(|seconds| std::time::Duration::from_secs(seconds.into()));
+    TaskPolicy {
+        limits: Limits {
+            hard: seconds(options.hard_time_limit),
+            soft: seconds(options.time_limit),
+        },
+        retry: RetryPolicy {
+            autoretry: options.max_retries.is_some(),
+            max_retries: options.max_retries.unwrap_or(RetryPolicy::NONE.max_retries),
+            backoff_max_seconds: options
+                .max_retry_delay
+                .unwrap_or(RetryPolicy::NONE.backoff_max_seconds),
+            jitter: RetryPolicy::NONE.jitter,
+        },
+    }
+}
+
+/// Reads the crate's error as a failure.
+fn failure<T: Task>(error: TaskError, missed: Exception) -> Failure {
+    match error {
+        TaskError::ExpectedError(text) => Failure {
+            exception: Exception::builtin("RuntimeError", text),
+            kind: FailureKind::Retryable(None),
+        },
+        TaskError::UnexpectedError(text) => {
+            let again = T::DEFAULTS.retry_for_unexpected.unwrap_or(true);
+            let kind = if again {
+                FailureKind::Retryable(None)
+            } else {
+                FailureKind::Final
+            };
+            Failure {
+                exception: Exception::builtin("RuntimeError", text),
+                kind,
+            }
+        }
+        TaskError::TimeoutError => {
+            let exception = Exception::builtin("TimeoutError", "the task timed out");
+            Failure {
+                exception,
+                kind: FailureKind::Retryable(None),
+            }
+        }
+        TaskError::Retry(eta) => Failure {
+            exception: missed,
+            kind: FailureKind::RetryRequested(eta),
+        },
+    }
+}
+
+/// The exception of a task that asks to be retried once too often, worded as Celery words it.
+fn max_retries_exceeded(job: &crate::core::engine::Job) -> Exception {
+    let text = format!(
+        "Can't retry {}[{}] args:{} kwargs:{}",
+        job.message.task(),
+        job.message.id(),
+        python_repr::args(&job.body.args),
+        python_repr::kwargs(&job.body.kwargs)
+    );
+    Exception::new(
+        "celery.exceptions",
+        "MaxRetriesExceededError",
+        vec![Value::String(text)],
+    )
+}
+
+fn not_serializable(error: &serde_json::Error) -> Failure {
+    let exception = Exception::new(
+        "kombu.exceptions",
+        "EncodeError",
+        vec![Value::String(error.to_string())],
+    );
+    Failure {
+        exception,
+        kind: FailureKind::Final,
+    }
+}

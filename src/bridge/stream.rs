@@ -1,0 +1,71 @@
+//! The stream of deliveries that the crate's loop consumes.
+
+use std::any::Any;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use celery::broker::{Delivery, DeliveryError, DeliveryStream};
+use futures_util::Stream;
+use tokio::sync::mpsc;
+
+use super::delivery::KombuDelivery;
+use super::handoff::{self, Handoff};
+use super::task_set::TaskSet;
+use crate::core::engine::{Engine, Job};
+
+/// Jobs as deliveries. It never ends: the crate's loop would spin on a stream that did.
+pub(super) struct JobStream {
+    pub(super) engine: Arc<Engine>,
+    pub(super) tasks: Arc<TaskSet>,
+    pub(super) state: Arc<dyn Any + Send + Sync>,
+    pub(super) jobs: mpsc::Receiver<Job>,
+}
+
+impl JobStream {
+    /// Matches the arguments with the task's parameters; a mismatch fails the task here and now.
+    fn deliver(&self, job: Job) -> Option<KombuDelivery> {
+        match self.tasks.bind_arguments(job.message.task(), &job.body) {
+            Ok(parameters) => {
+                let delivery = KombuDelivery::new(&job, &parameters);
+                let (engine, state) = (Arc::clone(&self.engine), Arc::clone(&self.state));
+                handoff::leave(Handoff { engine, state, job });
+                Some(delivery)
+            }
+            Err(why) => {
+                let engine = Arc::clone(&self.engine);
+                tokio::spawn(async move { engine.refuse(job, &why).await });
+                None
+            }
+        }
+    }
+}
+
+impl Stream for JobStream {
+    type Item = Result<Box<dyn Delivery>, Box<dyn DeliveryError>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        while let Poll::Ready(next) = self.jobs.poll_recv(cx) {
+            let Some(job) = next else {
+                return Poll::Pending;
+            };
+            if let Some(delivery) = self.deliver(job) {
+                return Poll::Ready(Some(Ok(Box::new(delivery))));
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl DeliveryStream for JobStream {}
+
+impl Drop for JobStream {
+    /// What is still in the channel was received and never started.
+    fn drop(&mut self) {
+        self.jobs.close();
+        while let Ok(job) = self.jobs.try_recv() {
+            let engine = Arc::clone(&self.engine);
+            tokio::spawn(async move { engine.return_unstarted(job).await });
+        }
+    }
+}

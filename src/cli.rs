@@ -1,0 +1,95 @@
+//! The command line: one file per verb, each with its arguments and one `run`.
+
+mod sandbox;
+mod up;
+mod worker;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::config::{ConfigError, LogConfig, ProcessEnvironment, Reader};
+use crate::telemetry;
+
+/// Exit code for a command line or an environment that cannot be used (`EX_USAGE`).
+pub const EXIT_USAGE: u8 = 64;
+
+/// Keeps Binance's symbol lists warm in Redis, as a Celery worker.
+#[derive(Debug, Parser)]
+#[command(version, about, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Worker(worker::Args),
+    Up(up::Args),
+    Sandbox(sandbox::Args),
+}
+
+/// Runs the command line of this process.
+///
+/// # Errors
+/// Anything that ends a verb early; [`exit_code`] says with which code to end the process.
+pub async fn run(cli: Cli) -> Result<()> {
+    // The task loop of the crate underneath is not `Send` and runs here, on the main task.
+    match cli.verb {
+        Verb::Worker(args) => worker::run(args).await,
+        Verb::Up(args) => up::run(args).await,
+        Verb::Sandbox(args) => sandbox::run(args).await,
+    }
+}
+
+/// The exit code for an error.
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    let usage = error
+        .chain()
+        .any(|cause| cause.is::<ConfigError>() || cause.is::<UsageError>());
+    if usage { EXIT_USAGE } else { 1 }
+}
+
+/// A mistake on the command line that clap cannot see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
+/// Starts the log output; the flag goes before the environment.
+fn start_logs(level: Option<&str>) -> Result<()> {
+    let mut reader = Reader::new(&ProcessEnvironment);
+    let config = LogConfig::read(&mut reader);
+    reader.finish()?;
+    let level = level.unwrap_or(&config.level);
+    telemetry::init(level, config.format)
+        .map_err(|_| {
+            UsageError(format!(
+                "log level `{level}` is not known, use debug, info, warning or error"
+            ))
+        })
+        .context("log output")?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn celerys_spellings_are_understood() {
+        for line in [
+            "tradebot-symbols worker -Q celery,other -c 4 -n w1@%h -l INFO",
+            "tradebot-symbols worker --queues celery --concurrency 2 --hostname w --loglevel debug",
+            "tradebot-symbols up --sandbox --private-redis --refreshes 3",
+            "tradebot-symbols sandbox --listen 127.0.0.1:0",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
+}

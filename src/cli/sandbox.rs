@@ -1,0 +1,45 @@
+//! `sandbox`: a local stand-in for the exchange.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use tracing::warn;
+
+use super::start_logs;
+use crate::core::lifecycle::Stop;
+use crate::product::sandbox::{Catalog, SandboxServer};
+
+/// Serves made-up symbol lists, or captured ones, in the exchange's form.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: tradebot-symbols sandbox --listen 127.0.0.1:8010\n\
+    then run a worker with BINANCE_SPOT_BASE_URL and BINANCE_FUTURES_BASE_URL set to http://127.0.0.1:8010")]
+pub(super) struct Args {
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:8010")]
+    listen: SocketAddr,
+    /// Captured spot exchangeInfo to serve instead of the made-up one
+    #[arg(long, value_name = "FILE")]
+    spot_file: Option<PathBuf>,
+    /// Captured futures exchangeInfo to serve instead of the made-up one
+    #[arg(long, value_name = "FILE")]
+    futures_file: Option<PathBuf>,
+    /// debug, info, warning or error; LOG_LEVEL if absent
+    #[arg(short, long)]
+    loglevel: Option<String>,
+}
+
+pub(super) async fn run(args: Args) -> Result<()> {
+    start_logs(args.loglevel.as_deref())?;
+    let stop = Stop::new();
+    stop.on_signals(Duration::from_secs(3))?;
+    let catalog = Catalog::from_files(args.spot_file.as_deref(), args.futures_file.as_deref())?;
+    let server = SandboxServer::bind(args.listen, catalog)?;
+    warn!(
+        url = server.base_url(),
+        "sandbox exchange: nothing it serves is real"
+    );
+    server.run(stop.token()).await?;
+    Ok(())
+}

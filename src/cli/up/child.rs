@@ -1,0 +1,71 @@
+//! A child process of the supervisor.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::Command;
+use tracing::{debug, warn};
+
+/// One child; killed when dropped.
+pub(super) struct Child {
+    name: &'static str,
+    process: tokio::process::Child,
+}
+
+impl Child {
+    /// Starts `program` with this process's environment and `environment` on top.
+    pub(super) fn start(
+        name: &'static str,
+        program: &Path,
+        args: &[String],
+        environment: &[(String, String)],
+    ) -> Result<Self> {
+        let process = Command::new(program)
+            .args(args)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            // Its own group: an interrupt from the terminal reaches the supervisor, which stops the children
+            // in order.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        debug!(child = name, pid = process.id(), "started");
+        Ok(Self { name, process })
+    }
+
+    /// Asks the child to end and kills it when it does not within `patience`.
+    pub(super) async fn stop(&mut self, patience: Duration) {
+        let pid = self.process.id().and_then(|pid| i32::try_from(pid).ok());
+        if let Some(pid) = pid
+            && let Err(error) = kill(Pid::from_raw(pid), Signal::SIGTERM)
+        {
+            debug!(child = self.name, %error, "cannot be signalled, it has ended");
+        }
+        match tokio::time::timeout(patience, self.process.wait()).await {
+            Ok(Ok(status)) => debug!(child = self.name, %status, "ended"),
+            Ok(Err(error)) => warn!(child = self.name, %error, "cannot be waited for"),
+            Err(_) => {
+                warn!(child = self.name, "does not end, killing it");
+                if let Err(error) = self.process.kill().await {
+                    warn!(child = self.name, %error, "cannot be killed");
+                }
+            }
+        }
+    }
+}
+
+/// Waits until one of the children ends and says which and how. Cancel-safe.
+pub(super) async fn first_end(children: &mut [Child]) -> String {
+    let waits = children.iter_mut().map(|child| {
+        Box::pin(async {
+            match child.process.wait().await {
+                Ok(status) => format!("the {} ended by itself ({status})", child.name),
+                Err(error) => format!("the {} cannot be waited for ({error})", child.name),
+            }
+        })
+    });
+    futures_util::future::select_all(waits).await.0
+}

@@ -1,0 +1,102 @@
+//! A `redis-server` for one run: on a free local port, in a temporary directory, without persistence.
+
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tracing::{info, warn};
+
+use crate::core::secret::RedisUrl;
+use crate::core::transport::Connection;
+
+/// How long the server may take to answer.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The server; killed when dropped.
+pub(super) struct PrivateRedis {
+    process: Child,
+    port: u16,
+    _directory: TempDir,
+}
+
+impl PrivateRedis {
+    /// Starts the server and waits until it answers.
+    pub(super) async fn start() -> Result<Self> {
+        let directory = tempfile::tempdir().context("a temporary directory for redis-server")?;
+        let port = free_port()?;
+        let process = Command::new("redis-server")
+            .args([
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--port",
+                &port.to_string(),
+            ])
+            .arg("--dir")
+            .arg(directory.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .stdin(Stdio::null())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .context("redis-server cannot be started: install it with `apt-get install redis-server`")?;
+        let mut redis = Self {
+            process,
+            port,
+            _directory: directory,
+        };
+        redis.until_it_answers().await?;
+        info!(
+            url = redis.url(),
+            "private redis-server started; what it holds is gone after this run"
+        );
+        Ok(redis)
+    }
+
+    /// Where it listens.
+    pub(super) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Variables that lead the children to it.
+    pub(super) fn environment(&self) -> Vec<(String, String)> {
+        ["REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"]
+            .into_iter()
+            .map(|name| (name.to_owned(), self.url()))
+            .collect()
+    }
+
+    /// Ends the server.
+    pub(super) async fn stop(mut self) {
+        if let Err(error) = self.process.kill().await {
+            warn!(%error, "the private redis-server cannot be killed");
+        }
+    }
+
+    async fn until_it_answers(&mut self) -> Result<()> {
+        let connection = Connection::new(&RedisUrl::new(self.url()), "up-probe")?;
+        let started = Instant::now();
+        while started.elapsed() < START_PATIENCE {
+            if let Some(status) = self.process.try_wait()? {
+                bail!("redis-server ended at once ({status})");
+            }
+            if connection.command::<String>(&redis::cmd("PING")).await.is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        bail!("redis-server does not answer on port {}", self.port)
+    }
+}
+
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("no free local port")?;
+    Ok(listener.local_addr().context("no free local port")?.port())
+}

@@ -1,0 +1,180 @@
+//! Configuration from the environment: the variables of the existing deployment, and a few new ones.
+//!
+//! [`VARIABLES`] is the one list of them, with defaults; the README's table is compared with it by a test.
+//! All variables are read before any mistake is reported, so that an operator sees every mistake at once.
+
+mod table;
+mod vars;
+
+use std::time::Duration;
+
+pub use table::{VARIABLES, Variable};
+pub use vars::{ConfigError, ProcessEnvironment, Reader, Vars};
+
+use crate::core::secret::RedisUrl;
+use crate::market::PerMarket;
+use crate::telemetry::LogFormat;
+
+/// The Redis servers.
+#[derive(Debug, Clone)]
+pub struct RedisConfig {
+    /// Where the symbol lists are kept.
+    pub cache: RedisUrl,
+    /// Where tasks are queued.
+    pub broker: RedisUrl,
+    /// Where results are stored.
+    pub results: RedisUrl,
+    /// How long a result is kept; zero keeps it for ever.
+    pub result_expires: Duration,
+}
+
+impl RedisConfig {
+    /// Reads the section.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        let broker = reader.text("CELERY_BROKER_URL");
+        let cache = reader.optional("REDIS_URL").unwrap_or_else(|| broker.clone());
+        Self {
+            cache: RedisUrl::new(cache),
+            broker: RedisUrl::new(broker),
+            results: RedisUrl::new(reader.text("CELERY_RESULT_BACKEND")),
+            result_expires: reader.seconds("CELERY_RESULT_EXPIRES"),
+        }
+    }
+}
+
+/// The worker.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkerConfig {
+    /// Hard limit of a task.
+    pub time_limit: Duration,
+    /// Soft limit of a task.
+    pub soft_time_limit: Duration,
+    /// How long a warm stop may take.
+    pub shutdown_timeout: Duration,
+}
+
+impl WorkerConfig {
+    /// Reads the section.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            time_limit: reader.seconds("CELERY_TASK_TIME_LIMIT"),
+            soft_time_limit: reader.seconds("CELERY_TASK_SOFT_TIME_LIMIT"),
+            shutdown_timeout: reader.seconds("WORKER_SHUTDOWN_TIMEOUT_SECONDS"),
+        }
+    }
+}
+
+/// Which symbols are kept, in which order, for how long.
+#[derive(Debug, Clone)]
+pub struct SymbolsConfig {
+    /// Lifetime of the primary keys in seconds; zero or less keeps them for ever.
+    pub ttl_seconds: PerMarket<i64>,
+    /// Only symbols quoted in this asset are listed.
+    pub quote_asset: String,
+    /// Base assets that come first, in this order.
+    pub popular_bases: PerMarket<Vec<String>>,
+}
+
+impl SymbolsConfig {
+    /// Reads the section.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            ttl_seconds: PerMarket {
+                spot: reader.integer("SPOT_SYMBOLS_CACHE_TTL_SECONDS"),
+                futures: reader.integer("FUTURES_SYMBOLS_CACHE_TTL_SECONDS"),
+            },
+            quote_asset: reader.text("SYMBOLS_QUOTE_ASSET"),
+            popular_bases: PerMarket {
+                spot: reader.list("SPOT_POPULAR_BASES"),
+                futures: reader.list("FUTURES_POPULAR_BASES"),
+            },
+        }
+    }
+}
+
+/// The exchange.
+#[derive(Debug, Clone)]
+pub struct BinanceConfig {
+    /// Whether the public lists come from the testnets.
+    pub testnet: bool,
+    /// Scheme and host of each upstream of the chosen network, in the order in which they are tried.
+    pub base_urls: PerMarket<Vec<String>>,
+    /// Attempts per fetch.
+    pub max_attempts: u32,
+    /// Wait after the first failed attempt; the n-th waits n times as long, ±20 %.
+    pub backoff_base: Duration,
+    /// Used request weight from which requests are slowed down.
+    pub weight_threshold: u32,
+}
+
+impl BinanceConfig {
+    /// Reads the section.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        let testnet = reader.flag("TESTNET_URL");
+        // All four are read, so that a mistake in the two that are not used now is reported too.
+        let mainnet = PerMarket {
+            spot: reader.base_urls("BINANCE_SPOT_BASE_URL"),
+            futures: reader.base_urls("BINANCE_FUTURES_BASE_URL"),
+        };
+        let test = PerMarket {
+            spot: reader.base_urls("BINANCE_SPOT_TESTNET_BASE_URL"),
+            futures: reader.base_urls("BINANCE_FUTURES_TESTNET_BASE_URL"),
+        };
+        Self {
+            testnet,
+            base_urls: if testnet { test } else { mainnet },
+            max_attempts: reader.number("BINANCE_RETRY_MAX_ATTEMPTS", 1..=10),
+            backoff_base: reader.seconds("BINANCE_RETRY_BACKOFF_BASE"),
+            weight_threshold: reader.number("BINANCE_WEIGHT_THRESHOLD", 1..=1_000_000),
+        }
+    }
+}
+
+/// The beat.
+#[derive(Debug, Clone, Copy)]
+pub struct ScheduleConfig {
+    /// Seconds between two warm-ups; `None` takes the market off the schedule.
+    pub warmup_interval: PerMarket<Option<Duration>>,
+}
+
+impl ScheduleConfig {
+    /// Reads the section.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        let mut interval = |name| Some(reader.seconds(name)).filter(|interval| !interval.is_zero());
+        Self {
+            warmup_interval: PerMarket {
+                spot: interval("SPOT_SYMBOLS_WARMUP_INTERVAL_SECONDS"),
+                futures: interval("FUTURES_SYMBOLS_WARMUP_INTERVAL_SECONDS"),
+            },
+        }
+    }
+}
+
+/// Logs.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// Level or filter expression.
+    pub level: String,
+    /// Form of the lines.
+    pub format: LogFormat,
+}
+
+impl LogConfig {
+    /// Reads the section.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        let level = reader.text("LOG_LEVEL");
+        let format = match reader.text("LOG_FORMAT").to_ascii_lowercase().as_str() {
+            "json" => LogFormat::Json,
+            "human" => LogFormat::Human,
+            other => {
+                reader.complain("LOG_FORMAT", other, "`human` or `json`");
+                LogFormat::Human
+            }
+        };
+        Self { level, format }
+    }
+}
+
+#[cfg(test)]
+#[path = "config/tests.rs"]
+mod tests;

@@ -1,0 +1,140 @@
+//! The list of all environment variables.
+
+/// One environment variable.
+#[derive(Debug, Clone, Copy)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// What holds when it is absent or empty.
+    pub default: &'static str,
+    /// What it means, for the README.
+    pub meaning: &'static str,
+}
+
+const fn variable(name: &'static str, default: &'static str, meaning: &'static str) -> Variable {
+    Variable {
+        name,
+        default,
+        meaning,
+    }
+}
+
+/// All variables, in the order of the README's table.
+pub const VARIABLES: &[Variable] = &[
+    variable(
+        "CELERY_BROKER_URL",
+        "redis://localhost:6379/0",
+        "Redis that holds the task queues",
+    ),
+    variable(
+        "CELERY_RESULT_BACKEND",
+        "redis://localhost:6379/0",
+        "Redis that holds task results",
+    ),
+    variable(
+        "REDIS_URL",
+        "",
+        "Redis that holds the symbol lists; `CELERY_BROKER_URL` if absent",
+    ),
+    variable(
+        "CELERY_RESULT_EXPIRES",
+        "86400",
+        "seconds a task result is kept, 0: for ever",
+    ),
+    variable(
+        "CELERY_TASK_TIME_LIMIT",
+        "180",
+        "hard limit of a task, in seconds",
+    ),
+    variable(
+        "CELERY_TASK_SOFT_TIME_LIMIT",
+        "150",
+        "soft limit of a task, in seconds",
+    ),
+    variable(
+        "WORKER_SHUTDOWN_TIMEOUT_SECONDS",
+        "8",
+        "how long a stop waits for running tasks before it hands them back",
+    ),
+    variable(
+        "SPOT_SYMBOLS_CACHE_TTL_SECONDS",
+        "300",
+        "lifetime of the spot list, 0 or less: no expiry",
+    ),
+    variable(
+        "FUTURES_SYMBOLS_CACHE_TTL_SECONDS",
+        "300",
+        "lifetime of the futures list, 0 or less: no expiry",
+    ),
+    variable(
+        "SPOT_SYMBOLS_WARMUP_INTERVAL_SECONDS",
+        "300",
+        "seconds between two spot refreshes, 0: none",
+    ),
+    variable(
+        "FUTURES_SYMBOLS_WARMUP_INTERVAL_SECONDS",
+        "300",
+        "seconds between two futures refreshes, 0: none",
+    ),
+    variable(
+        "SYMBOLS_QUOTE_ASSET",
+        "USDT",
+        "only symbols quoted in this asset are listed",
+    ),
+    variable(
+        "SPOT_POPULAR_BASES",
+        "BTC,ETH,BNB,SOL,ADA,AVAX,DOT,MATIC,LINK,UNI",
+        "base assets at the head of the spot list",
+    ),
+    variable(
+        "FUTURES_POPULAR_BASES",
+        "BTC,ETH,BNB,SOL,ADA,AVAX,DOT,MATIC",
+        "base assets at the head of the futures list",
+    ),
+    variable(
+        "TESTNET_URL",
+        "false",
+        "`true`, `1` or `yes`: the lists come from the testnets",
+    ),
+    variable(
+        "BINANCE_SPOT_BASE_URL",
+        "https://api.binance.com,https://data-api.binance.vision",
+        "spot hosts, tried in this order",
+    ),
+    variable(
+        "BINANCE_FUTURES_BASE_URL",
+        "https://fapi.binance.com",
+        "futures hosts, tried in this order",
+    ),
+    variable(
+        "BINANCE_SPOT_TESTNET_BASE_URL",
+        "https://testnet.binance.vision",
+        "spot testnet hosts",
+    ),
+    variable(
+        "BINANCE_FUTURES_TESTNET_BASE_URL",
+        "https://testnet.binancefuture.com",
+        "futures testnet hosts",
+    ),
+    variable(
+        "BINANCE_RETRY_MAX_ATTEMPTS",
+        "3",
+        "attempts per fetch, within 10 s in all",
+    ),
+    variable(
+        "BINANCE_RETRY_BACKOFF_BASE",
+        "0.5",
+        "seconds before the second attempt; grows linearly, ±20 %",
+    ),
+    variable(
+        "BINANCE_WEIGHT_THRESHOLD",
+        "1100",
+        "used request weight from which requests are slowed down",
+    ),
+    variable(
+        "LOG_LEVEL",
+        "INFO",
+        "`DEBUG`, `INFO`, `WARNING`, `ERROR`, or a filter expression",
+    ),
+    variable("LOG_FORMAT", "human", "`human` or `json`"),
+];

@@ -1,0 +1,174 @@
+//! Reading variables, with every mistake kept until the end.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::table::VARIABLES;
+
+/// Where variables come from; a test passes a map.
+pub trait Vars {
+    /// The value of a variable, if set.
+    fn get(&self, name: &str) -> Option<String>;
+}
+
+/// The process's environment.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct ProcessEnvironment;
+
+impl Vars for ProcessEnvironment {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the environment"
+    )]
+    fn get(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+}
+
+impl Vars for std::collections::BTreeMap<&str, &str> {
+    fn get(&self, name: &str) -> Option<String> {
+        Self::get(self, name).map(|value| (*value).to_owned())
+    }
+}
+
+/// Every mistake found in the environment.
+#[derive(Debug, Error)]
+#[error("configuration: {}", .0.join("; "))]
+pub struct ConfigError(pub Vec<String>);
+
+/// Reads variables; a value that is absent or empty has the table's default.
+pub struct Reader<'a> {
+    vars: &'a dyn Vars,
+    mistakes: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader over `vars`.
+    pub fn new(vars: &'a dyn Vars) -> Self {
+        Self {
+            vars,
+            mistakes: Vec::new(),
+        }
+    }
+
+    /// Ends reading.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with all mistakes, if there were any.
+    pub fn finish(self) -> Result<(), ConfigError> {
+        if self.mistakes.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError(self.mistakes))
+        }
+    }
+
+    /// Notes a mistake. The value is shown: call it for values that are no secrets.
+    pub fn complain(&mut self, name: &str, value: &str, expected: &str) {
+        let value: String = value.chars().take(60).collect();
+        self.mistakes
+            .push(format!("{name} is `{value}`, expected {expected}"));
+    }
+
+    /// A text.
+    pub fn text(&mut self, name: &'static str) -> String {
+        self.optional(name).unwrap_or_else(|| default_of(name).to_owned())
+    }
+
+    /// A text that may be absent.
+    pub fn optional(&mut self, name: &'static str) -> Option<String> {
+        debug_assert!(
+            VARIABLES.iter().any(|variable| variable.name == name),
+            "{name} is not in the table"
+        );
+        self.vars
+            .get(name)
+            .map(|value| value.trim().to_owned())
+            .filter(|value| !value.is_empty())
+    }
+
+    /// A duration in seconds, fractions allowed, at most ten years.
+    pub fn seconds(&mut self, name: &'static str) -> Duration {
+        const MAX: f64 = 10.0 * 365.0 * 86400.0;
+        let text = self.text(name);
+        match text.parse::<f64>() {
+            Ok(seconds) if (0.0..=MAX).contains(&seconds) => Duration::from_secs_f64(seconds),
+            _ => {
+                self.complain(name, &text, "seconds, zero or more");
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// A whole number of either sign.
+    pub fn integer(&mut self, name: &'static str) -> i64 {
+        let text = self.text(name);
+        text.parse().unwrap_or_else(|_| {
+            self.complain(name, &text, "a whole number");
+            0
+        })
+    }
+
+    /// A whole number within bounds.
+    pub fn number(&mut self, name: &'static str, range: RangeInclusive<u32>) -> u32 {
+        let text = self.text(name);
+        match text.parse() {
+            Ok(number) if range.contains(&number) => number,
+            _ => {
+                let expected = format!("a whole number from {} to {}", range.start(), range.end());
+                self.complain(name, &text, &expected);
+                *range.start()
+            }
+        }
+    }
+
+    /// A yes or no, as the existing deployment writes it.
+    pub fn flag(&mut self, name: &'static str) -> bool {
+        let text = self.text(name).to_ascii_lowercase();
+        match text.as_str() {
+            "true" | "1" | "yes" | "on" => true,
+            "false" | "0" | "no" | "off" => false,
+            _ => {
+                self.complain(name, &text, "`true` or `false`");
+                false
+            }
+        }
+    }
+
+    /// A comma-separated list without empty members.
+    pub fn list(&mut self, name: &'static str) -> Vec<String> {
+        self.text(name)
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// A comma-separated list of `http://` and `https://` addresses, without a trailing slash.
+    pub fn base_urls(&mut self, name: &'static str) -> Vec<String> {
+        let urls = self.list(name);
+        for url in &urls {
+            let rest = url
+                .strip_prefix("https://")
+                .or_else(|| url.strip_prefix("http://"));
+            if rest
+                .is_none_or(|host| host.is_empty() || host.starts_with('/') || host.contains(['@', '?', '#']))
+            {
+                self.complain(name, url, "`https://host`, several separated by commas");
+            }
+        }
+        urls.iter()
+            .map(|url| url.trim_end_matches('/').to_owned())
+            .collect()
+    }
+}
+
+fn default_of(name: &str) -> &'static str {
+    VARIABLES
+        .iter()
+        .find(|variable| variable.name == name)
+        .map_or("", |variable| variable.default)
+}

@@ -1,0 +1,30 @@
+//! The core: a Celery worker on Redis that knows nothing of rusty-celery, testable against Redis alone.
+//!
+//! From the bottom up: [`wire`] (messages, results, keys; no I/O), [`transport`] (kombu's queues),
+//! [`results`] (the result backend), [`canvas`] and [`retry`] (what follows from a task), and [`engine`],
+//! which ties them together.
+
+pub mod backoff;
+pub mod canvas;
+pub mod clock;
+pub mod engine;
+pub mod lifecycle;
+pub mod node;
+pub mod results;
+pub mod retry;
+pub mod secret;
+pub mod transport;
+pub mod wire;
+
+/// An error with its causes in one line, for the boundary that reports it.
+#[must_use]
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,190 @@
+//! The engine: takes messages off the queues, has them run, and settles what came of them.
+//!
+//! It does not know how a task is run. Its consumer ([`Engine::consume`]) sends a [`Job`] for every message
+//! that is due to run *now*; whoever receives it calls [`Engine::execute`] with the task's future and gets
+//! limits, panics, retries, results, the workflow and the acknowledgement taken care of.
+//!
+//! ```text
+//!   queue ──claim──▶ unacked ──▶ Job ──▶ execute(future) ──▶ Outcome ──▶ settle: result + successors + ack
+//!                       ▲         │ expired, undecodable, not ours, eta in the future        │
+//!                       └─────────┴── settled without running, parked, handed back, waits ◀──┘
+//! ```
+//!
+//! A concurrency slot is held from before a message is claimed until it is settled, so no more is ever taken
+//! than can run. Messages with an `eta` wait in `unacked` without a slot.
+
+mod consumer;
+mod execution;
+mod settlement;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+pub use execution::{Failure, FailureKind, Limits, TaskPolicy};
+
+use crate::core::clock::SharedClock;
+use crate::core::lifecycle::Stop;
+use crate::core::results::Results;
+use crate::core::transport::{Claimed, DeliveryTag, Source, Transport};
+use crate::core::wire::body::Body;
+use crate::core::wire::envelope::Envelope;
+
+/// How many messages with a future `eta` one worker holds.
+const MAX_WAITING: usize = 10_000;
+/// How many ids of handed-back messages are remembered.
+const MAX_LEFT_OUT: usize = 1_000;
+
+/// Settings of an engine, under the names Celery users know.
+#[derive(Debug, Clone)]
+pub struct EngineSettings {
+    /// Node name, `celery@host`.
+    pub hostname: String,
+    /// Name of the machine, for `origin`.
+    pub machine: String,
+    /// Names of the tasks that this worker runs.
+    pub tasks: Vec<String>,
+    /// Where signatures without a queue are published.
+    pub default_queue: String,
+    /// Tasks run at a time.
+    pub concurrency: usize,
+    /// Limits for tasks and messages that have none of their own.
+    pub limits: Limits,
+}
+
+/// A message that is due to run.
+#[derive(Debug)]
+pub struct Job {
+    /// The delivery to settle.
+    pub tag: DeliveryTag,
+    /// Where the message came from.
+    pub source: Source,
+    /// The message.
+    pub message: Envelope,
+    /// Its body.
+    pub body: Body,
+    slot: Slot,
+    /// Keeps [`Engine::drained`] waiting while the job exists.
+    #[expect(dead_code, reason = "held for its drop")]
+    unfinished: TaskTrackerToken,
+}
+
+/// One of the worker's concurrency slots; freed when dropped.
+#[derive(Debug)]
+struct Slot(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+
+/// What the engine's parts share.
+pub struct Engine {
+    settings: EngineSettings,
+    transport: Transport,
+    results: Results,
+    results_with_broker: bool,
+    clock: SharedClock,
+    stop: Stop,
+    slots: Arc<Semaphore>,
+    tracker: TaskTracker,
+    waiting: AtomicUsize,
+    left_out: Mutex<VecDeque<String>>,
+    origin: String,
+}
+
+impl Engine {
+    /// An engine that consumes from `transport` and stores into `results`.
+    #[must_use]
+    pub fn new(
+        settings: EngineSettings,
+        transport: Transport,
+        results: Results,
+        clock: SharedClock,
+        stop: Stop,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            results_with_broker: transport.connection().same_database(results.connection()),
+            slots: Arc::new(Semaphore::new(settings.concurrency)),
+            origin: crate::core::wire::task_message::origin(&settings.machine),
+            settings,
+            transport,
+            results,
+            clock,
+            stop,
+            tracker: TaskTracker::new(),
+            waiting: AtomicUsize::new(0),
+            left_out: Mutex::default(),
+        })
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn settings(&self) -> &EngineSettings {
+        &self.settings
+    }
+
+    /// The transport.
+    #[must_use]
+    pub fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// The stop tokens the engine obeys.
+    #[must_use]
+    pub fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    /// Messages held until their `eta`.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everything taken has been settled or handed back. Call it once a stop was asked for and
+    /// the consumer has ended; `patience` bounds what comes after a cold stop.
+    pub async fn drained(&self, patience: Duration) -> bool {
+        self.tracker.close();
+        tokio::select! {
+            () = self.tracker.wait() => true,
+            () = async {
+                self.stop.cold().await;
+                tokio::time::sleep(patience).await;
+            } => false,
+        }
+    }
+
+    /// Runs `work` so that [`drained`](Self::drained) waits for it.
+    fn track(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(work);
+    }
+
+    /// Remembers that a message is to be left to other workers.
+    fn leave_out(&self, message: &Envelope) {
+        let id = message.publisher_tag().unwrap_or(message.id());
+        let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+        if !left_out.iter().any(|known| known == id) {
+            if left_out.len() == MAX_LEFT_OUT {
+                left_out.pop_front();
+            }
+            left_out.push_back(id.to_owned());
+        }
+    }
+
+    fn left_out(&self) -> Vec<String> {
+        self.left_out
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .cloned()
+            .collect()
+    }
+}
+
+/// A claimed message, read.
+struct Received {
+    claimed: Claimed,
+    message: Envelope,
+    body: Body,
+}

@@ -1,0 +1,282 @@
+//! Running one job: limits, panics, cancellation, and the outcome that follows.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
+use serde_json::{Value, json};
+use tracing::{error, info, warn};
+
+use super::{Engine, Job};
+use crate::core::canvas::{self, Successor};
+use crate::core::retry::{self, RetryPolicy};
+use crate::core::wire::python_repr;
+use crate::core::wire::result::{Exception, State};
+
+/// Hard and soft time limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Limits {
+    /// `task_time_limit`.
+    pub hard: Option<Duration>,
+    /// `task_soft_time_limit`.
+    pub soft: Option<Duration>,
+}
+
+/// A task's own options.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TaskPolicy {
+    /// Limits; the worker's apply where they are absent, the message's own go before both.
+    pub limits: Limits,
+    /// Retries.
+    pub retry: RetryPolicy,
+}
+
+impl Default for TaskPolicy {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            retry: RetryPolicy::NONE,
+        }
+    }
+}
+
+/// What a failure asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FailureKind {
+    /// Retried if the task retries on failures; not before the given time has passed.
+    Retryable(Option<Duration>),
+    /// The task asked to be retried, at this time or after its usual wait.
+    RetryRequested(Option<DateTime<Utc>>),
+    /// Not retried.
+    Final,
+}
+
+/// A task that did not succeed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// What Python clients will see.
+    pub exception: Exception,
+    /// What it asks for.
+    pub kind: FailureKind,
+}
+
+/// How the run of a task ended.
+enum Ended {
+    Returned(Result<Value, Failure>),
+    Cancelled,
+}
+
+impl Engine {
+    /// Runs a job's future to its end and settles the job.
+    ///
+    /// The future is dropped when a limit is reached (it stops at its current await) and when a cold stop
+    /// comes, in which case the message is handed back.
+    pub async fn execute<F>(self: &Arc<Self>, job: Job, policy: &TaskPolicy, run: F)
+    where
+        F: Future<Output = Result<Value, Failure>> + Send,
+    {
+        let started = Instant::now();
+        let limits = self.limits(&job, policy);
+        // Every branch is cancel-safe in the sense that matters: a dropped run is a run that is over.
+        let ended = tokio::select! {
+            biased;
+            returned = AssertUnwindSafe(run).catch_unwind() => {
+                Ended::Returned(returned.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))))
+            }
+            failure = limit_reached(limits) => Ended::Returned(Err(failure)),
+            () = self.stop.cold() => Ended::Cancelled,
+        };
+        match ended {
+            Ended::Returned(returned) => self.conclude(job, policy, returned, started.elapsed()).await,
+            Ended::Cancelled => {
+                warn!(
+                    task.name = job.message.task(),
+                    task.id = job.message.id(),
+                    outcome = "handed back",
+                    runtime_seconds = started.elapsed().as_secs_f64(),
+                    "task ended by the stop"
+                );
+                self.hand_back(&job.tag, &job.source, &job.message).await;
+            }
+        }
+    }
+
+    /// Turns what a task returned into a state, and settles the job with it.
+    pub(super) async fn conclude(
+        self: &Arc<Self>,
+        job: Job,
+        policy: &TaskPolicy,
+        returned: Result<Value, Failure>,
+        runtime: Duration,
+    ) {
+        let context = canvas::Context {
+            message: &job.message,
+            body: &job.body,
+            origin: &self.origin,
+            default_queue: &self.settings.default_queue,
+            now: self.clock.now(),
+        };
+        let (state, successors) = match returned {
+            Ok(value) => {
+                let successors = canvas::after_success(context, &value);
+                (State::Success(value), successors)
+            }
+            Err(failure) => match self.next_try(&job, policy, &failure) {
+                Some(next) => (
+                    State::Retry(failure.exception.clone(), traceback(&failure.exception)),
+                    vec![next],
+                ),
+                None => {
+                    let text = (!is_hard_limit(&failure.exception)).then(|| traceback(&failure.exception));
+                    (
+                        State::Failure(failure.exception, text),
+                        canvas::after_failure(context),
+                    )
+                }
+            },
+        };
+        if matches!(state, State::Failure(..)) {
+            self.fail_rest_of_chain(&job, &state).await;
+        }
+        self.settle(&job.tag, &job.message, &state, &successors).await;
+        report(&job, &state, &successors, runtime);
+        drop(job.slot);
+    }
+
+    fn next_try(&self, job: &Job, policy: &TaskPolicy, failure: &Failure) -> Option<Successor> {
+        let retries = job.message.retries();
+        let mut rng = fastrand::Rng::new();
+        let now = self.clock.now();
+        let countdown = match &failure.kind {
+            FailureKind::Final => None,
+            FailureKind::Retryable(_) if !policy.retry.autoretry => None,
+            FailureKind::Retryable(wish) => policy.retry.countdown(retries, *wish, &mut rng),
+            FailureKind::RetryRequested(None) => policy.retry.countdown(retries, None, &mut rng),
+            FailureKind::RetryRequested(Some(eta)) => {
+                (retries < policy.retry.max_retries).then(|| (*eta - now).to_std().unwrap_or_default())
+            }
+        }?;
+        let message = retry::successor(&job.message, countdown, &self.origin, now);
+        Some(Successor {
+            queue: job.source.queue.clone(),
+            message,
+        })
+    }
+
+    /// The limits in force: the message's, else the task's, else the worker's.
+    fn limits(&self, job: &Job, policy: &TaskPolicy) -> Limits {
+        let (hard, soft) = job.message.timelimit();
+        let seconds =
+            |limit: Option<f64>| limit.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let worker = self.settings.limits;
+        Limits {
+            hard: seconds(hard).or(policy.limits.hard).or(worker.hard),
+            soft: seconds(soft).or(policy.limits.soft).or(worker.soft),
+        }
+    }
+}
+
+/// Ends when a limit is reached. A task cannot catch the soft limit here, so it ends the task like the hard
+/// one; what differs is what is reported, as in Celery when a task does not catch it.
+async fn limit_reached(limits: Limits) -> Failure {
+    let soft_first = match (limits.soft, limits.hard) {
+        (Some(soft), Some(hard)) => soft < hard,
+        (soft, _) => soft.is_some(),
+    };
+    let Some(limit) = (if soft_first { limits.soft } else { limits.hard }) else {
+        return std::future::pending().await;
+    };
+    tokio::time::sleep(limit).await;
+    if soft_first {
+        let exception = Exception::new("billiard.exceptions", "SoftTimeLimitExceeded", Vec::new());
+        return Failure {
+            exception,
+            kind: FailureKind::Retryable(None),
+        };
+    }
+    let exception = Exception::new(
+        "billiard.exceptions",
+        "TimeLimitExceeded",
+        vec![json!(limit.as_secs_f64())],
+    );
+    Failure {
+        exception,
+        kind: FailureKind::Final,
+    }
+}
+
+fn is_hard_limit(exception: &Exception) -> bool {
+    exception.kind == "TimeLimitExceeded"
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Failure {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".into());
+    let exception = Exception::builtin("RuntimeError", format!("task panicked: {text}"));
+    Failure {
+        exception,
+        kind: FailureKind::Retryable(None),
+    }
+}
+
+/// What stands where Python has a traceback: there are no frames to show, the last line is the same.
+fn traceback(exception: &Exception) -> String {
+    format!("Traceback (most recent call last):\n{}\n", exception.line())
+}
+
+/// The one log line of a task's outcome.
+fn report(job: &Job, state: &State, successors: &[Successor], runtime: Duration) {
+    let (name, id) = (job.message.task(), job.message.id());
+    let runtime_seconds = runtime.as_secs_f64();
+    let retries = job.message.retries();
+    match state {
+        State::Success(value) => {
+            let result = python_repr::value(value);
+            info!(
+                task.name = name,
+                task.id = id,
+                outcome = "success",
+                runtime_seconds,
+                retries,
+                result,
+                "task succeeded"
+            );
+        }
+        State::Retry(exception, _) => {
+            let eta = successors
+                .first()
+                .and_then(|next| next.message.text("eta"))
+                .unwrap_or("now");
+            let error = exception.line();
+            warn!(
+                task.name = name,
+                task.id = id,
+                outcome = "retry",
+                runtime_seconds,
+                retries,
+                error,
+                eta,
+                "task failed and will be tried again"
+            );
+        }
+        State::Failure(exception, _) => {
+            let error = exception.line();
+            error!(
+                task.name = name,
+                task.id = id,
+                outcome = "failure",
+                runtime_seconds,
+                retries,
+                error,
+                "task failed"
+            );
+        }
+        State::Started { .. } | State::Revoked(_) => {}
+    }
+}

@@ -1,0 +1,397 @@
+//! One supervised connection to one Redis server.
+//!
+//! The connection is opened when first needed and thrown away after any error that leaves its state in
+//! doubt (broken pipe, a reply that did not come in time, a server that turned replica), so that the next
+//! command meets a fresh one: half-open connections end in seconds and a failover is followed. Waiting
+//! between attempts is the caller's, see [`crate::core::backoff::Reconnect`].
+//!
+//! `redis::aio::ConnectionManager` does nearly this, but has no place for the `CLIENT TRACKING` that must
+//! be sent again on every new connection before anything is read; that is why it is done by hand here.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo,
+    Pipeline, ProtocolVersion, PushInfo, PushKind, RedisError, Script, ServerErrorKind,
+};
+use thiserror::Error;
+use tokio::sync::{Mutex, Notify};
+
+use crate::core::secret::RedisUrl;
+
+/// How long opening a connection may take.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a reply may take. A server that is stopped for longer is treated as gone.
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a Redis command gave no answer.
+#[derive(Debug, Error)]
+pub enum RedisTrouble {
+    /// The URL cannot be used; no attempt will ever succeed.
+    #[error("redis URL {url} cannot be used: {reason}")]
+    Url {
+        /// The URL without its secrets.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No connection, or it broke, or no reply in time.
+    #[error("redis at {url} is unreachable")]
+    Unreachable {
+        /// The URL without its secrets.
+        url: String,
+        /// What the socket said.
+        source: RedisError,
+    },
+    /// The server answers, but not with what was asked for: `READONLY`, `LOADING`, `OOM`, `NOAUTH`, …
+    #[error("redis at {url} refuses with {code}")]
+    Refused {
+        /// The URL without its secrets.
+        url: String,
+        /// The error code that the server's answer began with.
+        code: String,
+        /// The answer.
+        source: RedisError,
+    },
+}
+
+/// A connection that heals itself; clones share it.
+#[derive(Clone)]
+pub struct Connection {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    info: ConnectionInfo,
+    shown: String,
+    name: String,
+    /// Set for a connection that is told when tracked keys change.
+    changes: Option<Arc<Notify>>,
+    tracking: AtomicBool,
+    current: Mutex<Option<Live>>,
+}
+
+#[derive(Clone)]
+struct Live {
+    socket: MultiplexedConnection,
+    generation: u64,
+}
+
+impl Connection {
+    /// A connection to `url` that will introduce itself as `name` (`CLIENT SETNAME`). Nothing is opened yet.
+    ///
+    /// # Errors
+    /// [`RedisTrouble::Url`] when the URL cannot be understood.
+    pub fn new(url: &RedisUrl, name: &str) -> Result<Self, RedisTrouble> {
+        Self::build(url, name, None)
+    }
+
+    /// Like [`new`](Self::new), with server-assisted tracking of the keys it reads: `changed` is notified
+    /// when one of them changes and whenever the connection was lost.
+    ///
+    /// # Errors
+    /// [`RedisTrouble::Url`] when the URL cannot be understood.
+    pub fn with_tracking(url: &RedisUrl, name: &str, changed: Arc<Notify>) -> Result<Self, RedisTrouble> {
+        Self::build(url, name, Some(changed))
+    }
+
+    fn build(url: &RedisUrl, name: &str, changes: Option<Arc<Notify>>) -> Result<Self, RedisTrouble> {
+        let shown = url.to_string();
+        let info = connection_info(url, changes.is_some())?;
+        // CLIENT SETNAME takes no spaces and no control characters.
+        let name = name
+            .chars()
+            .map(|c| if c.is_ascii_graphic() { c } else { '-' })
+            .collect();
+        let inner = Inner {
+            info,
+            shown,
+            name,
+            changes,
+            tracking: AtomicBool::new(false),
+            current: Mutex::new(None),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The URL without its secrets.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        &self.inner.shown
+    }
+
+    /// Whether the server agreed to report changes of tracked keys (Redis 6 and later).
+    #[must_use]
+    pub fn is_tracking(&self) -> bool {
+        self.inner.tracking.load(Ordering::Relaxed)
+    }
+
+    /// Whether both connections lead to the same database of the same server, as far as their URLs tell.
+    #[must_use]
+    pub fn same_database(&self, other: &Self) -> bool {
+        let (a, b) = (&self.inner.info, &other.inner.info);
+        a.addr().to_string() == b.addr().to_string() && a.redis_settings().db() == b.redis_settings().db()
+    }
+
+    /// The database number of the URL.
+    #[must_use]
+    pub fn database(&self) -> i64 {
+        self.inner.info.redis_settings().db()
+    }
+
+    /// Runs one command.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`]; the command may or may not have been carried out when the answer was lost.
+    pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisTrouble> {
+        let mut live = self.live().await?;
+        let answer = command.query_async(&mut live.socket).await;
+        self.judge(&live, answer).await
+    }
+
+    /// Sends several commands at once and returns all answers. A transaction if the pipeline is atomic.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`], for the first answer that is an error.
+    pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, RedisTrouble> {
+        let mut live = self.live().await?;
+        let answer = pipeline.query_async(&mut live.socket).await;
+        self.judge(&live, answer).await
+    }
+
+    /// Runs a script by its hash after the commands of `before`, and loads it first where the server does
+    /// not know it. The answer is that of the script alone.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`]. The script runs at most once per call.
+    pub async fn script<T: FromRedisValue>(
+        &self,
+        before: Option<&Cmd>,
+        script: &Script,
+        call: &ScriptCall,
+    ) -> Result<T, RedisTrouble> {
+        let mut pipeline = Pipeline::new();
+        if let Some(command) = before {
+            pipeline.add_command(command.clone()).ignore();
+        }
+        pipeline
+            .cmd("EVALSHA")
+            .arg(script.get_hash())
+            .arg(call.keys.len());
+        for part in call.keys.iter().chain(&call.args) {
+            pipeline.arg(part.as_slice());
+        }
+        let mut live = self.live().await?;
+        let mut answer: Result<(T,), RedisError> = pipeline.query_async(&mut live.socket).await;
+        if answer
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
+        {
+            let loaded = script.load_async(&mut live.socket).await;
+            self.judge(&live, loaded).await?;
+            answer = pipeline.query_async(&mut live.socket).await;
+        }
+        Ok(self.judge(&live, answer).await?.0)
+    }
+
+    /// Returns the open connection, or opens one. Only one attempt runs at a time.
+    async fn live(&self) -> Result<Live, RedisTrouble> {
+        let mut current = self.inner.current.lock().await;
+        if let Some(live) = current.as_ref() {
+            return Ok(live.clone());
+        }
+        let socket = self.open().await.map_err(|error| self.trouble(error))?;
+        let live = Live {
+            socket,
+            generation: next_generation(),
+        };
+        *current = Some(live.clone());
+        Ok(live)
+    }
+
+    async fn open(&self) -> Result<MultiplexedConnection, RedisError> {
+        let mut config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(RESPONSE_TIMEOUT));
+        let client = if let Some(changes) = &self.inner.changes {
+            let changes = Arc::clone(changes);
+            config = config.set_push_sender(move |push: PushInfo| {
+                if matches!(push.kind, PushKind::Invalidate | PushKind::Disconnection) {
+                    changes.notify_one();
+                }
+                Ok::<(), std::convert::Infallible>(())
+            });
+            Client::open(self.inner.info.clone())?
+        } else {
+            Client::open(self.inner.info.clone())?
+        };
+        let mut socket = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        let mut setup = Pipeline::new();
+        setup.cmd("CLIENT").arg("SETNAME").arg(&self.inner.name).ignore();
+        if self.inner.changes.is_some() {
+            setup
+                .cmd("CLIENT")
+                .arg("TRACKING")
+                .arg("ON")
+                .arg("NOLOOP")
+                .ignore();
+        }
+        setup.query_async::<()>(&mut socket).await?;
+        self.inner
+            .tracking
+            .store(self.inner.changes.is_some(), Ordering::Relaxed);
+        Ok(socket)
+    }
+
+    /// Passes an answer on, and drops the connection it came over when that cannot be trusted any more.
+    async fn judge<T>(&self, live: &Live, answer: Result<T, RedisError>) -> Result<T, RedisTrouble> {
+        let error = match answer {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let doubtful = error.is_io_error()
+            || error.is_unrecoverable_error()
+            || matches!(
+                error.kind(),
+                ErrorKind::Parse | ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
+            )
+            || matches!(error.code(), Some("NOAUTH" | "UNBLOCKED"));
+        if doubtful {
+            let mut current = self.inner.current.lock().await;
+            if current
+                .as_ref()
+                .is_some_and(|now| now.generation == live.generation)
+            {
+                *current = None;
+            }
+        }
+        Err(self.trouble(error))
+    }
+
+    fn trouble(&self, error: RedisError) -> RedisTrouble {
+        let url = self.inner.shown.clone();
+        match error.code() {
+            Some(code) if !error.is_io_error() => RedisTrouble::Refused {
+                url,
+                code: code.to_owned(),
+                source: error,
+            },
+            _ => RedisTrouble::Unreachable { url, source: error },
+        }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("url", &self.inner.shown)
+            .field("name", &self.inner.name)
+            .finish()
+    }
+}
+
+/// Keys and arguments of a script.
+#[derive(Debug, Default)]
+pub struct ScriptCall {
+    keys: Vec<Vec<u8>>,
+    args: Vec<Vec<u8>>,
+}
+
+impl ScriptCall {
+    /// Adds a key.
+    pub fn key(&mut self, key: impl Into<Vec<u8>>) -> &mut Self {
+        self.keys.push(key.into());
+        self
+    }
+
+    /// Adds an argument.
+    pub fn arg(&mut self, arg: impl Into<Vec<u8>>) -> &mut Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Adds a number as an argument.
+    pub fn number(&mut self, number: impl fmt::Display) -> &mut Self {
+        self.arg(number.to_string())
+    }
+
+    /// How many keys were added.
+    #[must_use]
+    pub fn key_count(&self) -> usize {
+        self.keys.len()
+    }
+}
+
+fn connection_info(url: &RedisUrl, tracking: bool) -> Result<ConnectionInfo, RedisTrouble> {
+    let refuse = |reason: &str| RedisTrouble::Url {
+        url: url.to_string(),
+        reason: reason.to_owned(),
+    };
+    let text = url.expose();
+    let scheme = text.split("://").next().unwrap_or_default();
+    match scheme {
+        "redis" | "unix" | "redis+unix" => {}
+        "rediss" | "sentinel" | "redis+socket" | "socket" => {
+            return Err(refuse(&format!(
+                "`{scheme}://` is not supported yet, use `redis://` or `redis+unix://`"
+            )));
+        }
+        _ => return Err(refuse("it does not begin with `redis://`")),
+    }
+    // The library's message may quote parts of the URL, and with them the password: it is not passed on.
+    let info = text
+        .into_connection_info()
+        .map_err(|_| refuse("it is not of the form `redis://[user:password@]host[:port][/database]`"))?;
+    let protocol = if tracking {
+        ProtocolVersion::RESP3
+    } else {
+        ProtocolVersion::RESP2
+    };
+    let settings = info.redis_settings().clone().set_protocol(protocol);
+    Ok(info.set_redis_settings(settings))
+}
+
+fn next_generation() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_cannot_be_used_is_refused_without_its_password() {
+        for url in [
+            "",
+            "canary",
+            "http://:canary@h",
+            "redis://:canary@h:port/0",
+            "sentinel://:canary@h:1/0",
+        ] {
+            let error = Connection::new(&RedisUrl::new(url), "t").unwrap_err();
+            let text = format!("{error} {error:?}");
+            assert!(
+                !text.contains("canary") && text.contains("cannot be used"),
+                "{url}: {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_same_database_is_recognised() {
+        let open = |url: &str| Connection::new(&RedisUrl::new(url), "t").unwrap();
+        assert!(open("redis://h").same_database(&open("redis://:x@h:6379/0")));
+        assert!(!open("redis://h/0").same_database(&open("redis://h/1")));
+        assert!(!open("redis://h:1").same_database(&open("redis://h:2")));
+        assert_eq!(open("redis://h/7").database(), 7);
+    }
+}

@@ -1,0 +1,13 @@
+//! What goes over the wire, without any I/O: messages, results, keys and times.
+//!
+//! Everything here is a pure function of its arguments. The facts come from Celery 5.5 to 5.7 and kombu of
+//! the same age, as observed on a Redis server.
+
+pub mod body;
+pub mod envelope;
+pub mod keys;
+pub mod python_json;
+pub mod python_repr;
+pub mod result;
+pub mod task_message;
+pub mod timestamp;

@@ -1,0 +1,111 @@
+//! Every Redis key of the broker and the result backend, written once.
+//!
+//! Names are kombu's and Celery's; those that begin with [`OWN`] are ours and unknown to Python.
+
+use super::envelope::Priority;
+
+/// What separates the parts of a priority list's name and of a binding (kombu's `sep`).
+pub const SEP: &str = "\u{6}\u{16}";
+
+/// Prefix of the keys that only this system writes.
+pub const OWN: &str = "tradebot-symbols";
+
+/// kombu's `priority_steps`: the lists of one queue, in the order in which they are served.
+pub const PRIORITY_STEPS: [u8; 4] = [0, 3, 6, 9];
+
+/// The keys of one broker database, with kombu's `global_keyprefix`.
+#[derive(Debug, Clone, Default)]
+pub struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    /// Keys that all begin with `prefix`, which is kombu's transport option `global_keyprefix`.
+    #[must_use]
+    pub fn with_prefix(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    /// The list that holds messages of `queue` at a priority step: the plain name for step 0.
+    #[must_use]
+    pub fn list(&self, queue: &str, step: u8) -> String {
+        if step == 0 {
+            format!("{}{queue}", self.prefix)
+        } else {
+            format!("{}{queue}{SEP}{step}", self.prefix)
+        }
+    }
+
+    /// The list a message of this priority is pushed to.
+    #[must_use]
+    pub fn list_for(&self, queue: &str, priority: Priority) -> String {
+        self.list(queue, priority.step())
+    }
+
+    /// Hash of messages that are delivered and not acknowledged.
+    #[must_use]
+    pub fn unacked(&self) -> String {
+        format!("{}unacked", self.prefix)
+    }
+
+    /// Sorted set of delivery tags by the time of their delivery.
+    #[must_use]
+    pub fn unacked_index(&self) -> String {
+        format!("{}unacked_index", self.prefix)
+    }
+
+    /// Set of the queues bound to an exchange. `permanent` is the second set that kombu 5.7 keeps.
+    #[must_use]
+    pub fn binding(&self, exchange: &str, permanent: bool) -> String {
+        let infix = if permanent { "binding_permanent" } else { "binding" };
+        format!("{}_kombu.{infix}.{exchange}", self.prefix)
+    }
+
+    /// List of messages set aside with the reason; see [`crate::core::transport`].
+    #[must_use]
+    pub fn parked(&self) -> String {
+        format!("{}{OWN}:parked", self.prefix)
+    }
+}
+
+/// Member of a binding set that routes `queue` to itself.
+#[must_use]
+pub fn direct_binding(queue: &str) -> String {
+    format!("{queue}{SEP}{SEP}{queue}")
+}
+
+/// Key of a task's result, and channel on which it is announced.
+///
+/// `prefix` is the result backend's own `global_keyprefix`; as in Celery an underscore follows it unless it
+/// ends in one of `: _ - .`.
+#[must_use]
+pub fn task_meta(prefix: &str, task_id: &str) -> String {
+    let joint = if prefix.is_empty() || prefix.ends_with([':', '_', '-', '.']) {
+        ""
+    } else {
+        "_"
+    };
+    format!("{prefix}{joint}celery-task-meta-{task_id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_kombus() {
+        let keys = Keys::default();
+        assert_eq!(keys.list("celery", 0), "celery");
+        assert_eq!(keys.list("celery", 3), "celery\u{6}\u{16}3");
+        assert_eq!(keys.list_for("celery", Priority(12)), "celery\u{6}\u{16}9");
+        assert_eq!(keys.list_for("celery", Priority(-1)), "celery");
+        assert_eq!(Keys::with_prefix("pfx:").unacked_index(), "pfx:unacked_index");
+        assert_eq!(keys.binding("celery", true), "_kombu.binding_permanent.celery");
+        assert_eq!(direct_binding("celery"), "celery\u{6}\u{16}\u{6}\u{16}celery");
+        assert_eq!(task_meta("", "x"), "celery-task-meta-x");
+        assert_eq!(task_meta("rpfx", "x"), "rpfx_celery-task-meta-x");
+        assert_eq!(task_meta("rpfx:", "x"), "rpfx:celery-task-meta-x");
+    }
+}

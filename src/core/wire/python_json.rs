@@ -1,0 +1,82 @@
+//! JSON exactly as Python's `json.dumps` writes it with default arguments.
+//!
+//! Separators are `", "` and `": "`, everything outside ASCII is escaped. Readers do not need that, but a
+//! value that has the same bytes whoever wrote it can be compared and hashed across the two systems.
+//! `serde_json` has no such formatter. Floats are the one difference: large and tiny ones are written
+//! `1e16`, where Python writes `1e+16`.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
+
+/// Serializes `value` the way `json.dumps(value)` does.
+///
+/// # Errors
+/// Fails when `value` cannot be JSON, for example a map whose keys are not strings.
+pub fn to_string<T: Serialize + ?Sized>(value: &T) -> Result<String, serde_json::Error> {
+    let mut out = Vec::with_capacity(256);
+    value.serialize(&mut Serializer::with_formatter(&mut out, PythonFormatter))?;
+    // Only ASCII is written below; the check is what keeps that a fact.
+    String::from_utf8(out).map_err(serde::ser::Error::custom)
+}
+
+struct PythonFormatter;
+
+impl Formatter for PythonFormatter {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut ascii_from = 0;
+        for (at, character) in fragment.char_indices() {
+            // DEL is ASCII, and Python leaves it alone.
+            if character.is_ascii() {
+                continue;
+            }
+            writer.write_all(&fragment.as_bytes()[ascii_from..at])?;
+            let mut units = [0_u16; 2];
+            for unit in character.encode_utf16(&mut units) {
+                write!(writer, "\\u{unit:04x}")?;
+            }
+            ascii_from = at + character.len_utf8();
+        }
+        writer.write_all(&fragment.as_bytes()[ascii_from..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn matches_text_taken_from_python() {
+        let value =
+            json!({"a": [1, 2, {"b": null}], "s": "币安\u{1f600}\u{7f}\n\"/", "e": [], "o": {}, "f": 1.0});
+        assert_eq!(
+            to_string(&value).unwrap(),
+            r#"{"a": [1, 2, {"b": null}], "s": "\u5e01\u5b89\ud83d\ude00"#.to_owned()
+                + "\u{7f}"
+                + r#"\n\"/", "e": [], "o": {}, "f": 1.0}"#
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_survives_and_is_ascii(text: String) {
+            let written = to_string(&text).unwrap();
+            assert!(written.is_ascii());
+            assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), Value::String(text));
+        }
+    }
+}

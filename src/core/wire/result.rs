@@ -1,0 +1,182 @@
+//! The result document: what Celery stores under `celery-task-meta-<id>` and publishes on that channel.
+
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value, json};
+
+use super::{envelope::Envelope, python_json, timestamp};
+
+/// An exception as Python's result backend spells it.
+///
+/// A Python client rebuilds it by importing `module` and calling its class with `message` as arguments; a
+/// module or class it cannot find becomes a class made on the spot. Classes of `builtins` are therefore the
+/// ones to report.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exception {
+    /// Class name, for example `ValueError`.
+    pub kind: String,
+    /// Arguments of the constructor.
+    pub message: Vec<Value>,
+    /// Module of the class, for example `builtins`.
+    pub module: String,
+}
+
+impl Exception {
+    /// A class of Python's `builtins` with one text argument.
+    pub fn builtin(kind: &str, message: impl Into<String>) -> Self {
+        Self::new("builtins", kind, vec![Value::String(message.into())])
+    }
+
+    /// Any class.
+    #[must_use]
+    pub fn new(module: &str, kind: &str, message: Vec<Value>) -> Self {
+        Self {
+            kind: kind.into(),
+            message,
+            module: module.into(),
+        }
+    }
+
+    /// `TaskRevokedError`, the exception of a revoked or expired task.
+    #[must_use]
+    pub fn revoked(reason: &str) -> Self {
+        Self::new("celery.exceptions", "TaskRevokedError", vec![json!(reason)])
+    }
+
+    /// The exception in one line, as the last line of a Python traceback has it.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let text = match self.message.as_slice() {
+            [] => String::new(),
+            [Value::String(one)] => format!(": {one}"),
+            several => format!(": {}", Value::Array(several.to_vec())),
+        };
+        format!("{}{text}", self.kind)
+    }
+
+    fn to_value(&self) -> Value {
+        json!({"exc_type": self.kind, "exc_message": self.message, "exc_module": self.module})
+    }
+}
+
+/// A state of a task together with what is stored for it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    /// Running; stored only when asked for.
+    Started {
+        /// Process id of the worker.
+        pid: u32,
+        /// Node name of the worker.
+        hostname: String,
+    },
+    /// Ended with this value.
+    Success(Value),
+    /// Failed and will be tried again.
+    Retry(Exception, String),
+    /// Failed for good; the traceback is absent where no code raised, as for a hard time limit.
+    Failure(Exception, Option<String>),
+    /// Not run, because revoked or expired, or ended by a revocation.
+    Revoked(Exception),
+}
+
+impl State {
+    /// The name Celery gives the state.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "STARTED",
+            Self::Success(_) => "SUCCESS",
+            Self::Retry(..) => "RETRY",
+            Self::Failure(..) => "FAILURE",
+            Self::Revoked(_) => "REVOKED",
+        }
+    }
+
+    /// Whether the state ends the task.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        matches!(self, Self::Success(_) | Self::Failure(..) | Self::Revoked(_))
+    }
+}
+
+/// The document to store, in Celery's member order. `children` are the results of tasks this one published.
+#[must_use]
+pub fn document(message: &Envelope, state: &State, children: &[Value], now: DateTime<Utc>) -> String {
+    let (result, traceback) = match state {
+        State::Started { pid, hostname } => (json!({"pid": pid, "hostname": hostname}), Value::Null),
+        State::Success(value) => (value.clone(), Value::Null),
+        State::Retry(exception, traceback) => (exception.to_value(), json!(traceback)),
+        State::Failure(exception, traceback) => (exception.to_value(), json!(traceback)),
+        State::Revoked(exception) => (exception.to_value(), Value::Null),
+    };
+    let mut fields = Map::new();
+    fields.insert("status".into(), json!(state.name()));
+    fields.insert("result".into(), result);
+    fields.insert("traceback".into(), traceback);
+    fields.insert("children".into(), json!(children));
+    let done = state.is_ready().then(|| timestamp::isoformat(now));
+    fields.insert("date_done".into(), json!(done));
+    for (name, header) in [("group_id", "group"), ("parent_id", "parent_id")] {
+        if let Some(value) = message.header(header) {
+            fields.insert(name.into(), value.clone());
+        }
+    }
+    fields.insert("task_id".into(), json!(message.id()));
+    python_json::to_string(&fields).expect("a map of JSON values is JSON")
+}
+
+/// A child in the pair encoding of `AsyncResult.as_tuple`.
+#[must_use]
+pub fn child(task_id: &str) -> Value {
+    json!([[task_id, null], null])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(headers: &str) -> Envelope {
+        Envelope::parse(format!(r#"{{"headers": {{"task": "t", "id": "5af2ac67"{headers}}}}}"#).as_bytes())
+            .unwrap()
+    }
+
+    fn noon() -> DateTime<Utc> {
+        timestamp::parse("2026-11-23T10:38:06.712300+00:00").unwrap()
+    }
+
+    #[test]
+    fn documents_have_the_bytes_python_writes() {
+        assert_eq!(
+            document(&message(""), &State::Success(json!(9)), &[], noon()),
+            r#"{"status": "SUCCESS", "result": 9, "traceback": null, "children": [], "date_done": "2026-11-23T10:38:06.712300+00:00", "task_id": "5af2ac67"}"#
+        );
+        let failure = State::Failure(
+            Exception::new("builtins", "ValueError", vec![json!("boom"), json!(42)]),
+            Some("Traceback\n".into()),
+        );
+        assert_eq!(
+            document(
+                &message(r#", "group": "g", "parent_id": "p""#),
+                &failure,
+                &[child("c")],
+                noon()
+            ),
+            r#"{"status": "FAILURE", "result": {"exc_type": "ValueError", "exc_message": ["boom", 42], "exc_module": "builtins"}, "traceback": "Traceback\n", "children": [[["c", null], null]], "date_done": "2026-11-23T10:38:06.712300+00:00", "group_id": "g", "parent_id": "p", "task_id": "5af2ac67"}"#
+        );
+        let expired = State::Revoked(Exception::revoked("expired"));
+        assert!(document(&message(""), &expired, &[], noon()).contains(r#""exc_message": ["expired"]"#));
+    }
+
+    #[test]
+    fn only_final_states_have_a_date() {
+        let retry = State::Retry(Exception::builtin("KeyError", "nope"), "Traceback".into());
+        assert!(document(&message(""), &retry, &[], noon()).contains(r#""date_done": null"#));
+        let started = State::Started {
+            pid: 7,
+            hostname: "w@h".into(),
+        };
+        assert!(
+            document(&message(""), &started, &[], noon())
+                .contains(r#""result": {"pid": 7, "hostname": "w@h"}"#)
+        );
+    }
+}

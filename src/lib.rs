@@ -1,0 +1,37 @@
+//! A Celery-compatible worker on Redis that keeps Binance's symbol lists warm.
+//!
+//! # Map
+//! Three floors, each using only those below it:
+//! - [`core`]: a Celery worker on Redis that knows nothing of rusty-celery: messages, queues, results,
+//!   retries, canvas, and the engine that ties them together.
+//! - [`bridge`]: the only module that imports rusty-celery. It puts the engine under that crate's task macro,
+//!   typed tasks and dispatch.
+//! - [`product`]: the exchange client, the symbol cache, the tasks, the sandbox, and the worker made of them.
+//!
+//! [`cli`] is the entrance; [`config`], [`market`] and [`telemetry`] are used on every floor above the core.
+//! Without the feature `worker` only the core and these three are built: that is what `tradebot-beat` uses.
+//!
+//! # Three walks
+//! *One task.* [`core::engine`]'s consumer claims a message (`core::transport::Transport::claim`), reads it
+//! (`core::wire::envelope`) and sends it through `bridge::stream` to rusty-celery's loop, which runs
+//! `bridge::managed`. That has [`core::engine::Engine::execute`] run the real function, here
+//! `product::tasks::warmup`, and settle the outcome: result, follow-up messages and acknowledgement in one
+//! script.
+//!
+//! *One refresh.* The warm-up calls `product::symbols::refresh::Refresher::refresh`: fetch
+//! (`product::binance::client`), read (`exchange_info`), filter and sort (`product::symbols::prepare`),
+//! write all keys at once (`product::symbols::cache`).
+//!
+//! *One beat tick.* `tradebot-beat` wakes when an entry is due, makes its message
+//! (`core::wire::task_message`) and publishes it (`core::transport::publish`).
+
+#[cfg(feature = "worker")]
+pub mod bridge;
+#[cfg(feature = "worker")]
+pub mod cli;
+pub mod config;
+pub mod core;
+pub mod market;
+#[cfg(feature = "worker")]
+pub mod product;
+pub mod telemetry;

@@ -1,0 +1,77 @@
+//! The two markets whose symbols are cached, and the names that depend on them.
+
+use std::fmt;
+
+/// A market of the exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Market {
+    /// Spot trading.
+    Spot,
+    /// USD-M futures.
+    Futures,
+}
+
+impl Market {
+    /// Both markets.
+    pub const ALL: [Self; 2] = [Self::Spot, Self::Futures];
+
+    /// The market's name in keys, routes and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Spot => "spot",
+            Self::Futures => "futures",
+        }
+    }
+
+    /// Full name of the task that refreshes the market's list.
+    #[must_use]
+    pub fn warmup_task(self) -> &'static str {
+        match self {
+            Self::Spot => "app.core.cache_warmup_tasks.warmup_spot_symbols_cache",
+            Self::Futures => "app.core.cache_warmup_tasks.warmup_futures_symbols_cache",
+        }
+    }
+
+    /// Name of the schedule entry that enqueues the task.
+    #[must_use]
+    pub fn schedule_entry(self) -> &'static str {
+        match self {
+            Self::Spot => "warmup-spot-symbols-cache",
+            Self::Futures => "warmup-futures-symbols-cache",
+        }
+    }
+}
+
+impl fmt::Display for Market {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// One value for each market.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PerMarket<T> {
+    /// For spot.
+    pub spot: T,
+    /// For USD-M futures.
+    pub futures: T,
+}
+
+impl<T> PerMarket<T> {
+    /// A value made for each market.
+    pub fn from_fn(mut make: impl FnMut(Market) -> T) -> Self {
+        Self {
+            spot: make(Market::Spot),
+            futures: make(Market::Futures),
+        }
+    }
+
+    /// The value of a market.
+    pub fn get(&self, market: Market) -> &T {
+        match market {
+            Market::Spot => &self.spot,
+            Market::Futures => &self.futures,
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Fetching `exchangeInfo` within one deadline, over several hosts and attempts.
+//!
+//! Does not follow redirects, does not send credentials, and never holds more than the body's cap. After a
+//! 429 or 418 the market's hosts are left alone until the pause is over; that clock is per process.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::{Response, StatusCode, redirect};
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{debug, warn};
+
+use super::error::{Reason, UpstreamError, parse_retry_after};
+use super::exchange_info::{self, Listing, ListingError};
+use crate::config::BinanceConfig;
+use crate::market::{Market, PerMarket};
+
+/// All attempts of one fetch together.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How much of an error's body is kept.
+const ERROR_TEXT_BYTES: usize = 4096;
+/// The extra wait before a request while the used weight is above the threshold.
+const SLOW_DOWN: Duration = Duration::from_secs(1);
+
+/// A fetched list and where it came from.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The list.
+    pub listing: Listing,
+    /// Scheme and host that served it.
+    pub base_url: String,
+    /// Size of the body, decompressed.
+    pub body_bytes: usize,
+}
+
+/// The public client.
+pub struct Client {
+    http: reqwest::Client,
+    config: BinanceConfig,
+    upstream: PerMarket<Mutex<Upstream>>,
+}
+
+/// What the last answers of a market's hosts said.
+#[derive(Debug, Default, Clone, Copy)]
+struct Upstream {
+    paused_until: Option<Instant>,
+    heavy_until: Option<Instant>,
+}
+
+impl Client {
+    /// A client for the hosts of `config`.
+    ///
+    /// # Errors
+    /// When the TLS set-up of the machine cannot be used.
+    pub fn new(config: BinanceConfig) -> Result<Self, reqwest::Error> {
+        // Fails only if a provider is installed already, and then that one serves.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("tradebot-symbols/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(1)
+            .build()?;
+        Ok(Self {
+            http,
+            config,
+            upstream: PerMarket::default(),
+        })
+    }
+
+    /// Whether the lists come from the testnets.
+    #[must_use]
+    pub fn is_testnet(&self) -> bool {
+        self.config.testnet
+    }
+
+    /// Fetches a market's list.
+    ///
+    /// # Errors
+    /// The last attempt's error; [`Reason::Deadline`] when time ran out.
+    pub async fn exchange_info(&self, market: Market) -> Result<Fetched, UpstreamError> {
+        let deadline = Instant::now() + DEADLINE;
+        let hosts = self.config.base_urls.get(market);
+        let mut rng = fastrand::Rng::new();
+        let mut attempt: u32 = 1;
+        loop {
+            let base_url = &hosts[(attempt as usize - 1) % hosts.len()];
+            let url = format!("{base_url}{}", path(market));
+            let attempted = timeout_at(deadline, self.attempt(market, base_url)).await;
+            let reason = match attempted {
+                Ok(Ok(fetched)) => return Ok(fetched),
+                Ok(Err(reason)) => reason,
+                Err(_) => Reason::Deadline(DEADLINE),
+            };
+            let untried_host = (attempt as usize) < hosts.len();
+            let again = reason.is_transient() || (untried_host && reason.concerns_this_host_only());
+            let wait = self
+                .config
+                .backoff_base
+                .mul_f64(f64::from(attempt) * (0.8 + 0.4 * rng.f64()));
+            if !again || attempt >= self.config.max_attempts || Instant::now() + wait >= deadline {
+                return Err(UpstreamError { url, reason });
+            }
+            debug!(%market, url, attempt, error = %reason, wait_seconds = wait.as_secs_f64(), "attempt failed");
+            sleep(wait).await;
+            attempt += 1;
+        }
+    }
+
+    async fn attempt(&self, market: Market, base_url: &str) -> Result<Fetched, Reason> {
+        self.obey_earlier_answers(market).await?;
+        let url = format!("{base_url}{}{}", path(market), query(market));
+        let answer = self
+            .http
+            .get(url)
+            .header(ACCEPT, "application/json")
+            .send()
+            .await
+            .map_err(send_reason)?;
+        self.note_weight(market, answer.headers());
+        let answer = self.check_status(market, answer).await?;
+        let body = read_body(answer, body_cap(market)).await?;
+        let body_bytes = body.len();
+        let listing = match exchange_info::parse(&body) {
+            Err(ListingError::Api { code: 0, message }) => return Err(Reason::Restricted(message)),
+            Err(ListingError::Api { code: -1003, .. }) => {
+                self.pause(market, None);
+                return Err(Reason::RateLimited {
+                    status: 200,
+                    retry_after: None,
+                });
+            }
+            other => other?,
+        };
+        Ok(Fetched {
+            listing,
+            base_url: base_url.to_owned(),
+            body_bytes,
+        })
+    }
+
+    /// Refuses while paused; waits a little while the exchange counts us as heavy.
+    async fn obey_earlier_answers(&self, market: Market) -> Result<(), Reason> {
+        let upstream = *self.state(market);
+        let now = Instant::now();
+        if let Some(until) = upstream.paused_until.filter(|until| *until > now) {
+            return Err(Reason::Paused(until - now));
+        }
+        if upstream.heavy_until.is_some_and(|until| until > now) {
+            sleep(SLOW_DOWN).await;
+        }
+        Ok(())
+    }
+
+    async fn check_status(&self, market: Market, answer: Response) -> Result<Response, Reason> {
+        let status = answer.status();
+        let code = status.as_u16();
+        match status {
+            StatusCode::OK => Ok(answer),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::IM_A_TEAPOT => {
+                let retry_after = text(answer.headers(), RETRY_AFTER.as_str()).and_then(parse_retry_after);
+                self.pause(market, retry_after);
+                Err(Reason::RateLimited {
+                    status: code,
+                    retry_after,
+                })
+            }
+            StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => Err(Reason::Restricted(error_text(answer).await)),
+            StatusCode::FORBIDDEN => Err(Reason::Firewall),
+            _ if status.is_redirection() => {
+                let target = text(answer.headers(), LOCATION.as_str()).unwrap_or("nowhere");
+                // The host says where to; a query could hold anything.
+                Err(Reason::Redirect(
+                    target
+                        .split('?')
+                        .next()
+                        .unwrap_or_default()
+                        .chars()
+                        .take(120)
+                        .collect(),
+                ))
+            }
+            _ if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
+                Err(Reason::Unavailable {
+                    status: code,
+                    text: error_text(answer).await,
+                })
+            }
+            _ => Err(Reason::Status {
+                status: code,
+                text: error_text(answer).await,
+            }),
+        }
+    }
+
+    fn pause(&self, market: Market, retry_after: Option<Duration>) {
+        let wait = Reason::RateLimited {
+            status: 0,
+            retry_after,
+        }
+        .retry_after()
+        .unwrap_or_default();
+        warn!(%market, pause_seconds = wait.as_secs(), "the exchange wants no requests for now");
+        self.state(market).paused_until = Some(Instant::now() + wait);
+    }
+
+    fn note_weight(&self, market: Market, headers: &HeaderMap) {
+        let used = ["x-mbx-used-weight-1m", "x-mbx-used-weight"]
+            .iter()
+            .find_map(|name| text(headers, name)?.trim().parse::<u32>().ok());
+        let heavy = used.is_some_and(|used| used >= self.config.weight_threshold);
+        if heavy {
+            warn!(%market, used_weight = used, "request weight is above the threshold, slowing down");
+        }
+        self.state(market).heavy_until = heavy.then(|| Instant::now() + Duration::from_secs(60));
+    }
+
+    fn state(&self, market: Market) -> std::sync::MutexGuard<'_, Upstream> {
+        // Held for one assignment or copy, never across an await.
+        self.upstream
+            .get(market)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn path(market: Market) -> &'static str {
+    match market {
+        Market::Spot => "/api/v3/exchangeInfo",
+        Market::Futures => "/fapi/v1/exchangeInfo",
+    }
+}
+
+/// Spot can leave out what is not needed, which is most of the body; futures has no such parameters.
+fn query(market: Market) -> &'static str {
+    match market {
+        Market::Spot => "?symbolStatus=TRADING&showPermissionSets=false",
+        Market::Futures => "",
+    }
+}
+
+/// Several times the largest real answer. Real answers compress up to 60 to 1, so the ratio says nothing.
+fn body_cap(market: Market) -> usize {
+    match market {
+        Market::Spot => 64 << 20,
+        Market::Futures => 16 << 20,
+    }
+}
+
+/// Reads the decompressed body up to `cap` bytes.
+async fn read_body(mut answer: Response, cap: usize) -> Result<Vec<u8>, Reason> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer
+        .chunk()
+        .await
+        .map_err(|error| Reason::Body(chain(&error)))?
+    {
+        if body.len() + chunk.len() > cap {
+            return Err(Reason::TooLarge(cap));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// The beginning of an error's body, as one printable line.
+async fn error_text(mut answer: Response) -> String {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = answer.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() >= ERROR_TEXT_BYTES {
+            break;
+        }
+    }
+    let text = String::from_utf8_lossy(&body);
+    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.is_empty() {
+        "no text".into()
+    } else {
+        line.chars().take(160).collect()
+    }
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn send_reason(error: reqwest::Error) -> Reason {
+    let error = error.without_url();
+    if error.is_connect() {
+        Reason::Connect(chain(&error))
+    } else {
+        Reason::Body(chain(&error))
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    crate::core::error_chain(error)
+}

@@ -1,0 +1,398 @@
+//! The HTTP side of the sandbox: routes, headers, limits and the stop.
+//!
+//! | path | answer | weight |
+//! | --- | --- | ---: |
+//! | `/api/v3/exchangeInfo` | spot; `symbolStatus` and `showPermissionSets` | 20 |
+//! | `/fapi/v1/exchangeInfo` | USD-M futures; parameters are ignored, as the exchange does | 1 |
+//! | `/api/v3/time`, `/fapi/v1/time` | the local clock | 1 |
+//! | `/api/v3/ping`, `/fapi/v1/ping` | `{}` | 1 |
+//!
+//! A generated spot document is filtered as the exchange filters it; a capture is served whole. Other
+//! spot parameters (`symbol`, ...) are refused, because the answer would not be the one asked for.
+//!
+//! It is bounded for a process left running: so many connections, a deadline for the request head, no
+//! request body, and an end to clients that read too slowly. A connection serves one request, so that
+//! none is reused at the moment its deadline closes it.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OnceCell;
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{Body, Catalog, Document, SYMBOL_STATUSES, SandboxError, SpotQuery, body_of, now_ms};
+
+/// Further clients wait in the operating system's queue.
+const MAX_CONNECTIONS: usize = 64;
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// A connection is cut after this long, so that clients that never finish reading an answer
+/// cannot hold every place.
+const CONNECTION_LIFE: Duration = Duration::from_secs(300);
+/// How long requests in flight may take to end once the sandbox is told to stop.
+const DRAIN: Duration = Duration::from_secs(2);
+const ACCEPT_RETRY: Duration = Duration::from_millis(250);
+
+const SANDBOX_HEADER: HeaderName = HeaderName::from_static("x-sandbox");
+const WEIGHT_HEADER: HeaderName = HeaderName::from_static("x-mbx-used-weight-1m");
+
+/// The sandbox, listening.
+#[derive(Debug)]
+pub struct SandboxServer {
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+    exchange: Arc<Exchange>,
+}
+
+impl SandboxServer {
+    /// Listens on `addr`; port 0 takes any free one. Clients can connect from here on and are
+    /// answered once [`run`](Self::run) is awaited. Needs no runtime.
+    ///
+    /// # Errors
+    /// [`SandboxError::Bind`] if the address is taken, not this machine's, or not permitted.
+    pub fn bind(addr: SocketAddr, catalog: Catalog) -> Result<Self, SandboxError> {
+        let refuse = |source| SandboxError::Bind {
+            address: addr,
+            source,
+        };
+        let listener = std::net::TcpListener::bind(addr).map_err(refuse)?;
+        listener.set_nonblocking(true).map_err(refuse)?;
+        let address = listener.local_addr().map_err(refuse)?;
+        let exchange = Arc::new(Exchange::new(catalog));
+        Ok(Self {
+            listener,
+            address,
+            exchange,
+        })
+    }
+
+    /// The address listened on, with the port that was really taken.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL clients on this machine use in place of the exchange's, without a final slash:
+    /// `http://127.0.0.1:8099`. The same one serves both markets.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        let ip = match self.address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        format!("http://{}", SocketAddr::new(ip, self.address.port()))
+    }
+
+    /// Serves until `stop` fires, then takes no more connections and gives the requests in
+    /// flight two seconds to end. Dropping the future ends everything at once.
+    ///
+    /// # Errors
+    /// [`SandboxError::Bind`] if the runtime cannot take the listener over.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), SandboxError> {
+        let address = self.address;
+        let listener =
+            TcpListener::from_std(self.listener).map_err(|source| SandboxError::Bind { address, source })?;
+        info!(sandbox.address = %address, "sandbox is listening");
+        let mut connections = JoinSet::new();
+        // Every branch is cancel-safe: a connection is either still queued or already ours.
+        loop {
+            let room = connections.len() < MAX_CONNECTIONS;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(ended) = connections.join_next() => report(ended),
+                accepted = listener.accept(), if room => match accepted {
+                    Ok((stream, _peer)) => {
+                        let exchange = Arc::clone(&self.exchange);
+                        connections.spawn(serve(stream, exchange, stop.clone()));
+                    }
+                    Err(error) => {
+                        warn!(sandbox.address = %address, %error, "cannot accept a connection");
+                        sleep(ACCEPT_RETRY).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        drain(connections).await;
+        Ok(())
+    }
+}
+
+async fn drain(mut connections: JoinSet<()>) {
+    let all_ended = async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    };
+    if timeout(DRAIN, all_ended).await.is_err() {
+        warn!(sandbox.busy = connections.len(), "sandbox cuts clients off");
+        connections.shutdown().await;
+    }
+    info!("sandbox has stopped");
+}
+
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        warn!(%error, "a sandbox connection failed");
+    }
+}
+
+async fn serve(stream: TcpStream, exchange: Arc<Exchange>, stop: CancellationToken) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "small packets stay delayed");
+    }
+    let service = service_fn(move |request| {
+        let exchange = Arc::clone(&exchange);
+        async move { Ok::<_, Infallible>(exchange.respond(&request).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_TIMEOUT);
+    http.max_buf_size(MAX_HEAD_BYTES).keep_alive(false);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = sleep(CONNECTION_LIFE) => return debug!("a connection outlived its time"),
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "a client broke off");
+    }
+}
+
+/// One answer, made when it is first asked for and held only in the encodings asked for.
+#[derive(Debug, Default)]
+struct Answer {
+    plain: OnceCell<Document>,
+    gzip: OnceCell<Document>,
+}
+
+impl Answer {
+    /// The body to send now. The first time, making it keeps a blocking thread busy for a moment.
+    ///
+    /// # Errors
+    /// The making panicked, or the runtime is shutting down.
+    async fn body<F>(&self, gzip: bool, make: F) -> Result<Body, JoinError>
+    where
+        F: FnOnce() -> Document + Send + 'static,
+    {
+        let document = if gzip {
+            let pack = || spawn_blocking(|| make().compressed());
+            self.gzip.get_or_try_init(pack).await?
+        } else {
+            self.plain.get_or_try_init(|| spawn_blocking(make)).await?
+        };
+        Ok(document.body())
+    }
+}
+
+/// What the requests share: the answers, made as they are asked for, and the weight counters.
+#[derive(Debug)]
+struct Exchange {
+    catalog: Catalog,
+    spot: [Answer; SpotQuery::KINDS],
+    futures: Answer,
+    spot_weight: Weight,
+    futures_weight: Weight,
+}
+
+impl Exchange {
+    fn new(catalog: Catalog) -> Self {
+        Self {
+            catalog,
+            spot: Default::default(),
+            futures: Answer::default(),
+            spot_weight: Weight::default(),
+            futures_weight: Weight::default(),
+        }
+    }
+
+    async fn respond(&self, request: &Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path();
+        let (weight, cost) = match path {
+            "/api/v3/exchangeInfo" => (&self.spot_weight, 20),
+            _ if path.starts_with("/fapi/") => (&self.futures_weight, 1),
+            _ => (&self.spot_weight, 1),
+        };
+        let used = weight.add(cost, now_ms());
+        let mut response = self.route(request).await.unwrap_or_else(Refusal::into_response);
+        let headers = response.headers_mut();
+        headers.insert(WEIGHT_HEADER, HeaderValue::from(used));
+        headers.insert(SANDBOX_HEADER, HeaderValue::from_static("tradebot-symbols"));
+        let json = HeaderValue::from_static("application/json;charset=UTF-8");
+        headers.insert(header::CONTENT_TYPE, json);
+        let uncached = HeaderValue::from_static("no-cache, no-store, must-revalidate");
+        headers.insert(header::CACHE_CONTROL, uncached);
+        response
+    }
+
+    async fn route(&self, request: &Request<Incoming>) -> Reply {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let message = format!("Method {} is not allowed", request.method());
+            return Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, -5_000, message));
+        }
+        if !request.body().is_end_stream() {
+            let message = "A request body is not read here".to_owned();
+            return Err(Refusal(StatusCode::PAYLOAD_TOO_LARGE, -1_101, message));
+        }
+        let uri = request.uri();
+        match uri.path() {
+            "/api/v3/exchangeInfo" => {
+                let query = spot_query(uri.query().unwrap_or_default())?;
+                self.exchange_info(Some(query), request.headers()).await
+            }
+            "/fapi/v1/exchangeInfo" => self.exchange_info(None, request.headers()).await,
+            "/api/v3/time" | "/fapi/v1/time" => Ok(small(&json!({"serverTime": now_ms()}))),
+            "/api/v3/ping" | "/fapi/v1/ping" => Ok(small(&json!({}))),
+            path => {
+                let message = format!("Path {path}, Method {} is invalid", request.method());
+                Err(Refusal(StatusCode::NOT_FOUND, -5_000, message))
+            }
+        }
+    }
+
+    /// The spot answer to `query`, or without one the futures answer.
+    async fn exchange_info(&self, query: Option<SpotQuery>, headers: &HeaderMap) -> Reply {
+        let gzip = offers_gzip(headers);
+        let catalog = self.catalog.clone();
+        let made = if let Some(asked) = query {
+            let query = catalog.effective(asked);
+            let answer = &self.spot[query.kind()];
+            answer.body(gzip, move || catalog.spot_document(query)).await
+        } else {
+            self.futures.body(gzip, move || catalog.futures_document()).await
+        };
+        let body = made.map_err(|error| {
+            warn!(%error, "an answer of the sandbox could not be made");
+            let message = "the sandbox could not make this answer".to_owned();
+            Refusal(StatusCode::INTERNAL_SERVER_ERROR, -1_000, message)
+        })?;
+        let mut response = Response::new(body);
+        let headers = response.headers_mut();
+        headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        if gzip {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        Ok(response)
+    }
+}
+
+type Reply = Result<Response<Body>, Refusal>;
+
+/// An error answer: status, the exchange's code and its text.
+struct Refusal(StatusCode, i32, String);
+
+impl Refusal {
+    fn into_response(self) -> Response<Body> {
+        let Self(status, code, message) = self;
+        let mut response = small(&json!({"code": code, "msg": message}));
+        *response.status_mut() = status;
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            let allowed = HeaderValue::from_static("GET, HEAD");
+            response.headers_mut().insert(header::ALLOW, allowed);
+        }
+        response
+    }
+}
+
+fn small(body: &Value) -> Response<Body> {
+    Response::new(body_of(body.to_string(), Bytes::new(), Bytes::new()))
+}
+
+fn spot_query(text: &str) -> Result<SpotQuery, Refusal> {
+    let refuse = |code, message: String| Err(Refusal(StatusCode::BAD_REQUEST, code, message));
+    let mut query = SpotQuery::EVERYTHING;
+    for parameter in text.split('&').filter(|parameter| !parameter.is_empty()) {
+        match parameter.split_once('=').unwrap_or((parameter, "")) {
+            ("symbolStatus", value) => {
+                query.status = SYMBOL_STATUSES.iter().position(|known| *known == value);
+                if query.status.is_none() {
+                    return refuse(-1_122, "Invalid symbolStatus.".to_owned());
+                }
+            }
+            ("showPermissionSets", "true") => query.permission_sets = true,
+            ("showPermissionSets", "false") => query.permission_sets = false,
+            ("showPermissionSets", _) => {
+                return refuse(-1_100, "Invalid showPermissionSets.".to_owned());
+            }
+            (name, _) => return refuse(-1_101, format!("Unknown parameter '{name}'.")),
+        }
+    }
+    Ok(query)
+}
+
+/// Whether the client takes gzip: named, or `*`, and not with a weight of zero.
+fn offers_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter();
+    let mut offers = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    offers.any(|offer| {
+        let (coding, weight) = offer.split_once(';').unwrap_or((offer, ""));
+        let named = ["gzip", "*"].contains(&coding.trim().to_ascii_lowercase().as_str());
+        let weight = weight.trim().trim_start_matches("q=").parse::<f32>();
+        named && weight.unwrap_or(1.0) > 0.0
+    })
+}
+
+/// Request weight used in the current minute: the minute above, the weight in the lower half.
+#[derive(Debug, Default)]
+struct Weight(AtomicU64);
+
+impl Weight {
+    /// Counts `cost` at `at_ms` and tells the sum of its minute so far.
+    fn add(&self, cost: u64, at_ms: u64) -> u64 {
+        let minute = at_ms / 60_000;
+        let after = |state: u64| match state >> 32 {
+            same if same == minute => state + cost,
+            _ => minute << 32 | cost,
+        };
+        let before = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |s| Some(after(s)));
+        after(before.unwrap_or_else(|state| state)) & u64::from(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_taken_only_where_it_is_offered() {
+        let offers = |value: &'static str| {
+            let value = HeaderValue::from_static(value);
+            offers_gzip(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, value)]))
+        };
+        assert!(["gzip", "br, GZIP;q=0.5", "*"].into_iter().all(offers));
+        assert!(!["", "br", "gzip; q=0", "gzip;q=0.0, br"].into_iter().any(offers));
+        assert!(!offers_gzip(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn weight_adds_up_within_a_minute() {
+        let weight = Weight::default();
+        let sums = [59_999, 60_000, 119_999, 120_000].map(|at_ms| weight.add(20, at_ms));
+        assert_eq!(sums, [20, 20, 40, 20]);
+    }
+}

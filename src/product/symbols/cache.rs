@@ -1,0 +1,278 @@
+//! The lists in Redis: the keys that the existing readers know, and one new key beside them.
+//!
+//! A refresh writes the primary list (with its lifetime), the last good list, the time and the success
+//! counter in one step, so no reader ever sees a new list with an old time. The values have the bytes that
+//! Python's `json.dumps` would give. What is new (network, host, count) goes into the source key only.
+
+use redis::{Script, cmd};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::core::clock::SharedClock;
+use crate::core::transport::{Connection, RedisTrouble, ScriptCall};
+use crate::core::wire::python_json;
+use crate::market::{Market, PerMarket};
+use crate::product::binance::exchange_info::Symbol;
+
+/// Where a list came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// The real exchange.
+    Mainnet,
+    /// Its testnets.
+    Testnet,
+    /// Our own stand-in. Nothing in such a list is real.
+    Sandbox,
+}
+
+/// What is kept beside a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// Which network the list describes.
+    pub network: Network,
+    /// Scheme and host that served it.
+    pub host: String,
+    /// Unix seconds of the refresh.
+    pub fetched_at: i64,
+    /// Symbols in the list.
+    pub count: usize,
+}
+
+/// A list as it is in Redis.
+#[derive(Debug)]
+pub struct Stored {
+    /// The primary list, if it has not expired.
+    pub primary: Option<String>,
+    /// The last good list.
+    pub last_good: Option<String>,
+    /// Seconds the primary list has left; `None` when absent or without expiry.
+    pub ttl_seconds: Option<i64>,
+    /// Where the list came from; absent for lists that Python wrote.
+    pub source: Option<Source>,
+    /// Unix seconds of the last refresh.
+    pub last_refresh: Option<i64>,
+    /// Refreshes that succeeded so far.
+    pub refreshes: u64,
+}
+
+/// Why a list could not be written or read.
+#[derive(Debug, Error)]
+pub enum CacheError {
+    /// Redis did not take or give it.
+    #[error("the {market} symbol cache")]
+    Redis {
+        /// The market.
+        market: Market,
+        /// The trouble.
+        source: RedisTrouble,
+    },
+    /// A sandbox list would have replaced a real one.
+    #[error(
+        "refused to put sandbox data over the real {market} list in {place}: \
+         use another Redis, for example with `up --sandbox --private-redis`, or delete the {market} list first"
+    )]
+    SandboxOverReal {
+        /// The market.
+        market: Market,
+        /// The Redis, without secrets.
+        place: String,
+    },
+}
+
+/// Names of a market's keys. Facts of the existing deployment, except [`source`](Self::source).
+#[derive(Debug, Clone, Copy)]
+pub struct CacheKeys(pub Market);
+
+impl CacheKeys {
+    /// The list with a lifetime.
+    #[must_use]
+    pub fn primary(self) -> String {
+        format!("cache:symbols:{}:v1", self.0)
+    }
+
+    /// The list without one.
+    #[must_use]
+    pub fn last_good(self) -> String {
+        format!("cache:symbols:{}:last_good", self.0)
+    }
+
+    /// Unix seconds of the last refresh, as a JSON integer.
+    #[must_use]
+    pub fn last_refresh(self) -> String {
+        format!("metrics:{}_symbols_cache:last_refresh_ts", self.0)
+    }
+
+    /// Network, host and count of the list, as a JSON object.
+    #[must_use]
+    pub fn source(self) -> String {
+        format!("cache:symbols:{}:source", self.0)
+    }
+
+    /// Counter of refreshes that succeeded.
+    #[must_use]
+    pub fn success_counter(self) -> String {
+        format!("metrics:warmup_{}_symbols_cache:success", self.0)
+    }
+
+    /// Counter of refreshes that failed.
+    #[must_use]
+    pub fn error_counter(self) -> String {
+        format!("metrics:warmup_{}_symbols_cache:error", self.0)
+    }
+}
+
+/// The symbol cache of one Redis.
+pub struct SymbolCache {
+    connection: Connection,
+    ttl_seconds: PerMarket<i64>,
+    clock: SharedClock,
+    refresh: Script,
+}
+
+impl SymbolCache {
+    /// A cache over `connection`, whose primary lists live for `ttl_seconds`.
+    #[must_use]
+    pub fn new(connection: Connection, ttl_seconds: PerMarket<i64>, clock: SharedClock) -> Self {
+        let refresh = Script::new(include_str!("scripts/refresh.lua"));
+        Self {
+            connection,
+            ttl_seconds,
+            clock,
+            refresh,
+        }
+    }
+
+    /// Writes a list with everything that belongs to it, and counts the success.
+    ///
+    /// # Errors
+    /// [`CacheError`]; nothing was written then, unless only Redis's answer was lost.
+    pub async fn write(
+        &self,
+        market: Market,
+        symbols: &[Symbol],
+        network: Network,
+        host: &str,
+    ) -> Result<Source, CacheError> {
+        let fetched_at = self.clock.now().timestamp();
+        let source = Source {
+            network,
+            host: host.to_owned(),
+            fetched_at,
+            count: symbols.len(),
+        };
+        let json = "symbols and sources are JSON";
+        let keys = CacheKeys(market);
+        let mut call = ScriptCall::default();
+        call.key(keys.primary())
+            .key(keys.last_good())
+            .key(keys.last_refresh())
+            .key(keys.source());
+        call.key(keys.success_counter());
+        call.arg(python_json::to_string(symbols).expect(json));
+        call.number(self.ttl_seconds.get(market)).number(fetched_at);
+        call.arg(python_json::to_string(&source).expect(json));
+        call.number(u8::from(network == Network::Sandbox));
+        let written: bool = self
+            .connection
+            .script(None, &self.refresh, &call)
+            .await
+            .map_err(|source| CacheError::Redis { market, source })?;
+        if !written {
+            return Err(CacheError::SandboxOverReal {
+                market,
+                place: self.connection.place().to_owned(),
+            });
+        }
+        Ok(source)
+    }
+
+    /// Counts a failed refresh.
+    ///
+    /// # Errors
+    /// [`CacheError::Redis`].
+    pub async fn count_error(&self, market: Market) -> Result<(), CacheError> {
+        let counter = CacheKeys(market).error_counter();
+        let counted: Result<i64, _> = self.connection.command(cmd("INCRBY").arg(counter).arg(1)).await;
+        counted
+            .map(drop)
+            .map_err(|source| CacheError::Redis { market, source })
+    }
+
+    /// Reads what is stored for a market.
+    ///
+    /// # Errors
+    /// [`CacheError::Redis`].
+    pub async fn read(&self, market: Market) -> Result<Stored, CacheError> {
+        let keys = CacheKeys(market);
+        let mut pipeline = redis::pipe();
+        pipeline
+            .atomic()
+            .get(keys.primary())
+            .get(keys.last_good())
+            .ttl(keys.primary());
+        pipeline
+            .get(keys.source())
+            .get(keys.last_refresh())
+            .get(keys.success_counter());
+        type Texts = (
+            Option<String>,
+            Option<String>,
+            i64,
+            Option<String>,
+            Option<i64>,
+            Option<u64>,
+        );
+        let (primary, last_good, ttl, source, last_refresh, refreshes): Texts = self
+            .connection
+            .pipeline(&pipeline)
+            .await
+            .map_err(|source| CacheError::Redis { market, source })?;
+        Ok(Stored {
+            primary,
+            last_good,
+            ttl_seconds: (ttl >= 0).then_some(ttl),
+            source: source.and_then(|text| serde_json::from_str(&text).ok()),
+            last_refresh,
+            refreshes: refreshes.unwrap_or(0),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_those_of_the_existing_deployment() {
+        let keys = CacheKeys(Market::Futures);
+        assert_eq!(keys.primary(), "cache:symbols:futures:v1");
+        assert_eq!(keys.last_good(), "cache:symbols:futures:last_good");
+        assert_eq!(
+            keys.last_refresh(),
+            "metrics:futures_symbols_cache:last_refresh_ts"
+        );
+        assert_eq!(
+            CacheKeys(Market::Spot).success_counter(),
+            "metrics:warmup_spot_symbols_cache:success"
+        );
+        assert_eq!(
+            CacheKeys(Market::Spot).error_counter(),
+            "metrics:warmup_spot_symbols_cache:error"
+        );
+    }
+
+    #[test]
+    fn a_symbol_has_four_members_in_the_order_readers_expect() {
+        let symbol = Symbol {
+            symbol: "BTCUSDT".into(),
+            base_asset: "BTC".into(),
+            quote_asset: "USDT".into(),
+            status: "TRADING".into(),
+        };
+        assert_eq!(
+            python_json::to_string(&[symbol]).unwrap(),
+            r#"[{"symbol": "BTCUSDT", "baseAsset": "BTC", "quoteAsset": "USDT", "status": "TRADING"}]"#
+        );
+    }
+}

@@ -1,0 +1,97 @@
+//! The rule that makes a list out of an exchange's answer.
+//!
+//! Readers, a web front end among them, depend on it: trading symbols in one quote asset, popular bases first
+//! in a fixed order (equal bases in upstream order), then everything else by name in code-point order.
+
+use crate::config::SymbolsConfig;
+use crate::market::Market;
+use crate::product::binance::exchange_info::Symbol;
+
+/// Filters and sorts a market's symbols.
+#[must_use]
+pub fn prepare(symbols: Vec<Symbol>, market: Market, config: &SymbolsConfig) -> Vec<Symbol> {
+    let popular = config.popular_bases.get(market);
+    let mut listed: Vec<(usize, Symbol)> = symbols
+        .into_iter()
+        .filter(|symbol| symbol.status == "TRADING" && symbol.quote_asset == config.quote_asset)
+        .map(|symbol| {
+            let rank = popular
+                .iter()
+                .position(|base| *base == symbol.base_asset)
+                .unwrap_or(popular.len());
+            (rank, symbol)
+        })
+        .collect();
+    // A stable sort keeps equal popular bases in upstream order. UTF-8 sorts by code point, as Python does.
+    listed.sort_by(|(rank, one), (other_rank, other)| {
+        rank.cmp(other_rank).then_with(|| {
+            if *rank == popular.len() {
+                one.symbol.cmp(&other.symbol)
+            } else {
+                std::cmp::Ordering::Equal
+            }
+        })
+    });
+    listed.into_iter().map(|(_, symbol)| symbol).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Reader;
+    use std::collections::BTreeMap;
+
+    fn symbol(name: &str, base: &str, quote: &str, status: &str) -> Symbol {
+        Symbol {
+            symbol: name.into(),
+            base_asset: base.into(),
+            quote_asset: quote.into(),
+            status: status.into(),
+        }
+    }
+
+    fn names(symbols: Vec<Symbol>) -> Vec<String> {
+        let vars = BTreeMap::new();
+        let config = SymbolsConfig::read(&mut Reader::new(&vars));
+        prepare(symbols, Market::Futures, &config)
+            .into_iter()
+            .map(|symbol| symbol.symbol)
+            .collect()
+    }
+
+    #[test]
+    fn popular_bases_lead_and_the_rest_follows_by_name() {
+        let listed = names(vec![
+            symbol("ZZZUSDT", "ZZZ", "USDT", "TRADING"),
+            symbol("ETHUSDT_261225", "ETH", "USDT", "TRADING"),
+            symbol("币安人生USDT", "币安人生", "USDT", "TRADING"),
+            symbol("aUSDT", "a", "USDT", "TRADING"),
+            symbol("ETHUSDT", "ETH", "USDT", "TRADING"),
+            symbol("BTCUSDT", "BTC", "USDT", "TRADING"),
+            symbol("LINKUSDT", "LINK", "USDT", "TRADING"),
+        ]);
+        assert_eq!(
+            listed,
+            [
+                "BTCUSDT",
+                "ETHUSDT_261225",
+                "ETHUSDT",
+                "LINKUSDT",
+                "ZZZUSDT",
+                "aUSDT",
+                "币安人生USDT"
+            ]
+        );
+    }
+
+    #[test]
+    fn only_trading_symbols_in_the_quote_asset_stay() {
+        let listed = names(vec![
+            symbol("BTCUSDC", "BTC", "USDC", "TRADING"),
+            symbol("ETHUSDT", "ETH", "USDT", "BREAK"),
+            symbol("BNBUSDT", "BNB", "USDT", "trading"),
+            symbol("SOLUSDT", "SOL", "USDT", "TRADING"),
+        ]);
+        assert_eq!(listed, ["SOLUSDT"]);
+    }
+}

@@ -1,0 +1,111 @@
+"""A stand-in for the Celery application of the existing deployment.
+
+The options, task names and the queue are the deployment's; the bodies only leave a record. Each run of a task appends
+one JSON object to the Redis list `tests:ran` of the broker's database:
+
+    {"task", "args", "kwargs", "id", "retries", "eta", "expires", "headers", …}
+
+The environment decides what is in it:
+
+    CELERY_BROKER_URL, CELERY_RESULT_BACKEND               Redis
+    CELERY_TASK_TIME_LIMIT, CELERY_TASK_SOFT_TIME_LIMIT    180 and 150 seconds without
+    WITH_WARMUPS=1          also registers the two warm-ups, as the deployment's worker does before it is replaced
+    BEAT_WARMUP_SECONDS     puts both warm-ups on the schedule, at this interval
+"""
+
+import json
+import os
+
+import redis
+from celery import Celery
+
+RAN = "tests:ran"
+BOT_TASKS = (
+    "app.core.bot_tasks.run_bot_task_for_all",
+    "app.core.bot_tasks.reactivate_bots_after_reset",
+    "app.core.bot_tasks.run_bot_task",
+)
+WARMUPS = (
+    "app.core.cache_warmup_tasks.warmup_spot_symbols_cache",
+    "app.core.cache_warmup_tasks.warmup_futures_symbols_cache",
+)
+
+DEFAULT_URL = "redis://localhost:6379/0"
+BROKER = os.environ.get("CELERY_BROKER_URL", DEFAULT_URL)
+
+app = Celery(
+    "tradebot",
+    broker=BROKER,
+    backend=os.environ.get("CELERY_RESULT_BACKEND", DEFAULT_URL),
+)
+app.conf.update(
+    task_serializer="json",
+    result_serializer="json",
+    accept_content=["json"],
+    timezone="UTC",
+    enable_utc=True,
+    task_acks_late=True,
+    worker_prefetch_multiplier=1,
+    task_reject_on_worker_lost=True,
+    task_time_limit=int(os.environ.get("CELERY_TASK_TIME_LIMIT", "180")),
+    task_soft_time_limit=int(os.environ.get("CELERY_TASK_SOFT_TIME_LIMIT", "150")),
+    broker_connection_retry_on_startup=True,
+)
+
+# What the worker knows of a message beside its arguments.
+OF_INTEREST = (
+    "retries",
+    "eta",
+    "expires",
+    "root_id",
+    "parent_id",
+    "group",
+    "correlation_id",
+    "reply_to",
+    "origin",
+    "timelimit",
+    "argsrepr",
+    "kwargsrepr",
+    "ignore_result",
+    "stamped_headers",
+    "stamps",
+    "delivery_info",
+    "headers",
+    "hostname",
+)
+
+
+def record(task, args, kwargs):
+    """Appends one run to the list that the tests read."""
+    request = task.request
+    entry = {"task": task.name, "args": list(args), "kwargs": kwargs, "id": request.id}
+    entry.update({name: getattr(request, name, None) for name in OF_INTEREST})
+    with redis.Redis.from_url(BROKER) as client:
+        client.rpush(RAN, json.dumps(entry, default=str))
+
+
+def leave_record(name, answer):
+    """Registers a task that does nothing else."""
+
+    @app.task(name=name, bind=True)
+    def run(self, *args, **kwargs):
+        record(self, args, kwargs)
+        return answer
+
+
+for bot_task in BOT_TASKS:
+    leave_record(bot_task, None)
+
+if os.environ.get("WITH_WARMUPS") == "1":
+    for warmup in WARMUPS:
+        leave_record(warmup, "WARMUP_OK:0")
+
+if os.environ.get("BEAT_WARMUP_SECONDS"):
+    interval = float(os.environ["BEAT_WARMUP_SECONDS"])
+    app.conf.beat_schedule = {
+        # warmup-spot-symbols-cache, warmup-futures-symbols-cache
+        name.rpartition(".")[2].replace("_", "-"): {"task": name, "schedule": interval}
+        for name in WARMUPS
+    }
+    # The default scheduler keeps its state in a file, which would outlive the test.
+    app.conf.beat_scheduler = "celery.beat:Scheduler"

@@ -1,0 +1,51 @@
+//! A server of the harness on a thread and runtime of its own.
+//!
+//! Tests block: they wait for a line of a child's output or for a Python script. Were the servers tasks of the
+//! test's runtime, a blocked test would stop them as well.
+
+use std::future::Future;
+use std::thread::{self, JoinHandle};
+
+use tokio::runtime;
+use tokio::sync::oneshot;
+
+/// Runs one future until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Background {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Background {
+    /// Starts `work` on a new thread named `name`. Tasks that it spawns end with it.
+    pub(crate) fn start(name: &str, work: impl Future<Output = ()> + Send + 'static) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let runtime = runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("the harness can make a runtime");
+            runtime.block_on(async {
+                tokio::select! {
+                    () = work => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self {
+            stop: Some(stop),
+            thread: Some(thread.expect("the harness can start a thread")),
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // A send that fails means that the work has ended by itself.
+        let _ = self.stop.take().map(|stop| stop.send(()));
+        let panicked = self.thread.take().is_some_and(|thread| thread.join().is_err());
+        if panicked && !thread::panicking() {
+            panic!("a server of the test harness panicked, see above");
+        }
+    }
+}
