@@ -21,9 +21,9 @@ build: ## builds both binaries, unoptimised
 	$(CARGO) build --workspace --locked
 
 demo: setup ## shows three refreshes from a sandbox exchange into a private Redis
-	$(CARGO) build --workspace --release --locked
+	$(CARGO) build --release --locked
 	SPOT_SYMBOLS_WARMUP_INTERVAL_SECONDS=5 FUTURES_SYMBOLS_WARMUP_INTERVAL_SECONDS=5 \
-		$(TARGET)/release/tradebot-symbols up --sandbox --private-redis --refreshes 3
+		$(TARGET)/release/tradebot-symbols up --sandbox --private-redis --refreshes 3 --loglevel warning
 
 # The exit code of the tests goes past `tee` in a file; the last line is their sum.
 test: setup ## runs all tests, documentation examples included

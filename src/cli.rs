@@ -1,5 +1,6 @@
 //! The command line: one file per verb, each with its arguments and one `run`.
 
+mod parked;
 mod sandbox;
 mod up;
 mod worker;
@@ -26,6 +27,7 @@ enum Verb {
     Worker(worker::Args),
     Up(up::Args),
     Sandbox(sandbox::Args),
+    Parked(parked::Args),
 }
 
 /// Runs the command line of this process.
@@ -38,6 +40,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Worker(args) => worker::run(args).await,
         Verb::Up(args) => up::run(args).await,
         Verb::Sandbox(args) => sandbox::run(args).await,
+        Verb::Parked(args) => parked::run(args).await,
     }
 }
 
@@ -88,6 +91,9 @@ mod tests {
             "tradebot-symbols worker --queues celery --concurrency 2 --hostname w --loglevel debug",
             "tradebot-symbols up --sandbox --private-redis --refreshes 3",
             "tradebot-symbols sandbox --listen 127.0.0.1:0",
+            "tradebot-symbols parked list --json",
+            "tradebot-symbols parked replay 0123 4567",
+            "tradebot-symbols parked drop --all",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

@@ -26,6 +26,12 @@ pub struct RedisConfig {
     pub results: RedisUrl,
     /// How long a result is kept; zero keeps it for ever.
     pub result_expires: Duration,
+    /// Prefix of the broker's keys.
+    pub key_prefix: String,
+    /// Prefix of result keys.
+    pub result_key_prefix: String,
+    /// How old an abandoned delivery must be to be restored.
+    pub visibility_timeout: Duration,
 }
 
 impl RedisConfig {
@@ -38,6 +44,11 @@ impl RedisConfig {
             broker: RedisUrl::new(broker),
             results: RedisUrl::new(reader.text("CELERY_RESULT_BACKEND")),
             result_expires: reader.seconds("CELERY_RESULT_EXPIRES"),
+            key_prefix: reader.optional("CELERY_GLOBAL_KEYPREFIX").unwrap_or_default(),
+            result_key_prefix: reader
+                .optional("CELERY_RESULT_GLOBAL_KEYPREFIX")
+                .unwrap_or_default(),
+            visibility_timeout: reader.seconds("CELERY_VISIBILITY_TIMEOUT"),
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod canvas;
 pub mod clock;
 pub mod engine;
+pub(crate) mod failpoint;
 pub mod lifecycle;
 pub mod node;
 pub mod results;

@@ -1,11 +1,10 @@
 //! The product: Binance's symbol lists, kept warm in Redis by the tasks of a worker.
 //!
 //! From the bottom up: [`binance`] (the exchange's client), [`symbols`] (which symbols, and their cache),
-//! [`tasks`] (the warm-ups) and [`worker`], which assembles them on the engine. [`sandbox`] stands in for
-//! the exchange and shares nothing with the rest.
+//! [`tasks`] (the warm-ups and what they work with). [`sandbox`] stands in for the exchange and shares
+//! nothing with the rest.
 
 pub mod binance;
 pub mod sandbox;
 pub mod symbols;
 pub mod tasks;
-pub mod worker;

@@ -18,6 +18,7 @@ use tradebot_symbols::core::clock::SystemClock;
 use tradebot_symbols::core::lifecycle::Stop;
 use tradebot_symbols::core::node;
 use tradebot_symbols::core::transport::Connection;
+use tradebot_symbols::core::wire::keys::Keys;
 use tradebot_symbols::core::wire::task_message;
 use tradebot_symbols::telemetry;
 
@@ -84,7 +85,8 @@ async fn run(args: Args) -> Result<()> {
     let machine = node::machine();
     let connection = Connection::new(&redis.broker, &format!("beat@{machine}"))?;
     let origin = task_message::origin(&machine);
-    Ticker::new(schedule, connection, SystemClock::shared(), origin)
+    let keys = Keys::with_prefix(&redis.key_prefix);
+    Ticker::new(schedule, connection, keys, SystemClock::shared(), origin)
         .run(&stop)
         .await;
     info!("beat stopped");

@@ -35,6 +35,7 @@ impl Ticker {
     pub(crate) fn new(
         schedule: Schedule,
         connection: Connection,
+        keys: Keys,
         clock: SharedClock,
         origin: String,
     ) -> Self {
@@ -45,7 +46,7 @@ impl Ticker {
             due,
             anchor,
             connection,
-            keys: Keys::default(),
+            keys,
             clock,
             origin,
         }

@@ -72,7 +72,9 @@ pub async fn run(
             error!(error = %panic, "the consumer panicked");
             return Err(BridgeError::Consumer);
         }
-        if engine.drained(COLD_PATIENCE).await {
+        let drained = engine.drained(COLD_PATIENCE).await;
+        engine.end_lease(drained).await;
+        if drained {
             Ok(())
         } else {
             Err(BridgeError::NotDrained)

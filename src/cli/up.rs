@@ -132,10 +132,7 @@ fn start_children(args: &Args, environment: &[(String, String)]) -> Result<Vec<C
     let own = std::env::current_exe().context("this program's own path")?;
     let beat = own.with_file_name("tradebot-beat");
     if !beat.is_file() {
-        bail!(
-            "{} is missing: build it with `cargo build --workspace`",
-            beat.display()
-        );
+        bail!("{} is missing: build it with `cargo build`", beat.display());
     }
     let mut level = Vec::new();
     if let Some(loglevel) = &args.loglevel {

@@ -42,6 +42,21 @@ pub const VARIABLES: &[Variable] = &[
         "seconds a task result is kept, 0: for ever",
     ),
     variable(
+        "CELERY_VISIBILITY_TIMEOUT",
+        "3600",
+        "seconds after which an abandoned delivery of anybody is restored; must be what the Python workers have",
+    ),
+    variable(
+        "CELERY_GLOBAL_KEYPREFIX",
+        "",
+        "prefix of the broker's keys, kombu's `global_keyprefix`",
+    ),
+    variable(
+        "CELERY_RESULT_GLOBAL_KEYPREFIX",
+        "",
+        "prefix of result keys, the backend's `global_keyprefix`",
+    ),
+    variable(
         "CELERY_TASK_TIME_LIMIT",
         "180",
         "hard limit of a task, in seconds",

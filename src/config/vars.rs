@@ -38,6 +38,15 @@ impl Vars for std::collections::BTreeMap<&str, &str> {
 #[error("configuration: {}", .0.join("; "))]
 pub struct ConfigError(pub Vec<String>);
 
+impl ConfigError {
+    /// The mistakes of both.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+}
+
 /// Reads variables; a value that is absent or empty has the table's default.
 pub struct Reader<'a> {
     vars: &'a dyn Vars,

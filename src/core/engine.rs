@@ -15,9 +15,11 @@
 
 mod consumer;
 mod execution;
+mod foreign;
+mod heartbeat;
 mod settlement;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,12 +28,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use foreign::ForeignWatch;
+use heartbeat::Heartbeat;
+
 pub use execution::{Failure, FailureKind, Limits, TaskPolicy};
 
 use crate::core::clock::SharedClock;
 use crate::core::lifecycle::Stop;
 use crate::core::results::Results;
-use crate::core::transport::{Claimed, DeliveryTag, Source, Transport};
+use crate::core::transport::{Claimed, Connection, DeliveryTag, Source, Transport};
 use crate::core::wire::body::Body;
 use crate::core::wire::envelope::Envelope;
 
@@ -55,6 +60,8 @@ pub struct EngineSettings {
     pub concurrency: usize,
     /// Limits for tasks and messages that have none of their own.
     pub limits: Limits,
+    /// kombu's `visibility_timeout`: how old a delivery of anybody must be to be restored.
+    pub visibility_timeout: Duration,
 }
 
 /// A message that is due to run.
@@ -90,6 +97,8 @@ pub struct Engine {
     tracker: TaskTracker,
     waiting: AtomicUsize,
     left_out: Mutex<VecDeque<String>>,
+    foreign: ForeignWatch,
+    heartbeat: Mutex<Option<Heartbeat>>,
     origin: String,
 }
 
@@ -115,6 +124,8 @@ impl Engine {
             tracker: TaskTracker::new(),
             waiting: AtomicUsize::new(0),
             left_out: Mutex::default(),
+            foreign: ForeignWatch::default(),
+            heartbeat: Mutex::default(),
         })
     }
 
@@ -142,6 +153,12 @@ impl Engine {
         self.waiting.load(Ordering::Relaxed)
     }
 
+    /// Tasks of other workers whose messages wait on our queues, with their number.
+    #[must_use]
+    pub fn foreign_waiting(&self) -> BTreeMap<String, usize> {
+        self.foreign.waiting()
+    }
+
     /// Waits until everything taken has been settled or handed back. Call it once a stop was asked for and
     /// the consumer has ended; `patience` bounds what comes after a cold stop.
     pub async fn drained(&self, patience: Duration) -> bool {
@@ -152,6 +169,32 @@ impl Engine {
                 self.stop.cold().await;
                 tokio::time::sleep(patience).await;
             } => false,
+        }
+    }
+
+    /// Keeps this worker's lease, over a connection of its own, until [`Engine::end_lease`].
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn keep_lease(&self, connection: Connection) -> std::io::Result<()> {
+        let heartbeat = Heartbeat::start(
+            self.transport.sibling(connection),
+            self.settings.hostname.clone(),
+            self.settings.visibility_timeout,
+        )?;
+        *self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = Some(heartbeat);
+        Ok(())
+    }
+
+    /// Gives the lease up; `drained` says that nothing is held any more.
+    pub async fn end_lease(&self, drained: bool) {
+        let heartbeat = self
+            .heartbeat
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(heartbeat) = heartbeat {
+            heartbeat.stop(drained).await;
         }
     }
 

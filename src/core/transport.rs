@@ -9,6 +9,9 @@
 //! the record of its next holder.
 
 mod connection;
+mod held;
+mod parked;
+mod recovery;
 
 use std::sync::Arc;
 
@@ -17,19 +20,32 @@ use serde_json::json;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use held::Held;
+
 pub use connection::{CONNECT_TIMEOUT, Connection, RESPONSE_TIMEOUT, RedisTrouble, ScriptCall};
+pub use parked::Parked;
+pub use recovery::{GRACE, HEARTBEAT, LEASE, RESTORE_INTERVAL, SCORE_RENEWAL};
 
 use crate::core::clock::SharedClock;
 use crate::core::wire::envelope::Envelope;
 use crate::core::wire::keys::{self, Keys, PRIORITY_STEPS};
 use crate::core::wire::python_json;
 
-/// How many elements from the served end of a list one claim looks at.
-const SCAN_WINDOW: usize = 1024;
+/// How many elements of a list one claim looks at; bounds the time the server spends on it.
+pub const SCAN_WINDOW: usize = 512;
 
 /// Identifies one delivery of one message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryTag(pub String);
+
+impl DeliveryTag {
+    /// Number of the claim and place within it, for tags of this system: `worker-claim-place`.
+    fn sequence(&self) -> (u64, u64) {
+        let mut parts = self.0.rsplit('-').map(|part| part.parse().unwrap_or(0));
+        let place = parts.next().unwrap_or(0);
+        (parts.next().unwrap_or(0), place)
+    }
+}
 
 /// The list a message came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,8 +74,10 @@ pub struct Claim {
     pub claimed: Vec<Claimed>,
     /// Messages still in their list, whose owner the server could not tell.
     pub unclear: Vec<(Source, Vec<u8>)>,
-    /// Messages of other workers' tasks that were seen and left alone.
-    pub foreign: usize,
+    /// Tasks of other workers whose messages were seen and left alone, with their number.
+    pub foreign: Vec<(String, usize)>,
+    /// A list goes on beyond what was looked at: claim again with a higher offset.
+    pub more: bool,
 }
 
 /// Where a message pushed by [`Transport::settle`] goes.
@@ -109,10 +127,13 @@ pub struct Transport {
     clock: SharedClock,
     changed: Arc<Notify>,
     sources: Vec<Source>,
-    tags: TagSeries,
+    tags: Arc<TagSeries>,
+    held: Arc<Held>,
     claim: Script,
     claim_exact: Script,
     settle: Script,
+    heartbeat: Script,
+    release_mutex: Script,
 }
 
 impl Transport {
@@ -135,17 +156,60 @@ impl Transport {
                 list: keys.list(queue, step),
             })
             .collect();
+        Self::build(
+            connection,
+            changed,
+            keys,
+            sources,
+            clock,
+            Arc::default(),
+            Arc::default(),
+        )
+    }
+
+    /// The same worker's transport over another connection, for a thread of its own.
+    #[must_use]
+    pub fn sibling(&self, connection: Connection) -> Self {
+        Self::build(
+            connection,
+            Arc::clone(&self.changed),
+            self.keys.clone(),
+            self.sources.clone(),
+            Arc::clone(&self.clock),
+            Arc::clone(&self.tags),
+            Arc::clone(&self.held),
+        )
+    }
+
+    fn build(
+        connection: Connection,
+        changed: Arc<Notify>,
+        keys: Keys,
+        sources: Vec<Source>,
+        clock: SharedClock,
+        tags: Arc<TagSeries>,
+        held: Arc<Held>,
+    ) -> Self {
         Self {
             connection,
             keys,
             clock,
             changed,
             sources,
-            tags: TagSeries::default(),
+            tags,
+            held,
             claim: Script::new(include_str!("transport/scripts/claim.lua")),
             claim_exact: Script::new(include_str!("transport/scripts/claim_exact.lua")),
             settle: Script::new(include_str!("transport/scripts/settle.lua")),
+            heartbeat: Script::new(include_str!("transport/scripts/heartbeat.lua")),
+            release_mutex: Script::new(include_str!("transport/scripts/release_mutex.lua")),
         }
+    }
+
+    /// Id of this worker, with which its delivery tags begin.
+    #[must_use]
+    pub fn worker_id(&self) -> &str {
+        &self.tags.worker
     }
 
     /// The connection, for commands that are no transport matter.
@@ -189,7 +253,8 @@ impl Transport {
     /// Claims up to `want` messages of the tasks in `names`; messages whose text holds one of `left_out` stay.
     ///
     /// Also arms the change notification, before looking: whatever is pushed afterwards ends
-    /// [`changed`](Self::changed). Finding nothing therefore means that waiting is safe.
+    /// [`changed`](Self::changed). Finding nothing therefore means that waiting is safe, once the lists have
+    /// been looked through: `offset` skips that many elements at the served end.
     ///
     /// # Errors
     /// [`RedisTrouble`]. When only the answer was lost the messages are in `unacked`, and are restored from
@@ -197,6 +262,7 @@ impl Transport {
     pub async fn claim(
         &self,
         want: usize,
+        offset: usize,
         names: &[String],
         left_out: &[String],
     ) -> Result<Claim, RedisTrouble> {
@@ -210,6 +276,7 @@ impl Transport {
         }
         call.number(want)
             .number(SCAN_WINDOW)
+            .number(offset)
             .number(self.clock.unix_seconds())
             .arg(self.tags.next());
         call.number(names.len());
@@ -224,9 +291,13 @@ impl Transport {
         }
         type Claimed3 = Vec<(String, usize, Vec<u8>)>;
         type Unclear2 = Vec<(usize, Vec<u8>)>;
-        let (claimed, unclear, foreign): (Claimed3, Unclear2, usize) =
+        type Foreign = Vec<(String, usize)>;
+        let (claimed, unclear, foreign, more): (Claimed3, Unclear2, Foreign, bool) =
             self.connection.script(Some(&arm), &self.claim, &call).await?;
         let source = |number: usize| self.sources[number - 1].clone();
+        for (tag, ..) in &claimed {
+            self.held.insert(DeliveryTag(tag.clone()));
+        }
         Ok(Claim {
             claimed: claimed
                 .into_iter()
@@ -241,6 +312,7 @@ impl Transport {
                 .map(|(list, raw)| (source(list), raw))
                 .collect(),
             foreign,
+            more,
         })
     }
 
@@ -252,6 +324,9 @@ impl Transport {
         let tag = DeliveryTag(format!("{}1", self.tags.next()));
         let record = [b"[".as_slice(), &raw, record_suffix(&source.queue).as_bytes()].concat();
         let taken = self.move_exact(source, &raw, &tag, record, String::new()).await?;
+        if taken {
+            self.held.insert(tag.clone());
+        }
         Ok(taken.then(|| Claimed {
             tag,
             source: source.clone(),
@@ -296,6 +371,7 @@ impl Transport {
                 .arg(push.message.as_str());
         }
         let (held, stored): (bool, bool) = self.connection.script(None, &self.settle, &call).await?;
+        self.held.remove(tag);
         if !pushes.is_empty() {
             // The server does not report our own changes to us (NOLOOP).
             self.changed.notify_one();
@@ -373,6 +449,7 @@ impl Transport {
             Err(_) => json!(raw),
         };
         let entry = json!({
+            "id": Uuid::new_v4().simple().to_string(),
             "reason": reason,
             "queue": source.queue,
             "list": source.list,
@@ -408,17 +485,17 @@ fn record_suffix(queue: &str) -> String {
     )
 }
 
-/// Prefixes of delivery tags: unique per process, counting up per claim.
+/// Prefixes of delivery tags: the worker's id, and a number that counts up per claim.
 #[derive(Debug)]
 struct TagSeries {
-    process: Uuid,
+    worker: String,
     next: std::sync::atomic::AtomicU64,
 }
 
 impl Default for TagSeries {
     fn default() -> Self {
         Self {
-            process: Uuid::new_v4(),
+            worker: Uuid::new_v4().simple().to_string(),
             next: std::sync::atomic::AtomicU64::new(0),
         }
     }
@@ -427,6 +504,6 @@ impl Default for TagSeries {
 impl TagSeries {
     fn next(&self) -> String {
         let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        format!("{}-{number}-", self.process)
+        format!("{}-{number}-", self.worker)
     }
 }

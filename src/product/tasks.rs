@@ -1,14 +1,77 @@
-//! The tasks of this worker.
+//! The tasks of this worker, and what they work with.
 
 pub mod warmup;
 
+use thiserror::Error;
+use tracing::info;
+
 use crate::bridge::TaskSet;
+use crate::config::{BinanceConfig, ConfigError, Reader, RedisConfig, SymbolsConfig, Vars};
+use crate::core::clock::SystemClock;
+use crate::core::transport::{Connection, RedisTrouble};
+use crate::product::binance::client::Client;
+use crate::product::symbols::cache::SymbolCache;
 use crate::product::symbols::refresh::Refresher;
+
+/// The configuration of the tasks.
+#[derive(Debug, Clone)]
+pub struct ContextConfig {
+    symbols: SymbolsConfig,
+    binance: BinanceConfig,
+}
 
 /// What the tasks work with: the worker's state.
 pub struct Context {
     /// Refreshes the lists.
     pub refresher: Refresher,
+}
+
+/// Why the tasks cannot be set up.
+#[derive(Debug, Error)]
+pub enum ContextError {
+    /// A Redis URL cannot be used.
+    #[error(transparent)]
+    Redis(#[from] RedisTrouble),
+    /// The machine's TLS set-up cannot be used.
+    #[error("the HTTP client cannot be set up")]
+    Http(#[from] reqwest::Error),
+}
+
+impl Context {
+    /// Reads the tasks' part of the environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every mistake found.
+    pub fn read(vars: &dyn Vars) -> Result<ContextConfig, ConfigError> {
+        let mut reader = Reader::new(vars);
+        let config = ContextConfig {
+            symbols: SymbolsConfig::read(&mut reader),
+            binance: BinanceConfig::read(&mut reader),
+        };
+        reader.finish()?;
+        Ok(config)
+    }
+}
+
+impl ContextConfig {
+    /// Sets the tasks up for the worker `hostname`; one connection more, for the cache. Nothing is opened yet.
+    ///
+    /// # Errors
+    /// [`ContextError`].
+    pub fn connect(self, redis: &RedisConfig, hostname: &str) -> Result<Context, ContextError> {
+        info!(
+            spot = %self.binance.base_urls.spot.join(","),
+            futures = %self.binance.base_urls.futures.join(","),
+            testnet = self.binance.testnet,
+            "exchange"
+        );
+        let cache = Connection::new(&redis.cache, &format!("{hostname}-cache"))?;
+        let cache = SymbolCache::new(cache, self.symbols.ttl_seconds, SystemClock::shared());
+        let client = Client::new(self.binance)?;
+        Ok(Context {
+            refresher: Refresher::new(client, cache, self.symbols),
+        })
+    }
 }
 
 /// All tasks of the worker.

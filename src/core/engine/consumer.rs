@@ -12,16 +12,46 @@ use super::{Engine, Job, MAX_WAITING, Received, Slot};
 use crate::core::backoff::Reconnect;
 use crate::core::canvas;
 use crate::core::error_chain;
+use crate::core::failpoint;
 use crate::core::lifecycle::sleep_unless_stopping;
-use crate::core::transport::{Claim, Claimed, RedisTrouble, Source};
+use crate::core::transport::{Claim, Claimed, RedisTrouble, SCAN_WINDOW, Source};
 use crate::core::wire::envelope::Envelope;
 
 /// How long the consumer trusts the change notification alone. A lost notification costs this much.
 const SAFETY_POLL: Duration = Duration::from_secs(5);
 /// The same for a server that cannot notify (before Redis 6).
 const PLAIN_POLL: Duration = Duration::from_millis(500);
+/// The pause that one foreign message in the queue adds between two passes, and the longest in all.
+const PASS_COST: Duration = Duration::from_micros(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// The most messages one claim takes.
 const MAX_BATCH: usize = 64;
+
+/// Where the consumer is in its passes through the lists.
+#[derive(Default)]
+struct Consuming {
+    /// The queues are bound and nothing of an earlier connection is left over.
+    bound: bool,
+    /// Elements already looked at in this pass.
+    offset: usize,
+    /// Foreign messages among them.
+    foreign: usize,
+}
+
+impl Consuming {
+    fn restart(&mut self) {
+        self.offset = 0;
+        self.foreign = 0;
+    }
+}
+
+/// What follows a claim.
+enum Next {
+    /// Another one.
+    Claim,
+    /// A change of the queues; so many foreign messages are in them.
+    Wait { foreign: usize },
+}
 
 /// What to do with a message that was read.
 enum Verdict {
@@ -36,55 +66,52 @@ impl Engine {
     /// Consumes until a stop is asked for, sending every message that is due to `jobs`.
     pub async fn consume(self: Arc<Self>, jobs: mpsc::Sender<Job>) {
         let mut waits = Reconnect::default();
-        let mut bound = false;
+        let mut state = Consuming::default();
         while let Some(slots) = self.free_slots().await {
-            match self.round(slots, &jobs, &mut bound).await {
-                Ok(true) => waits.reset(),
-                Ok(false) => {
+            match self.round(slots, &jobs, &mut state).await {
+                Ok(Next::Claim) => waits.reset(),
+                Ok(Next::Wait { foreign }) => {
                     waits.reset();
-                    self.idle().await;
+                    self.idle(foreign).await;
                 }
-                Err(trouble) => self.back_off(&trouble, &mut waits, &mut bound).await,
+                Err(trouble) => self.back_off(&trouble, &mut waits, &mut state).await,
             }
         }
         info!(queues = %self.transport.queue_names().join(","), "consumer stopped");
     }
 
-    /// One claim with the slots at hand; `true` when it found something to do.
+    /// One claim with the slots at hand.
     async fn round(
         self: &Arc<Self>,
         mut slots: Vec<OwnedSemaphorePermit>,
         jobs: &mpsc::Sender<Job>,
-        bound: &mut bool,
-    ) -> Result<bool, RedisTrouble> {
-        if !*bound {
-            self.transport.bind_queues().await?;
-            *bound = true;
-            info!(
-                broker = self.transport.connection().place(),
-                queues = %self.transport.queue_names().join(","),
-                concurrency = self.settings.concurrency,
-                "connected"
-            );
+        state: &mut Consuming,
+    ) -> Result<Next, RedisTrouble> {
+        if !state.bound {
+            self.begin().await?;
+            state.bound = true;
         }
         let claim = self
             .transport
-            .claim(slots.len(), &self.settings.tasks, &self.left_out())
+            .claim(slots.len(), state.offset, &self.settings.tasks, &self.left_out())
             .await?;
-        let busy = !claim.claimed.is_empty();
-        if claim.foreign > 0 {
-            debug!(
-                messages = claim.foreign,
-                "left messages of other tasks in their queue"
-            );
-        }
+        failpoint::pass("claimed");
         let Claim {
-            mut claimed, unclear, ..
+            mut claimed,
+            unclear,
+            foreign,
+            more,
         } = claim;
+        let foreign_count: usize = foreign.iter().map(|(_, messages)| messages).sum();
+        state.foreign += foreign_count;
         for (source, raw) in unclear {
             if claimed.len() < slots.len() {
                 claimed.extend(self.look_closer(&source, raw).await?);
             }
+        }
+        let busy = !claimed.is_empty();
+        if !busy {
+            self.foreign.note(foreign, !more);
         }
         for one in claimed {
             let Some(slot) = slots.pop() else {
@@ -92,7 +119,31 @@ impl Engine {
             };
             self.sort(one, Slot(slot), jobs).await;
         }
-        Ok(busy)
+        if busy {
+            state.restart();
+            return Ok(Next::Claim);
+        }
+        if more {
+            // Nothing of ours within the window: look behind it. Each step is short for the server.
+            state.offset += SCAN_WINDOW;
+            return Ok(Next::Claim);
+        }
+        let foreign = state.foreign;
+        state.restart();
+        Ok(Next::Wait { foreign })
+    }
+
+    /// What precedes the first claim on a connection.
+    async fn begin(&self) -> Result<(), RedisTrouble> {
+        self.transport.bind_queues().await?;
+        self.transport.restore_unanswered().await?;
+        info!(
+            broker = self.transport.connection().place(),
+            queues = %self.transport.queue_names().join(","),
+            concurrency = self.settings.concurrency,
+            "connected"
+        );
+        Ok(())
     }
 
     /// Waits for at least one free slot and takes up to a batch of them; `None` once stopping.
@@ -117,7 +168,13 @@ impl Engine {
         Some(slots)
     }
 
-    async fn idle(&self) {
+    /// Waits for a change. A backlog of foreign messages makes every pass cost the server something, so the
+    /// longer it is, the longer the pause between two passes.
+    async fn idle(&self, foreign: usize) {
+        let pause = (PASS_COST * u32::try_from(foreign).unwrap_or(u32::MAX)).min(LONGEST_PAUSE);
+        if !pause.is_zero() {
+            sleep_unless_stopping(&self.stop, pause).await;
+        }
         let poll = if self.transport.connection().is_tracking() {
             SAFETY_POLL
         } else {
@@ -131,8 +188,8 @@ impl Engine {
         }
     }
 
-    async fn back_off(&self, trouble: &RedisTrouble, waits: &mut Reconnect, bound: &mut bool) {
-        *bound = false;
+    async fn back_off(&self, trouble: &RedisTrouble, waits: &mut Reconnect, state: &mut Consuming) {
+        *state = Consuming::default();
         let delay = waits.next_delay();
         if waits.attempt() == 1 {
             warn!(error = %error_chain(trouble), "broker in trouble, trying again until it is back");

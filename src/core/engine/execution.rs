@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use serde_json::{Value, json};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{Engine, Job};
 use crate::core::canvas::{self, Successor};
+use crate::core::error_chain;
+use crate::core::failpoint;
 use crate::core::retry::{self, RetryPolicy};
 use crate::core::wire::python_repr;
 use crate::core::wire::result::{Exception, State};
@@ -78,6 +80,7 @@ impl Engine {
     where
         F: Future<Output = Result<Value, Failure>> + Send,
     {
+        failpoint::pass("started");
         let started = Instant::now();
         let limits = self.limits(&job, policy);
         // Every branch is cancel-safe in the sense that matters: a dropped run is a run that is over.
@@ -112,6 +115,7 @@ impl Engine {
         returned: Result<Value, Failure>,
         runtime: Duration,
     ) {
+        failpoint::pass("returned");
         let context = canvas::Context {
             message: &job.message,
             body: &job.body,
@@ -142,6 +146,12 @@ impl Engine {
             self.fail_rest_of_chain(&job, &state).await;
         }
         self.settle(&job.tag, &job.message, &state, &successors).await;
+        failpoint::pass("settled");
+        if job.message.redelivered()
+            && let Err(trouble) = self.transport.forget_crashes(&job.message).await
+        {
+            debug!(error = %error_chain(&trouble), "a crash count stays until it expires");
+        }
         report(&job, &state, &successors, runtime);
         drop(job.slot);
     }

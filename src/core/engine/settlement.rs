@@ -11,6 +11,7 @@ use super::{Engine, Received};
 use crate::core::backoff::Reconnect;
 use crate::core::canvas::{self, Successor};
 use crate::core::error_chain;
+use crate::core::failpoint;
 use crate::core::transport::{
     Claimed, DeliveryTag, Push, RedisTrouble, Settled, Source, StoredResult, Transport,
 };
@@ -94,6 +95,7 @@ impl Engine {
             self.until_done("store a result", || self.results.store(document))
                 .await?;
             with_ack = None;
+            failpoint::pass("result stored");
         }
         let settled = self
             .until_done("settle a message", || {

@@ -21,6 +21,7 @@ use redis::{
 use thiserror::Error;
 use tokio::sync::{Mutex, Notify};
 
+use crate::core::failpoint;
 use crate::core::secret::RedisUrl;
 
 /// How long opening a connection may take.
@@ -188,6 +189,7 @@ impl Connection {
             pipeline.arg(part.as_slice());
         }
         let mut live = self.live().await?;
+        failpoint::pass("script sent");
         let mut answer: Result<(T,), RedisError> = pipeline.query_async(&mut live.socket).await;
         if answer
             .as_ref()
@@ -197,6 +199,7 @@ impl Connection {
             self.judge(&live, loaded).await?;
             answer = pipeline.query_async(&mut live.socket).await;
         }
+        failpoint::pass("script answered");
         Ok(self.judge(&live, answer).await?.0)
     }
 

@@ -63,6 +63,36 @@ impl Keys {
         format!("{}_kombu.{infix}.{exchange}", self.prefix)
     }
 
+    /// kombu's lock around the restore of timed-out deliveries.
+    #[must_use]
+    pub fn unacked_mutex(&self) -> String {
+        format!("{}unacked_mutex", self.prefix)
+    }
+
+    /// A worker's lease: there while the worker lives.
+    #[must_use]
+    pub fn lease(&self, worker: &str) -> String {
+        format!("{}{OWN}:lease:{worker}", self.prefix)
+    }
+
+    /// Hash of the workers of this system: id to node name.
+    #[must_use]
+    pub fn workers(&self) -> String {
+        format!("{}{OWN}:workers", self.prefix)
+    }
+
+    /// Sorted set of workers without a lease, by when that was first noticed.
+    #[must_use]
+    pub fn suspects(&self) -> String {
+        format!("{}{OWN}:suspects", self.prefix)
+    }
+
+    /// Hash of how often a message was running when its worker died.
+    #[must_use]
+    pub fn crashes(&self) -> String {
+        format!("{}{OWN}:crashes", self.prefix)
+    }
+
     /// List of messages set aside with the reason; see [`crate::core::transport`].
     #[must_use]
     pub fn parked(&self) -> String {

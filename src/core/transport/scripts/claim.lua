@@ -1,7 +1,7 @@
 -- Takes up to `want` messages of known tasks off the queues and records each in `unacked` in the same step.
 --
 -- KEYS  unacked, unacked_index, then the lists to serve in order
--- ARGV  want, window, now (Unix seconds), tag prefix,
+-- ARGV  want, window, number of elements to skip at the served end, now (Unix seconds), tag prefix,
 --       number of names, the names of the tasks this worker runs,
 --       one routing suffix per list: the end of the stored triple, `, "", "queue"]`,
 --       then ids of messages that were handed back and must be left to others
@@ -10,13 +10,14 @@
 -- elements from the end that is served first. Where the text alone does not tell whose a message is
 -- (protocol 1, escaped names) it is reported and not moved either.
 --
--- Returns {tag, list number, message, ...}, {list number, message, ...}, number of foreign messages seen.
-local want, window = tonumber(ARGV[1]), tonumber(ARGV[2])
-local now, prefix = ARGV[3], ARGV[4]
-local name_count = tonumber(ARGV[5])
+-- Returns {tag, list number, message, ...}, {list number, message, ...}, {foreign task, count, ...}, and 1 if
+-- a list goes on beyond the window.
+local want, window, skip = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local now, prefix = ARGV[4], ARGV[5]
+local name_count = tonumber(ARGV[6])
 local names = {}
-for i = 6, 5 + name_count do names[#names + 1] = ARGV[i] end
-local suffixes = 5 + name_count
+for i = 7, 6 + name_count do names[#names + 1] = ARGV[i] end
+local suffixes = 6 + name_count
 local list_count = #KEYS - 2
 local first_left_out = suffixes + list_count + 1
 
@@ -32,29 +33,29 @@ local function verdict(raw)
   local found = string.match(raw, '"task": ?"([^"\\]*)"')
   for _, name in ipairs(names) do
     if found == name then
-      if is_left_out(raw) then return 'foreign' end
+      if is_left_out(raw) then return 'foreign', found end
       return 'ours'
     end
   end
   if not found then
-    if is_left_out(raw) then return 'foreign' end
+    if is_left_out(raw) then return 'foreign', '?' end
     return 'unclear'
   end
   for _, name in ipairs(names) do
     if string.find(raw, '"' .. name .. '"', 1, true) then
-      if is_left_out(raw) then return 'foreign' end
+      if is_left_out(raw) then return 'foreign', found end
       return 'unclear'
     end
   end
-  return 'foreign'
+  return 'foreign', found
 end
 
-local claimed, unclear, foreign, count = {}, {}, 0, 0
+local claimed, unclear, foreign, count, more = {}, {}, {}, 0, 0
 local records, scores = {}, {}
 
 for list = 1, list_count do
   local key = KEYS[list + 2]
-  local kept, scanned = 0, 0
+  local kept, scanned = skip, 0
   local chunk = want - count
   while count < want and scanned < window do
     local batch = redis.call('LRANGE', key, -(kept + chunk), -(kept + 1))
@@ -62,7 +63,7 @@ for list = 1, list_count do
     for i = #batch, 1, -1 do
       local raw = batch[i]
       scanned = scanned + 1
-      local whose = verdict(raw)
+      local whose, task = verdict(raw)
       if whose == 'ours' and count < want then
         if kept == 0 then redis.call('RPOP', key) else redis.call('LREM', key, -1, raw) end
         count = count + 1
@@ -77,7 +78,7 @@ for list = 1, list_count do
       else
         kept = kept + 1
         if whose == 'foreign' then
-          foreign = foreign + 1
+          foreign[task] = (foreign[task] or 0) + 1
         elseif whose == 'unclear' and #unclear < 32 then
           unclear[#unclear + 1] = list
           unclear[#unclear + 1] = raw
@@ -86,10 +87,18 @@ for list = 1, list_count do
     end
     chunk = 64
   end
+  if scanned >= window and redis.call('LLEN', key) > kept then more = 1 end
 end
 
 if count > 0 then
   redis.call('HSET', KEYS[1], unpack(records))
   redis.call('ZADD', KEYS[2], unpack(scores))
 end
-return {claimed, unclear, foreign}
+local waiting = {}
+for task, number in pairs(foreign) do
+  if #waiting < 64 then
+    waiting[#waiting + 1] = task
+    waiting[#waiting + 1] = number
+  end
+end
+return {claimed, unclear, waiting, more}

@@ -1,0 +1,87 @@
+//! Messages of other workers' tasks that wait on our queues.
+//!
+//! They are none of our business, except that somebody should be told when nobody takes them.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+/// How long messages may wait before that is worth a warning, and how often it is repeated.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct ForeignWatch(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Counted in the pass through the lists that is under way.
+    counting: BTreeMap<String, usize>,
+    /// What the last full pass saw.
+    waiting: BTreeMap<String, usize>,
+    since: Option<Instant>,
+    warned: Option<Instant>,
+}
+
+impl ForeignWatch {
+    /// Adds what one claim saw. `ends_pass` says that it looked at the last elements.
+    pub(super) fn note(&self, seen: Vec<(String, usize)>, ends_pass: bool) {
+        let mut state = self.lock();
+        for (task, messages) in seen {
+            *state.counting.entry(task).or_default() += messages;
+        }
+        if !ends_pass {
+            return;
+        }
+        state.waiting = std::mem::take(&mut state.counting);
+        if state.waiting.is_empty() {
+            state.since = None;
+            return;
+        }
+        let now = Instant::now();
+        let since = *state.since.get_or_insert(now);
+        let warned_lately = state.warned.is_some_and(|at| at.elapsed() < PATIENCE * 2);
+        if since.elapsed() >= PATIENCE && !warned_lately {
+            state.warned = Some(now);
+            let tasks: Vec<String> = state
+                .waiting
+                .iter()
+                .map(|(task, n)| format!("{task} ({n})"))
+                .collect();
+            warn!(
+                tasks = %tasks.join(", "),
+                waiting_seconds = since.elapsed().as_secs(),
+                "messages of tasks that this worker does not run wait in the queue; is a Python worker running?"
+            );
+        }
+    }
+
+    /// Foreign tasks whose messages waited at the last full pass, with their number.
+    pub(super) fn waiting(&self) -> BTreeMap<String, usize> {
+        self.lock().waiting.clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_is_counted_as_a_whole_and_forgotten_by_the_next() {
+        let watch = ForeignWatch::default();
+        watch.note(vec![("a".into(), 2)], false);
+        watch.note(vec![("a".into(), 1), ("b".into(), 1)], true);
+        assert_eq!(
+            watch.waiting(),
+            BTreeMap::from([("a".into(), 3), ("b".into(), 1)])
+        );
+        watch.note(Vec::new(), true);
+        assert!(watch.waiting().is_empty());
+    }
+}

@@ -1,0 +1,119 @@
+//! The heartbeat: lease, scores and restores, on a thread of its own.
+//!
+//! A task that never yields can stop the threads that run tasks. It must not stop the heartbeat: the others
+//! would give this worker up and run its messages again. Hence the separate thread, runtime and connection.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::core::error_chain;
+use crate::core::transport::{HEARTBEAT, RESTORE_INTERVAL, RedisTrouble, SCORE_RENEWAL, Transport};
+
+/// A running heartbeat.
+pub(super) struct Heartbeat {
+    end: CancellationToken,
+    ended: tokio::sync::oneshot::Receiver<()>,
+    drained: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Heartbeat {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(super) fn start(
+        transport: Transport,
+        hostname: String,
+        visibility_timeout: Duration,
+    ) -> std::io::Result<Self> {
+        let end = CancellationToken::new();
+        let drained = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let beat = Beat {
+            transport,
+            hostname,
+            visibility_timeout,
+            last_scores: None,
+            last_restore: None,
+        };
+        let (token, flag) = (end.clone(), Arc::clone(&drained));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::Builder::new()
+            .name("heartbeat".into())
+            .spawn(move || {
+                runtime.block_on(beat.run(&token, &flag));
+                // Nobody waits for it if the worker has given up already.
+                let _ = done.send(());
+            })?;
+        Ok(Self { end, ended, drained })
+    }
+
+    /// Ends the thread after giving the lease up.
+    pub(super) async fn stop(self, drained: bool) {
+        self.drained.store(drained, std::sync::atomic::Ordering::Relaxed);
+        self.end.cancel();
+        // An error means that the thread has ended already.
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.ended).await;
+    }
+}
+
+struct Beat {
+    transport: Transport,
+    hostname: String,
+    visibility_timeout: Duration,
+    last_scores: Option<Instant>,
+    last_restore: Option<Instant>,
+}
+
+impl Beat {
+    async fn run(mut self, end: &CancellationToken, drained: &std::sync::atomic::AtomicBool) {
+        let mut rng = fastrand::Rng::new();
+        let mut troubled = false;
+        while !end.is_cancelled() {
+            match self.tick().await {
+                Ok(()) => troubled = false,
+                Err(trouble) if troubled => debug!(error = %error_chain(&trouble), "no heartbeat"),
+                Err(trouble) => {
+                    warn!(error = %error_chain(&trouble), "the heartbeat does not reach the broker");
+                    troubled = true;
+                }
+            }
+            // While in trouble the lease is about to run out: be back as soon as the server is.
+            let pause = if troubled {
+                HEARTBEAT / 5
+            } else {
+                HEARTBEAT.mul_f64(0.9 + 0.2 * rng.f64())
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = end.cancelled() => {}
+            }
+        }
+        let drained = drained.load(std::sync::atomic::Ordering::Relaxed);
+        let last = tokio::time::timeout(Duration::from_secs(1), self.transport.end_lease(drained)).await;
+        if !matches!(last, Ok(Ok(()))) {
+            debug!("the lease could not be given up and will run out");
+        }
+    }
+
+    async fn tick(&mut self) -> Result<(), RedisTrouble> {
+        let due = |last: Option<Instant>, every| last.is_none_or(|last| last.elapsed() >= every);
+        for worker in self.transport.renew_lease(&self.hostname).await? {
+            self.transport.restore_worker(&worker).await?;
+        }
+        if due(self.last_scores, SCORE_RENEWAL) {
+            self.transport.renew_scores().await?;
+            self.last_scores = Some(Instant::now());
+        }
+        if due(self.last_restore, RESTORE_INTERVAL) {
+            self.transport.restore_timed_out(self.visibility_timeout).await?;
+            self.last_restore = Some(Instant::now());
+        }
+        Ok(())
+    }
+}

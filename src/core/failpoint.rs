@@ -1,0 +1,32 @@
+//! Points at which a test can have the process die, to prove that nothing is lost there.
+//!
+//! Only with the feature `failpoints`, which the test worker switches on, and only at the point that the
+//! variable `FAILPOINT` names. `NAME:n` dies at the n-th passage.
+
+/// Dies here if the environment says so.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub(crate) fn pass(_name: &str) {}
+
+/// Dies here if the environment says so.
+#[cfg(feature = "failpoints")]
+pub(crate) fn pass(name: &str) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static CHOSEN: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+
+    let chosen = CHOSEN.get_or_init(|| {
+        #[expect(clippy::disallowed_methods, reason = "a switch for tests, not configuration")]
+        let value = std::env::var("FAILPOINT").ok()?;
+        let (name, passage) = value.split_once(':').unwrap_or((&value, "1"));
+        Some((name.to_owned(), passage.parse().unwrap_or(1)))
+    });
+    if let Some((point, passage)) = chosen
+        && point == name
+        && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *passage
+    {
+        std::process::abort();
+    }
+}

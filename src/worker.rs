@@ -1,0 +1,176 @@
+//! A worker: any set of tasks on the engine, put together from the configuration.
+//!
+//! The product's worker and the test worker are both made here; see `tests/worker` for the smallest example
+//! of a worker with tasks of one's own.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::Notify;
+use tracing::info;
+
+use crate::bridge::{self, BridgeError, TaskSet};
+use crate::config::{ConfigError, Reader, RedisConfig, Vars, WorkerConfig};
+use crate::core::clock::{SharedClock, SystemClock};
+use crate::core::engine::{Engine, EngineSettings, Limits};
+use crate::core::lifecycle::Stop;
+use crate::core::node;
+use crate::core::results::{ResultOptions, Results};
+use crate::core::transport::{Connection, RedisTrouble, Transport};
+use crate::core::wire::keys::Keys;
+
+/// What a worker is told on its command line, spelled as Celery spells it.
+#[derive(Debug, Clone, clap::Args)]
+pub struct WorkerArgs {
+    /// Queues to consume, separated by commas
+    #[arg(short = 'Q', long, value_delimiter = ',', default_value = "celery")]
+    pub queues: Vec<String>,
+    /// Tasks run at a time; the number of CPUs if absent
+    #[arg(short, long)]
+    pub concurrency: Option<usize>,
+    /// Node name; %h, %n and %d stand for the machine's name and its parts
+    #[arg(short = 'n', long, default_value = "symbols@%h")]
+    pub hostname: String,
+    /// debug, info, warning or error; LOG_LEVEL if absent
+    #[arg(short, long)]
+    pub loglevel: Option<String>,
+}
+
+/// Everything a worker needs to know besides its tasks.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    redis: RedisConfig,
+    worker: WorkerConfig,
+    queues: Vec<String>,
+    concurrency: usize,
+    hostname: String,
+    machine: String,
+}
+
+impl WorkerSettings {
+    /// Reads the environment; the command line's part is given.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every mistake found.
+    pub fn read(vars: &dyn Vars, args: &WorkerArgs) -> Result<Self, ConfigError> {
+        let mut reader = Reader::new(vars);
+        let redis = RedisConfig::read(&mut reader);
+        let worker = WorkerConfig::read(&mut reader);
+        let names = args.queues.iter().map(|queue| queue.trim().to_owned());
+        let queues: Vec<String> = names.filter(|queue| !queue.is_empty()).collect();
+        if queues.is_empty() {
+            reader.complain("--queues", &args.queues.join(","), "at least one queue");
+        }
+        let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
+        let concurrency = args.concurrency.unwrap_or_else(cpus);
+        if !(1..=10_000).contains(&concurrency) {
+            reader.complain(
+                "--concurrency",
+                &concurrency.to_string(),
+                "a number from 1 to 10000",
+            );
+        }
+        reader.finish()?;
+        let machine = node::machine();
+        let hostname = node::expand(&args.hostname, &machine);
+        Ok(Self {
+            redis,
+            worker,
+            queues,
+            concurrency,
+            hostname,
+            machine,
+        })
+    }
+
+    /// The Redis servers.
+    #[must_use]
+    pub fn redis(&self) -> &RedisConfig {
+        &self.redis
+    }
+
+    /// The node name.
+    #[must_use]
+    pub fn hostname(&self) -> &str {
+        &self.hostname
+    }
+}
+
+/// Why a worker could not run.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// A Redis URL cannot be used.
+    #[error(transparent)]
+    Redis(#[from] RedisTrouble),
+    /// The system refuses signal handlers or a thread.
+    #[error("the worker cannot be set up")]
+    System(#[from] std::io::Error),
+    /// The task app ended.
+    #[error(transparent)]
+    Bridge(#[from] BridgeError),
+}
+
+/// Runs a worker with `tasks` until it is told to stop; `state` is what they find through
+/// [`bridge::state`].
+///
+/// # Errors
+/// [`WorkerError`]. A Redis that is not there yet is no error: the worker waits for it.
+pub async fn run(
+    settings: WorkerSettings,
+    tasks: TaskSet,
+    state: Arc<dyn Any + Send + Sync>,
+) -> Result<(), WorkerError> {
+    let stop = Stop::new();
+    stop.on_signals(settings.worker.shutdown_timeout)?;
+    let clock = SystemClock::shared();
+    info!(hostname = settings.hostname, tasks = %tasks.names().join(","), "worker starting");
+    let engine = engine(&settings, tasks.names(), Arc::clone(&clock), stop)?;
+    let name = format!("{}-heartbeat", settings.hostname);
+    engine.keep_lease(Connection::new(&settings.redis.broker, &name)?)?;
+    bridge::run(engine, tasks, state, clock).await?;
+    Ok(())
+}
+
+/// Three connections per worker: broker, results, and the heartbeat's.
+fn engine(
+    settings: &WorkerSettings,
+    tasks: Vec<String>,
+    clock: SharedClock,
+    stop: Stop,
+) -> Result<Arc<Engine>, WorkerError> {
+    let changed = Arc::new(Notify::new());
+    let name = &settings.hostname;
+    let broker = Connection::with_tracking(
+        &settings.redis.broker,
+        &format!("{name}-broker"),
+        Arc::clone(&changed),
+    )?;
+    let keys = Keys::with_prefix(&settings.redis.key_prefix);
+    let transport = Transport::new(broker, changed, keys, &settings.queues, Arc::clone(&clock));
+    let results = Connection::new(&settings.redis.results, &format!("{name}-results"))?;
+    let options = ResultOptions {
+        key_prefix: settings.redis.result_key_prefix.clone(),
+        expires_seconds: settings.redis.result_expires.as_secs(),
+    };
+    let results = Results::new(results, options, Arc::clone(&clock));
+    let limit = |limit: Duration| Some(limit).filter(|limit| !limit.is_zero());
+    let engine_settings = EngineSettings {
+        hostname: settings.hostname.clone(),
+        machine: settings.machine.clone(),
+        tasks,
+        default_queue: settings
+            .queues
+            .first()
+            .cloned()
+            .unwrap_or_else(|| "celery".into()),
+        concurrency: settings.concurrency,
+        limits: Limits {
+            hard: limit(settings.worker.time_limit),
+            soft: limit(settings.worker.soft_time_limit),
+        },
+        visibility_timeout: settings.redis.visibility_timeout,
+    };
+    Ok(Engine::new(engine_settings, transport, results, clock, stop))
+}

@@ -1,0 +1,63 @@
+//! A worker with tasks of its own, on the library and the environment of `tradebot-symbols worker`.
+//!
+//! The tests use it to make tasks that fail, hang, panic and kill their process. It is also the example of a
+//! worker with other tasks: write functions, mark them with the task macro, put them into a `TaskSet`, and
+//! give that to `worker::run` together with whatever the functions need.
+
+mod tasks;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::Parser;
+use tradebot_symbols::bridge::TaskSet;
+use tradebot_symbols::config::{LogConfig, ProcessEnvironment, Reader};
+use tradebot_symbols::telemetry;
+use tradebot_symbols::worker::{self, WorkerArgs, WorkerSettings};
+
+/// Runs the test tasks.
+#[derive(Parser)]
+struct Args {
+    #[command(flatten)]
+    worker: WorkerArgs,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "the last word of the program")]
+            {
+                eprintln!("test-worker: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<()> {
+    let mut reader = Reader::new(&ProcessEnvironment);
+    let logs = LogConfig::read(&mut reader);
+    reader.finish()?;
+    telemetry::init(
+        args.worker.loglevel.as_deref().unwrap_or(&logs.level),
+        logs.format,
+    )?;
+
+    let settings = WorkerSettings::read(&ProcessEnvironment, &args.worker)?;
+    let tasks = TaskSet::new()
+        .with::<tasks::noop>()
+        .with::<tasks::echo>()
+        .with::<tasks::add>()
+        .with::<tasks::xsum>()
+        .with::<tasks::sleep>()
+        .with::<tasks::spin>()
+        .with::<tasks::fail>()
+        .with::<tasks::retry>()
+        .with::<tasks::panic>()
+        .with::<tasks::exit>();
+    worker::run(settings, tasks, Arc::new(())).await?;
+    Ok(())
+}

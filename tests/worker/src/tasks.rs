@@ -1,0 +1,81 @@
+//! The tasks. Names begin with `tests.`; parameters are those a Python caller passes.
+
+#![expect(non_local_definitions, reason = "items made by the task macro")]
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tradebot_symbols::bridge::{self, TaskResult, task};
+use tradebot_symbols::core::wire::result::Exception;
+
+/// Does nothing.
+#[task(name = "tests.noop")]
+pub async fn noop() -> TaskResult<()> {
+    Ok(())
+}
+
+/// Returns its argument.
+#[task(name = "tests.echo")]
+pub async fn echo(value: Value) -> TaskResult<Value> {
+    Ok(value)
+}
+
+/// Adds two numbers.
+#[task(name = "tests.add")]
+pub async fn add(x: i64, y: i64) -> TaskResult<i64> {
+    Ok(x + y)
+}
+
+/// Adds many numbers.
+#[task(name = "tests.xsum")]
+pub async fn xsum(numbers: Vec<i64>) -> TaskResult<i64> {
+    Ok(numbers.iter().sum())
+}
+
+/// Waits without using the processor.
+#[task(name = "tests.sleep")]
+pub async fn sleep(seconds: f64) -> TaskResult<f64> {
+    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+    Ok(seconds)
+}
+
+/// Uses the processor and never yields.
+#[task(name = "tests.spin")]
+pub async fn spin(seconds: f64) -> TaskResult<f64> {
+    let end = Instant::now() + Duration::from_secs_f64(seconds);
+    while Instant::now() < end {
+        std::hint::spin_loop();
+    }
+    Ok(seconds)
+}
+
+/// Fails like a Python task that raises `ValueError(message)`, and is not retried.
+#[task(name = "tests.fail")]
+pub async fn fail(message: String) -> TaskResult<()> {
+    Err(bridge::fail(Exception::builtin("ValueError", message), None))
+}
+
+/// Fails `times` times with `KeyError`, then returns how often it was tried.
+#[task(name = "tests.retry", bind = true, max_retries = 10, max_retry_delay = 1)]
+pub async fn retry(task: &Self, times: u32) -> TaskResult<u32> {
+    let tried = task.request.retries;
+    if tried < times {
+        return Err(bridge::fail(
+            Exception::builtin("KeyError", format!("try {tried}")),
+            None,
+        ));
+    }
+    Ok(tried + 1)
+}
+
+/// Panics.
+#[task(name = "tests.panic")]
+pub async fn panic() -> TaskResult<()> {
+    std::panic::panic_any("this task always panics")
+}
+
+/// Ends the process as a crash would: at once, without any clean-up.
+#[task(name = "tests.exit")]
+pub async fn exit() -> TaskResult<()> {
+    std::process::abort()
+}
