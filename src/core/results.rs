@@ -72,7 +72,8 @@ impl Results {
         call.key("unacked").key("unacked_index").key(result.key.as_str());
         call.arg("no delivery")
             .arg(result.document.as_str())
-            .number(result.expires_seconds);
+            .number(result.expires_seconds)
+            .number(0);
         let _: (bool, bool) = self.connection.script(None, &self.store, &call).await?;
         Ok(())
     }

@@ -12,6 +12,7 @@ mod connection;
 mod held;
 mod parked;
 mod recovery;
+mod settler;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use held::Held;
+use settler::Settler;
 
 pub use connection::{CONNECT_TIMEOUT, Connection, RESPONSE_TIMEOUT, RedisTrouble, ScriptCall};
 pub use parked::Parked;
@@ -131,7 +133,7 @@ pub struct Transport {
     held: Arc<Held>,
     claim: Script,
     claim_exact: Script,
-    settle: Script,
+    settler: Settler,
     heartbeat: Script,
     release_mutex: Script,
 }
@@ -200,7 +202,7 @@ impl Transport {
             held,
             claim: Script::new(include_str!("transport/scripts/claim.lua")),
             claim_exact: Script::new(include_str!("transport/scripts/claim_exact.lua")),
-            settle: Script::new(include_str!("transport/scripts/settle.lua")),
+            settler: Settler::new(),
             heartbeat: Script::new(include_str!("transport/scripts/heartbeat.lua")),
             release_mutex: Script::new(include_str!("transport/scripts/release_mutex.lua")),
         }
@@ -359,24 +361,16 @@ impl Transport {
         result: Option<&StoredResult>,
         pushes: &[Push],
     ) -> Result<Settled, RedisTrouble> {
-        let mut call = ScriptCall::default();
-        call.key(self.keys.unacked()).key(self.keys.unacked_index());
-        call.key(result.map_or("", |result| result.key.as_str()));
-        call.arg(tag.0.as_str());
-        call.arg(result.map_or("", |result| result.document.as_str()));
-        call.number(result.map_or(0, |result| result.expires_seconds));
-        for push in pushes {
-            call.key(push.list.as_str());
-            call.arg(if push.end == End::Front { "R" } else { "L" })
-                .arg(push.message.as_str());
-        }
-        let (held, stored): (bool, bool) = self.connection.script(None, &self.settle, &call).await?;
+        let settled = self
+            .settler
+            .settle(&self.connection, &self.keys, tag, result, pushes)
+            .await?;
         self.held.remove(tag);
         if !pushes.is_empty() {
             // The server does not report our own changes to us (NOLOOP).
             self.changed.notify_one();
         }
-        Ok(Settled { held, stored })
+        Ok(settled)
     }
 
     /// The push that returns a message to the front of its list, marked as redelivered.

@@ -30,7 +30,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a Redis command gave no answer.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum RedisTrouble {
     /// The URL cannot be used; no attempt will ever succeed.
     #[error("redis URL {url} cannot be used: {reason}")]
@@ -46,7 +46,7 @@ pub enum RedisTrouble {
         /// The URL without its secrets.
         url: String,
         /// What the socket said.
-        source: RedisError,
+        source: Arc<RedisError>,
     },
     /// The server answers, but not with what was asked for: `READONLY`, `LOADING`, `OOM`, `NOAUTH`, …
     #[error("redis at {url} refuses with {code}")]
@@ -56,7 +56,7 @@ pub enum RedisTrouble {
         /// The error code that the server's answer began with.
         code: String,
         /// The answer.
-        source: RedisError,
+        source: Arc<RedisError>,
     },
 }
 
@@ -281,13 +281,11 @@ impl Connection {
 
     fn trouble(&self, error: RedisError) -> RedisTrouble {
         let url = self.inner.shown.clone();
-        match error.code() {
-            Some(code) if !error.is_io_error() => RedisTrouble::Refused {
-                url,
-                code: code.to_owned(),
-                source: error,
-            },
-            _ => RedisTrouble::Unreachable { url, source: error },
+        let code = error.code().filter(|_| !error.is_io_error()).map(str::to_owned);
+        let source = Arc::new(error);
+        match code {
+            Some(code) => RedisTrouble::Refused { url, code, source },
+            None => RedisTrouble::Unreachable { url, source },
         }
     }
 }
@@ -319,6 +317,12 @@ impl ScriptCall {
     pub fn arg(&mut self, arg: impl Into<Vec<u8>>) -> &mut Self {
         self.args.push(arg.into());
         self
+    }
+
+    /// Adds several keys and arguments.
+    pub fn extend(&mut self, keys: Vec<Vec<u8>>, args: Vec<Vec<u8>>) {
+        self.keys.extend(keys);
+        self.args.extend(args);
     }
 
     /// Adds a number as an argument.

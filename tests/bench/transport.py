@@ -1,0 +1,237 @@
+"""Throughput and latency of the worker, each as a ratio against a peer in the same run.
+
+Drains queues of no-op tasks (late ack, results on) with our worker, with Python Celery (prefork, two
+processes) and with rusty-celery as it comes, in turn on one private Redis, and compares with the floor: the
+same Redis commands in a loop on the server. Run it with `make bench`; numbers of one run only compare with
+numbers of the same run.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+
+import redis
+
+HERE = pathlib.Path(__file__).parent
+FLOOR = """
+local n = tonumber(ARGV[1])
+for i = 1, n do
+  local raw = redis.call('RPOP', KEYS[1])
+  local tag = 'floor-' .. i
+  redis.call('HSET', KEYS[2], tag, raw)
+  redis.call('ZADD', KEYS[3], i, tag)
+  local key = 'celery-task-meta-floor-' .. i
+  redis.call('GET', key)
+  redis.call('SET', key, ARGV[2], 'EX', 86400)
+  redis.call('PUBLISH', key, ARGV[2])
+  redis.call('HDEL', KEYS[2], tag)
+  redis.call('ZREM', KEYS[3], tag)
+end
+return n
+"""
+RESULT = json.dumps({"status": "SUCCESS", "result": None, "traceback": None, "children": [],
+                     "date_done": "2026-11-23T10:38:06.712300+00:00", "task_id": str(uuid.uuid4())})
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A private redis-server."""
+
+    def __init__(self):
+        self.port, self.directory = free_port(), tempfile.mkdtemp()
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+                   "--appendonly", "no", "--dir", self.directory]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.client = redis.Redis(port=self.port, socket_timeout=600)
+        for _ in range(200):
+            try:
+                self.client.ping()
+                return
+            except redis.ConnectionError:
+                time.sleep(0.02)
+        sys.exit("redis-server does not start")
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def environment(self):
+        url = f"redis://127.0.0.1:{self.port}/0"
+        return {**os.environ, "CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": url, "REDIS_URL": url,
+                "LOG_LEVEL": "ERROR"}
+
+
+def capture(server):
+    """A message as Python sends it, for copying."""
+    sys.path.insert(0, str(HERE))
+    os.environ.update({k: v for k, v in server.environment().items() if k.startswith(("CELERY", "REDIS"))})
+    import peer_app
+    peer_app.noop.delay()
+    raw = server.client.rpop("celery")
+    return raw.decode(), json.loads(raw)["headers"]["id"]
+
+
+def fill(server, template, count):
+    raw, old = template
+    server.client.flushall()
+    pipe = server.client.pipeline(transaction=False)
+    for number in range(count):
+        pipe.lpush("celery", raw.replace(old, str(uuid.uuid4())))
+        if number % 1000 == 999:
+            pipe.execute()
+    pipe.execute()
+
+
+def cpu_seconds(pid):
+    """User and system time of a process and its children, from /proc."""
+    ticks, total = os.sysconf("SC_CLK_TCK"), 0.0
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        own = int(stat.parent.name)
+        if own == pid or int(fields[1]) == pid:
+            total += (int(fields[11]) + int(fields[12])) / ticks
+    return total
+
+
+def rss_mb(pid):
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def drain(server, template, command, count, unacked=True):
+    """Tasks per second from the first message taken to the last one acknowledged, and CPU per task in µs."""
+    fill(server, template, count)
+    worker = subprocess.Popen(command, env=server.environment(), cwd=HERE, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 300
+        while server.client.llen("celery") == count:
+            if time.monotonic() > deadline or worker.poll() is not None:
+                sys.exit(f"{command[0]} takes nothing")
+            time.sleep(0.001)
+        taken = count - server.client.llen("celery")
+        started, cpu = time.monotonic(), cpu_seconds(worker.pid)
+        while server.client.llen("celery") or (unacked and server.client.hlen("unacked")):
+            if time.monotonic() > deadline:
+                sys.exit(f"{command[0]} does not finish")
+            time.sleep(0.005)
+        elapsed = time.monotonic() - started
+        return (count - taken) / elapsed, (cpu_seconds(worker.pid) - cpu) / count * 1e6, rss_mb(worker.pid)
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        try:
+            worker.wait(20)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+
+def floor(server, template, count):
+    fill(server, template, count)
+    started = time.monotonic()
+    for _ in range(count // 1000):
+        server.client.eval(FLOOR, 3, "celery", "unacked", "unacked_index", 1000, RESULT)
+    return count / (time.monotonic() - started)
+
+
+def latency(server, template, command, sends, per_second):
+    """From the LPUSH to the result's announcement, in ms, at a steady rate; and RSS when idle."""
+    server.client.flushall()
+    raw, old = template
+    worker = subprocess.Popen(command, env=server.environment(), cwd=HERE, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(1.5)
+        idle_rss = rss_mb(worker.pid)
+        before = server.client.info("stats")["total_commands_processed"]
+        time.sleep(10)
+        commands = (server.client.info("stats")["total_commands_processed"] - before - 1) / 10
+        subscriber = server.client.pubsub()
+        subscriber.psubscribe("celery-task-meta-*")
+        subscriber.get_message(timeout=5)
+        took = []
+        for _ in range(sends):
+            task = str(uuid.uuid4())
+            message = raw.replace(old, task)
+            started = time.perf_counter()
+            server.client.lpush("celery", message)
+            while subscriber.get_message(timeout=2) is None:
+                if time.perf_counter() - started > 5:
+                    sys.exit("no result")
+            took.append((time.perf_counter() - started) * 1000)
+            time.sleep(max(0.0, 1 / per_second - took[-1] / 1000))
+        took.sort()
+        return took[len(took) // 2], took[int(len(took) * 0.99)], idle_rss, commands
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(20)
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--binaries", required=True, help="directory of test-worker and stock-worker")
+    arguments.add_argument("--tasks", type=int, default=50_000)
+    arguments.add_argument("--python-tasks", type=int, default=4_000)
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--concurrency", default="64")
+    options = arguments.parse_args()
+    options.binaries = pathlib.Path(options.binaries).resolve()
+    ours = [f"{options.binaries}/test-worker", "-c", options.concurrency]
+    stock = [f"{options.binaries}/stock-worker"]
+    python = [sys.executable, "-m", "celery", "-A", "peer_app", "worker", "-c", "2", "-P", "prefork", "-l", "ERROR",
+              "--without-gossip", "--without-mingle"]
+    server = Server()
+    try:
+        template = capture(server)
+        rates = {"floor": [], "ours": [], "python": [], "stock": []}
+        cpu = {"ours": [], "python": [], "stock": []}
+        rss = {}
+        for number in range(options.rounds):
+            rates["floor"].append(floor(server, template, options.tasks))
+            for name, command, count, unacked in (
+                ("ours", ours, options.tasks, True),
+                ("python", python, options.python_tasks, True),
+                ("stock", stock, options.python_tasks * 3, False),
+            ):
+                rate, per_task, resident = drain(server, template, command, count, unacked)
+                rates[name].append(rate)
+                cpu[name].append(per_task)
+                rss[name] = resident
+            print(f"round {number + 1}: " + ", ".join(f"{name} {values[-1]:,.0f}/s" for name, values in rates.items()),
+                  flush=True)
+        p50, p99, idle_rss, commands = latency(server, template, ours, 500, 100)
+    finally:
+        server.close()
+    mid = {name: statistics.median(values) for name, values in rates.items()}
+    print(f"ours : python          {mid['ours'] / mid['python']:.1f}")
+    print(f"ours : stock           {mid['ours'] / mid['stock']:.1f}")
+    print(f"ours : floor           {mid['ours'] / mid['floor']:.2f}")
+    print("CPU per task (µs)      " + ", ".join(f"{name} {statistics.median(v):.0f}" for name, v in cpu.items()))
+    print("RSS under load (MB)    " + ", ".join(f"{name} {value:.1f}" for name, value in rss.items()))
+    print(f"idle pick-up           p50 {p50:.2f} ms, p99 {p99:.2f} ms at 100 tasks/s, send to result")
+    print(f"idle                   {idle_rss:.1f} MB RSS, {commands:.1f} commands/s")
+
+
+if __name__ == "__main__":
+    main()
