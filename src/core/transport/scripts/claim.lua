@@ -15,8 +15,11 @@
 local want, window, skip = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local now, prefix = ARGV[4], ARGV[5]
 local name_count = tonumber(ARGV[6])
-local names = {}
-for i = 7, 6 + name_count do names[#names + 1] = ARGV[i] end
+local names, known = {}, {}
+for i = 7, 6 + name_count do
+  names[#names + 1] = ARGV[i]
+  known[ARGV[i]] = true
+end
 local suffixes = 6 + name_count
 local list_count = #KEYS - 2
 local first_left_out = suffixes + list_count + 1
@@ -28,16 +31,26 @@ local function is_left_out(raw)
   return false
 end
 
--- Inside a JSON text every quote is escaped, so `"task": "x"` can only be a real member.
-local function verdict(raw)
-  local found = string.match(raw, '"task": ?"([^"\\]*)"')
-  for _, name in ipairs(names) do
-    if found == name then
-      if is_left_out(raw) then return 'foreign', found end
-      return 'ours'
-    end
+-- Inside a JSON text every quote is escaped, so `"task": "` can only begin a real member, and the next quote
+-- ends its value unless a backslash stands before it. Plain searches: patterns cost the server ten times as much.
+local function task_of(raw)
+  local _, open = string.find(raw, '"task": "', 1, true)
+  if not open then
+    _, open = string.find(raw, '"task":"', 1, true)
+    if not open then return nil end
   end
-  if not found then
+  local close = string.find(raw, '"', open + 1, true)
+  if not close then return nil end
+  return string.sub(raw, open + 1, close - 1)
+end
+
+local function verdict(raw)
+  local found = task_of(raw)
+  if found and known[found] then
+    if is_left_out(raw) then return 'foreign', found end
+    return 'ours'
+  end
+  if not found or string.find(found, '\\', 1, true) then
     if is_left_out(raw) then return 'foreign', '?' end
     return 'unclear'
   end
@@ -56,16 +69,26 @@ local records, scores = {}, {}
 for list = 1, list_count do
   local key = KEYS[list + 2]
   local kept, scanned = skip, 0
+  -- Elements of ours at the very end of the list are counted and popped together.
+  local at_end = 0
   local chunk = want - count
   while count < want and scanned < window do
-    local batch = redis.call('LRANGE', key, -(kept + chunk), -(kept + 1))
+    local batch = redis.call('LRANGE', key, -(kept + at_end + chunk), -(kept + at_end + 1))
     if #batch == 0 then break end
     for i = #batch, 1, -1 do
       local raw = batch[i]
       scanned = scanned + 1
       local whose, task = verdict(raw)
       if whose == 'ours' and count < want then
-        if kept == 0 then redis.call('RPOP', key) else redis.call('LREM', key, -1, raw) end
+        if kept == 0 then
+          at_end = at_end + 1
+        else
+          if at_end > 0 then
+            redis.call('LTRIM', key, 0, -(at_end + 1))
+            at_end = 0
+          end
+          redis.call('LREM', key, -1, raw)
+        end
         count = count + 1
         local tag = prefix .. count
         claimed[#claimed + 1] = tag
@@ -87,6 +110,7 @@ for list = 1, list_count do
     end
     chunk = 64
   end
+  if at_end > 0 then redis.call('LTRIM', key, 0, -(at_end + 1)) end
   if scanned >= window and redis.call('LLEN', key) > kept then more = 1 end
 end
 
