@@ -4,8 +4,10 @@
 //! the same age, as observed on a Redis server.
 
 pub mod body;
+mod compression;
 pub mod envelope;
 pub mod keys;
+mod msgpack;
 pub mod python_json;
 pub mod python_repr;
 pub mod result;
