@@ -39,10 +39,12 @@ impl RedisConfig {
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let broker = reader.text("CELERY_BROKER_URL");
         let cache = reader.optional("REDIS_URL").unwrap_or_else(|| broker.clone());
+        let master = reader.optional("CELERY_SENTINEL_MASTER_NAME");
+        let url = |url: String| RedisUrl::new(url).with_master_name(master.clone());
         Self {
-            cache: RedisUrl::new(cache),
-            broker: RedisUrl::new(broker),
-            results: RedisUrl::new(reader.text("CELERY_RESULT_BACKEND")),
+            cache: url(cache),
+            broker: url(broker),
+            results: url(reader.text("CELERY_RESULT_BACKEND")),
             result_expires: reader.seconds("CELERY_RESULT_EXPIRES"),
             key_prefix: reader.optional("CELERY_GLOBAL_KEYPREFIX").unwrap_or_default(),
             result_key_prefix: reader

@@ -47,6 +47,11 @@ pub const VARIABLES: &[Variable] = &[
         "seconds after which an abandoned delivery of anybody is restored; must be what the Python workers have",
     ),
     variable(
+        "CELERY_SENTINEL_MASTER_NAME",
+        "",
+        "name of the master, for `sentinel://` URLs",
+    ),
+    variable(
         "CELERY_GLOBAL_KEYPREFIX",
         "",
         "prefix of the broker's keys, kombu's `global_keyprefix`",

@@ -4,18 +4,36 @@ use std::fmt;
 
 /// A Redis URL. `Debug` and `Display` replace user secrets, [`expose`](Self::expose) does not.
 #[derive(Clone, PartialEq, Eq)]
-pub struct RedisUrl(String);
+pub struct RedisUrl {
+    url: String,
+    master_name: Option<String>,
+}
 
 impl RedisUrl {
     /// Wraps a URL; it is checked when a connection is opened.
     pub fn new(url: impl Into<String>) -> Self {
-        Self(url.into())
+        Self {
+            url: url.into(),
+            master_name: None,
+        }
+    }
+
+    /// Adds the name under which sentinels know the master; only `sentinel://` URLs need it.
+    #[must_use]
+    pub fn with_master_name(self, master_name: Option<String>) -> Self {
+        Self { master_name, ..self }
+    }
+
+    /// The name under which sentinels know the master.
+    #[must_use]
+    pub fn master_name(&self) -> Option<&str> {
+        self.master_name.as_deref()
     }
 
     /// The URL as it is, for opening a connection. Never log it.
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.url
     }
 }
 
@@ -23,15 +41,25 @@ impl fmt::Display for RedisUrl {
     /// The URL with everything before the `@` of its authority replaced, and its query left out:
     /// kombu accepts credentials in both places.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some((scheme, rest)) = self.0.split_once("://") else {
-            return f.write_str("<not a URL>");
-        };
-        let rest = rest.split(['?', '#']).next().unwrap_or_default();
-        // The password may itself hold a slash or an `@` that was not escaped: cut at the last `@`.
-        match rest.rsplit_once('@') {
-            Some((_, place)) => write!(f, "{scheme}://***@{place}"),
-            None => write!(f, "{scheme}://{rest}"),
+        // A semicolon separates servers, unless it belongs to a password that was not escaped.
+        let is_list = self.url.split(';').all(|one| one.contains("://"));
+        let separator = if is_list { ';' } else { '\0' };
+        for (number, one) in self.url.split(separator).enumerate() {
+            if number > 0 {
+                f.write_str(";")?;
+            }
+            let Some((scheme, rest)) = one.split_once("://") else {
+                f.write_str("<not a URL>")?;
+                continue;
+            };
+            let rest = rest.split(['?', '#']).next().unwrap_or_default();
+            // The password may itself hold a slash or an `@` that was not escaped: cut at the last `@`.
+            match rest.rsplit_once('@') {
+                Some((_, place)) => write!(f, "{scheme}://***@{place}")?,
+                None => write!(f, "{scheme}://{rest}")?,
+            }
         }
+        Ok(())
     }
 }
 
@@ -53,6 +81,9 @@ mod tests {
             "redis://:can@ary/canary@h:6379/0",
             "redis://h:6379/0?password=canary",
             "canary",
+            "redis://:can;canary@h:6379/0",
+            "redis://:canary;ary@h:6379/0",
+            "sentinel://:canary@a:1;sentinel://:canary@b:1/0",
         ] {
             let shown = format!("{} {:?}", RedisUrl::new(url), RedisUrl::new(url));
             assert!(!shown.contains("canary"), "{shown}");
@@ -60,6 +91,10 @@ mod tests {
         assert_eq!(
             RedisUrl::new("redis://:x@h:6379/0").to_string(),
             "redis://***@h:6379/0"
+        );
+        assert_eq!(
+            RedisUrl::new("sentinel://:x@a:1;sentinel://b:2/0").to_string(),
+            "sentinel://***@a:1;sentinel://b:2/0"
         );
         assert_eq!(RedisUrl::new("redis://h:6379/1").to_string(), "redis://h:6379/1");
     }

@@ -9,6 +9,7 @@
 //! the record of its next holder.
 
 mod connection;
+mod endpoint;
 mod held;
 mod parked;
 mod recovery;

@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo,
-    Pipeline, ProtocolVersion, PushInfo, PushKind, RedisError, Script, ServerErrorKind,
+    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, PushInfo, PushKind, RedisError, Script,
+    ServerErrorKind,
 };
 use thiserror::Error;
 use tokio::sync::{Mutex, Notify};
+use tracing::warn;
 
+use super::endpoint::Endpoint;
 use crate::core::failpoint;
 use crate::core::secret::RedisUrl;
 
@@ -67,12 +69,15 @@ pub struct Connection {
 }
 
 struct Inner {
-    info: ConnectionInfo,
+    /// The server by a protocol without pushes, and by the one with.
+    plain: Endpoint,
+    pushing: Endpoint,
     shown: String,
     name: String,
     /// Set for a connection that is told when tracked keys change.
     changes: Option<Arc<Notify>>,
     tracking: AtomicBool,
+    warned: AtomicBool,
     current: Mutex<Option<Live>>,
 }
 
@@ -102,18 +107,26 @@ impl Connection {
 
     fn build(url: &RedisUrl, name: &str, changes: Option<Arc<Notify>>) -> Result<Self, RedisTrouble> {
         let shown = url.to_string();
-        let info = connection_info(url, changes.is_some())?;
+        let parse = |pushes| {
+            Endpoint::parse(url, pushes).map_err(|reason| RedisTrouble::Url {
+                url: shown.clone(),
+                reason,
+            })
+        };
+        let (plain, pushing) = (parse(false)?, parse(true)?);
         // CLIENT SETNAME takes no spaces and no control characters.
         let name = name
             .chars()
             .map(|c| if c.is_ascii_graphic() { c } else { '-' })
             .collect();
         let inner = Inner {
-            info,
+            plain,
+            pushing,
             shown,
             name,
             changes,
             tracking: AtomicBool::new(false),
+            warned: AtomicBool::new(false),
             current: Mutex::new(None),
         };
         Ok(Self {
@@ -136,14 +149,13 @@ impl Connection {
     /// Whether both connections lead to the same database of the same server, as far as their URLs tell.
     #[must_use]
     pub fn same_database(&self, other: &Self) -> bool {
-        let (a, b) = (&self.inner.info, &other.inner.info);
-        a.addr().to_string() == b.addr().to_string() && a.redis_settings().db() == b.redis_settings().db()
+        self.inner.plain.same_database(&other.inner.plain)
     }
 
     /// The database number of the URL.
     #[must_use]
     pub fn database(&self) -> i64 {
-        self.inner.info.redis_settings().db()
+        self.inner.plain.database()
     }
 
     /// Runs one command.
@@ -218,40 +230,62 @@ impl Connection {
         Ok(live)
     }
 
+    /// Opens a connection, with change notifications if they are wanted and the server has them.
     async fn open(&self) -> Result<MultiplexedConnection, RedisError> {
-        let mut config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT));
-        let client = if let Some(changes) = &self.inner.changes {
-            let changes = Arc::clone(changes);
-            config = config.set_push_sender(move |push: PushInfo| {
-                if matches!(push.kind, PushKind::Invalidate | PushKind::Disconnection) {
-                    changes.notify_one();
-                }
-                Ok::<(), std::convert::Infallible>(())
-            });
-            Client::open(self.inner.info.clone())?
-        } else {
-            Client::open(self.inner.info.clone())?
+        let Some(changes) = &self.inner.changes else {
+            return self.open_plain().await;
         };
-        let mut socket = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
+        match self.open_tracking(Arc::clone(changes)).await {
+            Ok(socket) => {
+                self.inner.tracking.store(true, Ordering::Relaxed);
+                Ok(socket)
+            }
+            // Redis 5, or a user that may not track: waiting is done by looking every now and then.
+            Err(error) if is_refusal_to_track(&error) => {
+                let socket = self.open_plain().await?;
+                self.inner.tracking.store(false, Ordering::Relaxed);
+                if !self.inner.warned.swap(true, Ordering::Relaxed) {
+                    warn!(
+                        url = self.inner.shown,
+                        %error,
+                        "the server does not report changes (it needs Redis 6 and the permission `client|tracking`), polling instead"
+                    );
+                }
+                Ok(socket)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn open_plain(&self) -> Result<MultiplexedConnection, RedisError> {
+        let mut socket = self.inner.plain.open(&timeouts()).await?;
+        self.introduction().query_async::<()>(&mut socket).await?;
+        Ok(socket)
+    }
+
+    async fn open_tracking(&self, changes: Arc<Notify>) -> Result<MultiplexedConnection, RedisError> {
+        let config = timeouts().set_push_sender(move |push: PushInfo| {
+            if matches!(push.kind, PushKind::Invalidate | PushKind::Disconnection) {
+                changes.notify_one();
+            }
+            Ok::<(), std::convert::Infallible>(())
+        });
+        let mut socket = self.inner.pushing.open(&config).await?;
+        let mut setup = self.introduction();
+        setup
+            .cmd("CLIENT")
+            .arg("TRACKING")
+            .arg("ON")
+            .arg("NOLOOP")
+            .ignore();
+        setup.query_async::<()>(&mut socket).await?;
+        Ok(socket)
+    }
+
+    fn introduction(&self) -> Pipeline {
         let mut setup = Pipeline::new();
         setup.cmd("CLIENT").arg("SETNAME").arg(&self.inner.name).ignore();
-        if self.inner.changes.is_some() {
-            setup
-                .cmd("CLIENT")
-                .arg("TRACKING")
-                .arg("ON")
-                .arg("NOLOOP")
-                .ignore();
-        }
-        setup.query_async::<()>(&mut socket).await?;
-        self.inner
-            .tracking
-            .store(self.inner.changes.is_some(), Ordering::Relaxed);
-        Ok(socket)
+        setup
     }
 
     /// Passes an answer on, and drops the connection it came over when that cannot be trusted any more.
@@ -337,33 +371,20 @@ impl ScriptCall {
     }
 }
 
-fn connection_info(url: &RedisUrl, tracking: bool) -> Result<ConnectionInfo, RedisTrouble> {
-    let refuse = |reason: &str| RedisTrouble::Url {
-        url: url.to_string(),
-        reason: reason.to_owned(),
-    };
-    let text = url.expose();
-    let scheme = text.split("://").next().unwrap_or_default();
-    match scheme {
-        "redis" | "unix" | "redis+unix" => {}
-        "rediss" | "sentinel" | "redis+socket" | "socket" => {
-            return Err(refuse(&format!(
-                "`{scheme}://` is not supported yet, use `redis://` or `redis+unix://`"
-            )));
-        }
-        _ => return Err(refuse("it does not begin with `redis://`")),
+fn timeouts() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(RESPONSE_TIMEOUT))
+}
+
+/// Whether the server answered and will not track: it does not know how, or the user may not.
+fn is_refusal_to_track(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::RESP3NotSupported => true,
+        ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::ResponseError) => true,
+        ErrorKind::Extension => error.code() == Some("NOPROTO"),
+        _ => false,
     }
-    // The library's message may quote parts of the URL, and with them the password: it is not passed on.
-    let info = text
-        .into_connection_info()
-        .map_err(|_| refuse("it is not of the form `redis://[user:password@]host[:port][/database]`"))?;
-    let protocol = if tracking {
-        ProtocolVersion::RESP3
-    } else {
-        ProtocolVersion::RESP2
-    };
-    let settings = info.redis_settings().clone().set_protocol(protocol);
-    Ok(info.set_redis_settings(settings))
 }
 
 fn next_generation() -> u64 {
