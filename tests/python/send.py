@@ -2,23 +2,28 @@
 
     send.py JSON
 
-The argument is one object:
+The argument is one order, or a list of orders: all of them are sent before the first is waited for. An order is one
+object:
 
     name, args, kwargs    the task; args and kwargs may be missing
     options               of apply_async: queue, countdown, expires, priority, task_id, headers, …
-    link, link_error      one signature or a list of them; a signature is {"name", "args", "kwargs", "immutable"}
+    registered            true: calls apply_async of the task itself, as `.delay()` does; it must be registered here
+    link, link_error      one signature or a list of them; a signature is {"name", "args", "kwargs", "options", "immutable"}
     chain                 a list of signatures, in place of name, args and kwargs
+    result_of             the id of a task sent earlier, in place of name, args and kwargs: sends nothing
     count                 sends the same task so many times (1)
     wait                  seconds to wait for each result; null or missing: does not wait
 
-Prints one object: `ids` in sending order (of a chain: of its members in their order), `id` the last of them, and
-`outcomes`, one per id, of which the last one's members are repeated at the top. An outcome has `id`, and if it was
-waited for `state`, and either `result`, or `exception` {"type", "module", "args", "message"} and `traceback`, or
+Prints one object per order, in a list if the orders were in one: `ids` in sending order (of a chain: of its members in
+their order), `id` the last of them, and `outcomes`, one per id, of which the last one's members are repeated at the
+top. An outcome has `id`, `sent` (Unix seconds), and if it was waited for `state`, `done` (Unix seconds, null if not
+known) and either `result`, or `exception` {"type", "module", "args", "message"} and `traceback`, or
 `"timed_out": true`.
 """
 
 import json
 import sys
+import time
 
 from celery import chain
 from celery.exceptions import TimeoutError as WaitTimeout
@@ -31,6 +36,7 @@ def signature(description):
         description["name"],
         args=description.get("args", []),
         kwargs=description.get("kwargs", {}),
+        options=description.get("options", {}),
         immutable=description.get("immutable", False),
     )
 
@@ -41,6 +47,8 @@ def signatures(description):
 
 def send(order):
     """The results, in the order of the ids."""
+    if order.get("result_of"):
+        return [app.AsyncResult(order["result_of"])]
     options = dict(order.get("options") or {})
     for embedded in ("link", "link_error"):
         if order.get(embedded):
@@ -52,20 +60,22 @@ def send(order):
             members.insert(0, last)
             last = last.parent
         return members
-    return [
-        app.send_task(order["name"], args=order.get("args", []), kwargs=order.get("kwargs", {}), **options)
-        for _ in range(order.get("count", 1))
-    ]
+    args, kwargs = order.get("args", []), order.get("kwargs", {})
+    if order.get("registered"):
+        task = app.tasks[order["name"]]
+        return [task.apply_async(args, kwargs, **options) for _ in range(order.get("count", 1))]
+    return [app.send_task(order["name"], args=args, kwargs=kwargs, **options) for _ in range(order.get("count", 1))]
 
 
-def outcome(result, wait):
+def outcome(result, sent, wait):
+    about = {"id": result.id, "sent": sent}
     if wait is None:
-        return {"id": result.id}
+        return about
     try:
         value = result.get(timeout=wait, propagate=False, interval=0.05)
     except WaitTimeout:
-        return {"id": result.id, "state": result.state, "timed_out": True}
-    about = {"id": result.id, "state": result.state}
+        return {**about, "state": result.state, "timed_out": True}
+    about.update(state=result.state, done=result.date_done.timestamp() if result.date_done else None)
     if not isinstance(value, BaseException):
         return {**about, "result": value}
     exception = {
@@ -77,12 +87,17 @@ def outcome(result, wait):
     return {**about, "exception": exception, "traceback": result.traceback}
 
 
+def answer(order, sent, results):
+    outcomes = [outcome(result, sent, order.get("wait")) for result in results]
+    return {**outcomes[-1], "ids": [result.id for result in results], "outcomes": outcomes}
+
+
 def main():
-    order = json.loads(sys.argv[1])
-    results = send(order)
-    outcomes = [outcome(result, order.get("wait")) for result in results]
-    answer = {**outcomes[-1], "ids": [result.id for result in results], "outcomes": outcomes}
-    print(json.dumps(answer, default=str))
+    orders = json.loads(sys.argv[1])
+    several = isinstance(orders, list)
+    sent = [(order, time.time(), send(order)) for order in (orders if several else [orders])]
+    answers = [answer(*each) for each in sent]
+    print(json.dumps(answers if several else answers[0], default=str))
 
 
 if __name__ == "__main__":

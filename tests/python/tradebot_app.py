@@ -10,7 +10,9 @@ The environment decides what is in it:
     CELERY_BROKER_URL, CELERY_RESULT_BACKEND               Redis
     CELERY_TASK_TIME_LIMIT, CELERY_TASK_SOFT_TIME_LIMIT    180 and 150 seconds without
     WITH_WARMUPS=1          also registers the two warm-ups, as the deployment's worker does before it is replaced
+    WARMUPS_FAIL=1          the two warm-ups fail, and are retried by the deployment's rule
     BEAT_WARMUP_SECONDS     puts both warm-ups on the schedule, at this interval
+    VISIBILITY_TIMEOUT      seconds after which a message that was taken and not acknowledged is restored; 3600 without
 """
 
 import json
@@ -51,6 +53,8 @@ app.conf.update(
     task_soft_time_limit=int(os.environ.get("CELERY_TASK_SOFT_TIME_LIMIT", "150")),
     broker_connection_retry_on_startup=True,
 )
+if os.environ.get("VISIBILITY_TIMEOUT"):
+    app.conf.broker_transport_options = {"visibility_timeout": int(os.environ["VISIBILITY_TIMEOUT"])}
 
 # What the worker knows of a message beside its arguments.
 OF_INTEREST = (
@@ -84,12 +88,14 @@ def record(task, args, kwargs):
         client.rpush(RAN, json.dumps(entry, default=str))
 
 
-def leave_record(name, answer):
+def leave_record(name, answer, failing=False, **options):
     """Registers a task that does nothing else."""
 
-    @app.task(name=name, bind=True)
+    @app.task(name=name, bind=True, **options)
     def run(self, *args, **kwargs):
         record(self, args, kwargs)
+        if failing:
+            raise RuntimeError("no list from the exchange")
         return answer
 
 
@@ -98,7 +104,16 @@ for bot_task in BOT_TASKS:
 
 if os.environ.get("WITH_WARMUPS") == "1":
     for warmup in WARMUPS:
-        leave_record(warmup, "WARMUP_OK:0")
+        leave_record(
+            warmup,
+            "WARMUP_OK:0",
+            failing=os.environ.get("WARMUPS_FAIL") == "1",
+            autoretry_for=(Exception,),
+            retry_backoff=True,
+            retry_backoff_max=600,
+            retry_jitter=True,
+            retry_kwargs={"max_retries": 5},
+        )
 
 if os.environ.get("BEAT_WARMUP_SECONDS"):
     interval = float(os.environ["BEAT_WARMUP_SECONDS"])
