@@ -72,10 +72,11 @@ impl TaskSet {
         };
         let function = task.rsplit('.').next().unwrap_or(task);
         if body.args.len() > entry.parameters.len() {
+            let (taken, given) = (entry.parameters.len(), body.args.len());
             return Err(format!(
-                "{function}() takes {} positional arguments but {} were given",
-                entry.parameters.len(),
-                body.args.len()
+                "{function}() takes {taken} positional argument{} but {given} {} given",
+                if taken == 1 { "" } else { "s" },
+                if given == 1 { "was" } else { "were" },
             ));
         }
         let mut bound: Map<String, Value> = entry
@@ -126,6 +127,26 @@ mod tests {
         assert_eq!(
             Value::Object(bind(json!([1]), json!({"y": 2})).unwrap()),
             json!({"x": 1, "y": 2})
+        );
+    }
+
+    #[celery::task(name = "tests.now")]
+    async fn now() -> TaskResult<i64> {
+        Ok(0)
+    }
+
+    #[test]
+    fn one_argument_too_many_is_counted_as_python_counts() {
+        let body = Body {
+            args: vec![json!(1)],
+            ..Body::default()
+        };
+        assert_eq!(
+            TaskSet::new()
+                .with::<now>()
+                .bind_arguments("tests.now", &body)
+                .unwrap_err(),
+            "now() takes 0 positional arguments but 1 was given"
         );
     }
 
