@@ -21,6 +21,10 @@ use crate::core::results::{ResultOptions, Results};
 use crate::core::transport::{Connection, RedisTrouble, Transport};
 use crate::core::wire::keys::Keys;
 
+/// Celery's `task_default_queue`. Whatever a worker consumes, what follows from its tasks goes here unless the
+/// signature names a queue: a worker with a queue of its own still has its callbacks run by the others.
+const DEFAULT_QUEUE: &str = "celery";
+
 /// What a worker is told on its command line, spelled as Celery spells it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct WorkerArgs {
@@ -160,11 +164,7 @@ fn engine(
         hostname: settings.hostname.clone(),
         machine: settings.machine.clone(),
         tasks,
-        default_queue: settings
-            .queues
-            .first()
-            .cloned()
-            .unwrap_or_else(|| "celery".into()),
+        default_queue: DEFAULT_QUEUE.into(),
         concurrency: settings.concurrency,
         limits: Limits {
             hard: limit(settings.worker.time_limit),
