@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The worker and the beat beside real Python Celery, in the deployment's version and in the newest.
+//!
+//! Each test starts its own Redis server, its own exchange and the processes it needs; [`fleet`] is how.
+
+mod client;
+mod fleet;
+mod shared_queue;

@@ -1,0 +1,240 @@
+//! One Redis server and one exchange, and the processes that meet there: our worker and beat, Python's worker,
+//! beat and client.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, FromRedisValue, cmd};
+use serde_json::{Value, json};
+use tradebot_test_support::{Process, Python, RedisServer, Reply, ScriptedExchange, bin, eventually};
+
+/// For anything that is expected to happen; a Python process on a busy machine takes its time.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) const WARMUP_SPOT: &str = "app.core.cache_warmup_tasks.warmup_spot_symbols_cache";
+pub(crate) const WARMUP_FUTURES: &str = "app.core.cache_warmup_tasks.warmup_futures_symbols_cache";
+pub(crate) const WARMUPS: [&str; 2] = [WARMUP_SPOT, WARMUP_FUTURES];
+pub(crate) const BOT_TASK: &str = "app.core.bot_tasks.run_bot_task";
+
+/// What our worker returns for the lists below; Python's stand-in returns `WARMUP_OK:0`.
+pub(crate) const SPOT_OK: &str = "WARMUP_OK:3";
+pub(crate) const FUTURES_OK: &str = "WARMUP_OK:2";
+pub(crate) const PYTHON_OK: &str = "WARMUP_OK:0";
+
+pub(crate) const SPOT_PATH: &str = "/api/v3/exchangeInfo";
+pub(crate) const FUTURES_PATH: &str = "/fapi/v1/exchangeInfo";
+
+/// A queue that Python workers do not serve.
+pub(crate) const OURS: &str = "symbols";
+
+/// The lists of a queue, in the order in which they are served.
+const LISTS: [&str; 4] = [
+    "celery",
+    "celery\u{6}\u{16}3",
+    "celery\u{6}\u{16}6",
+    "celery\u{6}\u{16}9",
+];
+
+/// The environment of a Python worker that has the warm-ups too, as the deployment's do.
+pub(crate) const WITH_WARMUPS: (&str, &str) = ("WITH_WARMUPS", "1");
+
+/// The common ground of one test, and the Python that it is about.
+pub(crate) struct Fleet {
+    python: Python,
+    pub(crate) redis: RedisServer,
+    pub(crate) exchange: ScriptedExchange,
+}
+
+impl Fleet {
+    /// An empty Redis, and an exchange that lists three spot and two futures symbols.
+    pub(crate) async fn start(python: Python) -> Self {
+        let exchange = ScriptedExchange::start().await;
+        exchange.always(SPOT_PATH, listing(&["BTC", "ETH", "AAVE"]));
+        exchange.always(FUTURES_PATH, listing(&["BTC", "ETH"]));
+        Self {
+            python,
+            redis: RedisServer::start(),
+            exchange,
+        }
+    }
+
+    /// Our worker on the queue that everybody shares, connected.
+    pub(crate) fn worker(&self) -> Process {
+        self.worker_on("celery")
+    }
+
+    /// Our worker on other queues. A test that has to know who runs a warm-up keeps Python away from it so.
+    pub(crate) fn worker_on(&self, queues: &str) -> Process {
+        let worker = Process::builder(bin("tradebot-symbols"))
+            .args(["worker", "-Q", queues, "-c", "2"])
+            .envs(self.redis_env())
+            .env("BINANCE_SPOT_BASE_URL", self.exchange.base_url())
+            .env("BINANCE_FUTURES_BASE_URL", self.exchange.base_url())
+            .env("BINANCE_RETRY_MAX_ATTEMPTS", "1")
+            .spawn();
+        worker.wait_for_line("connected", PATIENCE);
+        worker
+    }
+
+    /// Our beat, not waited for, with these intervals in seconds.
+    pub(crate) fn beat(&self, spot: &str, futures: &str) -> Process {
+        Process::builder(bin("tradebot-beat"))
+            .envs(self.redis_env())
+            .env("SPOT_SYMBOLS_WARMUP_INTERVAL_SECONDS", spot)
+            .env("FUTURES_SYMBOLS_WARMUP_INTERVAL_SECONDS", futures)
+            .spawn()
+    }
+
+    /// A Python worker that takes one task at a time, ready. `env` says what it knows, see `tradebot_app.py`.
+    pub(crate) fn python_worker(&self, env: &[(&str, &str)]) -> Process {
+        let worker = self.python("worker", &["--concurrency", "1", "--pool", "solo"], env);
+        worker.wait_for_line(" ready.", PATIENCE);
+        worker
+    }
+
+    /// Python's beat with both warm-ups at this interval, not waited for.
+    pub(crate) fn python_beat(&self, seconds: &str) -> Process {
+        let env = [("BEAT_WARMUP_SECONDS", seconds)];
+        self.python("beat", &["--pidfile="], &env)
+    }
+
+    fn python(&self, program: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
+        let args = [&["-A", "tradebot_app", program, "--loglevel", "info"], args].concat();
+        let redis = self.redis_env();
+        let mut all: Vec<(&str, &str)> = redis.iter().map(|(name, url)| (*name, url.as_str())).collect();
+        all.extend(env);
+        self.python.celery(&args, &all)
+    }
+
+    /// Has a Python client send these orders and wait for what they say; see `send.py`. One answer per order.
+    pub(crate) fn send(&self, orders: &[Value]) -> Vec<Value> {
+        let redis = self.redis_env();
+        let mut env: Vec<(&str, &str)> = redis.iter().map(|(name, url)| (*name, url.as_str())).collect();
+        env.push(WITH_WARMUPS);
+        let orders = Value::from(orders).to_string();
+        let answers = self
+            .python
+            .script_within(2 * PATIENCE, "send.py", &[&orders], &env);
+        answers.as_array().expect("a list for a list").clone()
+    }
+
+    /// What a Python client gets for these ids.
+    pub(crate) fn results(&self, ids: &[String]) -> Vec<Value> {
+        let order = |id: &String| json!({"result_of": id, "wait": 30});
+        self.send(&ids.iter().map(order).collect::<Vec<_>>())
+    }
+
+    /// What the readers of the lists see, see `read_lists.py`.
+    pub(crate) fn lists(&self) -> Value {
+        self.python.script("read_lists.py", &[&self.redis.url()], &[])
+    }
+
+    /// Every run of a task by a Python worker so far, in order.
+    pub(crate) async fn ran(&self) -> Vec<Value> {
+        let runs: Vec<String> = self.ask(cmd("LRANGE").arg("tests:ran").arg(0).arg(-1)).await;
+        runs.iter()
+            .map(|run| serde_json::from_str(run).expect("a record"))
+            .collect()
+    }
+
+    /// Waits until Python workers have run so many tasks.
+    pub(crate) async fn wait_for_runs(&self, count: usize) -> Vec<Value> {
+        eventually("tasks run by Python", PATIENCE, async || {
+            Some(self.ran().await).filter(|runs| runs.len() >= count)
+        })
+        .await
+    }
+
+    /// The messages of a list as they are, the one that is served next first.
+    pub(crate) async fn waiting_in(&self, list: &str) -> Vec<Vec<u8>> {
+        let mut messages: Vec<Vec<u8>> = self.ask(cmd("LRANGE").arg(list).arg(0).arg(-1)).await;
+        messages.reverse();
+        messages
+    }
+
+    /// The messages of the queue `celery` at all priorities, in the order in which they are served.
+    pub(crate) async fn waiting(&self) -> Vec<Vec<u8>> {
+        let mut messages = Vec::new();
+        for list in LISTS {
+            messages.extend(self.waiting_in(list).await);
+        }
+        messages
+    }
+
+    /// Messages that were delivered and not acknowledged.
+    pub(crate) async fn unacked(&self) -> Vec<Value> {
+        let entries: Vec<String> = self.ask(cmd("HVALS").arg("unacked")).await;
+        let entry = |text: &String| serde_json::from_str::<Value>(text).expect("kombu's triple");
+        entries.iter().map(|text| entry(text)[0].clone()).collect()
+    }
+
+    /// Waits until every message has been acknowledged.
+    pub(crate) async fn wait_until_all_is_done(&self) {
+        eventually("an empty queue and an empty unacked", PATIENCE, async || {
+            let delivered: (usize, usize) = (
+                self.ask(cmd("HLEN").arg("unacked")).await,
+                self.ask(cmd("ZCARD").arg("unacked_index")).await,
+            );
+            (self.waiting().await.is_empty() && delivered == (0, 0)).then_some(())
+        })
+        .await;
+    }
+
+    /// A counter or any other number, zero if it is not there.
+    pub(crate) async fn number(&self, key: &str) -> u64 {
+        let number: Option<u64> = self.ask(cmd("GET").arg(key)).await;
+        number.unwrap_or(0)
+    }
+
+    /// Asks the server.
+    pub(crate) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> T {
+        let mut connection: MultiplexedConnection = self.redis.connection().await;
+        command
+            .query_async(&mut connection)
+            .await
+            .expect("an answer of Redis")
+    }
+
+    fn redis_env(&self) -> [(&'static str, String); 2] {
+        [
+            ("CELERY_BROKER_URL", self.redis.url()),
+            ("CELERY_RESULT_BACKEND", self.redis.url()),
+        ]
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("failing with {}", self.python.name());
+        }
+    }
+}
+
+/// An `exchangeInfo` answer in which these assets are traded for USDT.
+pub(crate) fn listing(bases: &[&str]) -> Reply {
+    let symbol = |base: &&str| json!({"symbol": format!("{base}USDT"), "status": "TRADING", "baseAsset": base, "quoteAsset": "USDT"});
+    let symbols: Vec<Value> = bases.iter().map(symbol).collect();
+    Reply::json(json!({"timezone": "UTC", "symbols": symbols}).to_string())
+}
+
+/// A list element as JSON.
+pub(crate) fn message(raw: &[u8]) -> Value {
+    serde_json::from_slice(raw).expect("a message is JSON")
+}
+
+/// The name of the task in a list element.
+pub(crate) fn task_of(raw: &[u8]) -> String {
+    message(raw)["headers"]["task"]
+        .as_str()
+        .expect("a task's name")
+        .to_owned()
+}
+
+/// The text of a JSON string.
+pub(crate) fn text(value: &Value) -> String {
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("not text: {value}"))
+        .to_owned()
+}
