@@ -52,11 +52,17 @@ impl Ticker {
         }
     }
 
-    /// Ticks until a stop is asked for.
+    /// Ticks until a stop is asked for. A cold stop does not wait for the broker's answer: the message may or
+    /// may not have been sent then.
     pub(crate) async fn run(mut self, stop: &Stop) {
         let mut waits = Reconnect::default();
         while !stop.is_stopping() {
-            let pause = match self.tick().await {
+            let ticked = tokio::select! {
+                biased;
+                ticked = self.tick() => ticked,
+                () = stop.cold() => return,
+            };
+            let pause = match ticked {
                 Ok(until_next) => {
                     waits.reset();
                     until_next
