@@ -71,6 +71,9 @@ async fn run(args: Args) -> Result<()> {
     telemetry::init(args.loglevel.as_deref().unwrap_or(&logs.level), logs.format)?;
 
     let schedule = Schedule::warmups(&intervals, &args.queue)?;
+    // Before the first line: whoever reads it may stop us at once, and that is no failure.
+    let stop = Stop::new();
+    stop.on_signals(Duration::from_secs(2))?;
     for entry in schedule.entries() {
         info!(
             beat.entry = entry.name,
@@ -80,8 +83,6 @@ async fn run(args: Args) -> Result<()> {
             "scheduled, first run now"
         );
     }
-    let stop = Stop::new();
-    stop.on_signals(Duration::from_secs(2))?;
     let machine = node::machine();
     let connection = Connection::new(&redis.broker, &format!("beat@{machine}"))?;
     let origin = task_message::origin(&machine);
