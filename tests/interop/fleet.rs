@@ -168,6 +168,17 @@ impl Fleet {
         entries.iter().map(|text| entry(text)[0].clone()).collect()
     }
 
+    /// Seconds since the first delivery of those that were not acknowledged, by the server's clock.
+    pub(crate) async fn oldest_delivery(&self) -> f64 {
+        let oldest: Vec<(String, f64)> = self
+            .ask(cmd("ZRANGE").arg("unacked_index").arg(&["0", "0", "WITHSCORES"]))
+            .await;
+        let (seconds, micros): (f64, f64) = self.ask(&cmd("TIME")).await;
+        oldest
+            .first()
+            .map_or(0.0, |(_, delivered)| seconds + micros / 1e6 - delivered)
+    }
+
     /// Waits until every message has been acknowledged.
     pub(crate) async fn wait_until_all_is_done(&self) {
         eventually("an empty queue and an empty unacked", PATIENCE, async || {

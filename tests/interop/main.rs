@@ -2,6 +2,8 @@
 //!
 //! Each test starts its own Redis server, its own exchange and the processes it needs; [`fleet`] is how.
 
+mod beat;
 mod client;
 mod fleet;
+mod python_takes_over;
 mod shared_queue;

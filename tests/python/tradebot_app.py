@@ -58,6 +58,7 @@ if os.environ.get("VISIBILITY_TIMEOUT"):
 
 # What the worker knows of a message beside its arguments.
 OF_INTEREST = (
+    "lang",
     "retries",
     "eta",
     "expires",
