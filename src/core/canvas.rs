@@ -14,6 +14,7 @@ use uuid::Uuid;
 use self::signature::{Publisher, Signature};
 use crate::core::wire::body::Body;
 use crate::core::wire::envelope::Envelope;
+use crate::core::wire::result;
 
 /// A message that follows from a task.
 #[derive(Debug, PartialEq)]
@@ -105,6 +106,24 @@ pub fn after_success(context: Context<'_>, result: &Value) -> Vec<Successor> {
         successors.push(publish(sig.with_first(result).with_chain(rest), context));
     }
     successors
+}
+
+/// What follows as a result document lists it: each successor is a child, and callbacks that were made a group
+/// are one child together.
+#[must_use]
+pub fn children(successors: &[Successor]) -> Vec<Value> {
+    let group = |one: &Successor| one.message.text("group").map(str::to_owned);
+    let child = |one: &Successor| result::child(one.message.id());
+    successors
+        .chunk_by(|one, next| group(one).is_some() && group(one) == group(next))
+        .map(|together| match together {
+            [one] => child(one),
+            members => {
+                let results: Vec<Value> = members.iter().map(child).collect();
+                json!([[group(&members[0]), null], results])
+            }
+        })
+        .collect()
 }
 
 /// Messages to publish after a failure: the errbacks in their old form, called with the failed task's id,

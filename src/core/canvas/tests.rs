@@ -58,6 +58,21 @@ fn one_callback_is_a_plain_task_and_several_are_a_group() {
 }
 
 #[test]
+fn callbacks_that_form_a_group_are_one_child_of_the_result() {
+    let published = run(json!({"callbacks": [sig("a", "1"), sig("b", "2")], "chain": [sig("next", "n")]}));
+    let group = published[0].message.header("group");
+    assert_eq!(
+        json!(children(&published)),
+        json!([
+            [[group, null], [[["1", null], null], [["2", null], null]]],
+            [["n", null], null]
+        ])
+    );
+    let one = run(json!({"callbacks": [sig("a", "1")]}));
+    assert_eq!(json!(children(&one)), json!([[["1", null], null]]));
+}
+
+#[test]
 fn immutable_signatures_keep_their_arguments_and_options_reach_the_message() {
     let mut link = sig("a", "1");
     link["immutable"] = json!(true);

@@ -16,7 +16,7 @@ use crate::core::transport::{
     Claimed, DeliveryTag, Push, RedisTrouble, Settled, Source, StoredResult, Transport,
 };
 use crate::core::wire::envelope::Envelope;
-use crate::core::wire::result::{self, Exception, State};
+use crate::core::wire::result::{Exception, State};
 
 impl Engine {
     /// Ends a delivery with a state and what follows from it.
@@ -27,10 +27,11 @@ impl Engine {
         state: &State,
         successors: &[Successor],
     ) -> Option<Settled> {
-        let children: Vec<_> = successors
-            .iter()
-            .map(|next| result::child(next.message.id()))
-            .collect();
+        // Celery stores a failure before it calls the errbacks: they are nobody's children.
+        let children = match state {
+            State::Failure(..) => Vec::new(),
+            _ => canvas::children(successors),
+        };
         let document = self.results.document(message, state, &children);
         let pushes: Vec<Push> = successors.iter().map(|next| self.publish_push(next)).collect();
         self.settle_with(tag, document.as_ref(), &pushes).await
