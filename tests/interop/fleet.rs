@@ -27,14 +27,6 @@ pub(crate) const FUTURES_PATH: &str = "/fapi/v1/exchangeInfo";
 /// A queue that Python workers do not serve.
 pub(crate) const OURS: &str = "symbols";
 
-/// The lists of a queue, in the order in which they are served.
-const LISTS: [&str; 4] = [
-    "celery",
-    "celery\u{6}\u{16}3",
-    "celery\u{6}\u{16}6",
-    "celery\u{6}\u{16}9",
-];
-
 /// The environment of a Python worker that has the warm-ups too, as the deployment's do.
 pub(crate) const WITH_WARMUPS: (&str, &str) = ("WITH_WARMUPS", "1");
 
@@ -60,17 +52,23 @@ impl Fleet {
 
     /// Our worker on the queue that everybody shares, connected.
     pub(crate) fn worker(&self) -> Process {
-        self.worker_on("celery")
+        self.worker_with("celery", &[])
     }
 
     /// Our worker on other queues. A test that has to know who runs a warm-up keeps Python away from it so.
     pub(crate) fn worker_on(&self, queues: &str) -> Process {
+        self.worker_with(queues, &[])
+    }
+
+    /// Our worker with further settings.
+    pub(crate) fn worker_with(&self, queues: &str, env: &[(&str, &str)]) -> Process {
         let worker = Process::builder(bin("tradebot-symbols"))
             .args(["worker", "-Q", queues, "-c", "2"])
             .envs(self.redis_env())
             .env("BINANCE_SPOT_BASE_URL", self.exchange.base_url())
             .env("BINANCE_FUTURES_BASE_URL", self.exchange.base_url())
             .env("BINANCE_RETRY_MAX_ATTEMPTS", "1")
+            .envs(env.iter().copied())
             .spawn();
         worker.wait_for_line("connected", PATIENCE);
         worker
@@ -145,20 +143,24 @@ impl Fleet {
         .await
     }
 
-    /// The messages of a list as they are, the one that is served next first.
-    pub(crate) async fn waiting_in(&self, list: &str) -> Vec<Vec<u8>> {
-        let mut messages: Vec<Vec<u8>> = self.ask(cmd("LRANGE").arg(list).arg(0).arg(-1)).await;
-        messages.reverse();
+    /// The messages of the queue `celery` as they are, in the order in which they are served.
+    pub(crate) async fn waiting(&self) -> Vec<Vec<u8>> {
+        self.waiting_on("celery").await
+    }
+
+    /// The messages of a queue as they are, in the order in which they are served.
+    pub(crate) async fn waiting_on(&self, queue: &str) -> Vec<Vec<u8>> {
+        let mut messages = Vec::new();
+        for list in Self::lists_of(queue) {
+            let listed: Vec<Vec<u8>> = self.ask(cmd("LRANGE").arg(list).arg(0).arg(-1)).await;
+            messages.extend(listed.into_iter().rev());
+        }
         messages
     }
 
-    /// The messages of the queue `celery` at all priorities, in the order in which they are served.
-    pub(crate) async fn waiting(&self) -> Vec<Vec<u8>> {
-        let mut messages = Vec::new();
-        for list in LISTS {
-            messages.extend(self.waiting_in(list).await);
-        }
-        messages
+    /// The lists of a queue, one for each priority step.
+    pub(crate) fn lists_of(queue: &str) -> [String; 4] {
+        ["", "\u{6}\u{16}3", "\u{6}\u{16}6", "\u{6}\u{16}9"].map(|step| format!("{queue}{step}"))
     }
 
     /// Messages that were delivered and not acknowledged.

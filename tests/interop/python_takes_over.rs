@@ -17,14 +17,7 @@ async fn a_warm_up_of_a_killed_worker_is_restored_and_run_by_python() {
         let (worker, id) = worker_in_the_middle_of_a_task(&fleet).await;
         worker.signal(Signal::SIGKILL);
         worker.wait_exit(PATIENCE);
-        assert_eq!(fleet.unacked().await.len(), 1, "it is in no queue any more");
-
-        // kombu restores when it starts, and then about every 100 s: wait until there is something to restore.
-        eventually("the visibility timeout", PATIENCE, async || {
-            (fleet.oldest_delivery().await > VISIBILITY_TIMEOUT).then_some(())
-        })
-        .await;
-        let timeout = VISIBILITY_TIMEOUT.to_string();
+        let timeout = wait_for_the_visibility_timeout(&fleet).await;
         let _python = fleet.python_worker(&[WITH_WARMUPS, ("VISIBILITY_TIMEOUT", &timeout)]);
         assert_run_by_python(&fleet, &id).await;
     }
@@ -51,20 +44,48 @@ async fn a_warm_up_that_python_gave_back_is_run_by_us() {
     for python in Python::ALL {
         let fleet = Fleet::start(python).await;
         let theirs = fleet.python_worker(&[WITH_WARMUPS]);
-        // Until its time comes the Python worker holds the message, and gives it back when it is stopped.
-        let sent = fleet.send(&[json!({"name": WARMUP_SPOT, "options": {"countdown": 6}})]);
-        let id = text(&sent[0]["id"]);
-        theirs.wait_for_line(&format!("{id}] received"), PATIENCE);
+        let id = held_by_python(&fleet, &theirs);
         theirs.signal(Signal::SIGTERM);
         theirs.wait_exit(PATIENCE);
         assert_given_back(&fleet, &id).await;
 
         let _ours = fleet.worker();
-        let result = &fleet.results(&[id])[0];
-        assert_eq!(result["result"], SPOT_OK, "{result}");
-        assert_eq!(fleet.ran().await, Vec::<Value>::new());
-        fleet.wait_until_all_is_done().await;
+        assert_run_by_us(&fleet, id).await;
     }
+}
+
+#[tokio::test]
+async fn a_warm_up_of_a_killed_python_worker_is_restored_and_run_by_us() {
+    for python in Python::ALL {
+        let fleet = Fleet::start(python).await;
+        let theirs = fleet.python_worker(&[WITH_WARMUPS]);
+        let id = held_by_python(&fleet, &theirs);
+        theirs.signal(Signal::SIGKILL);
+        theirs.wait_exit(PATIENCE);
+
+        let timeout = wait_for_the_visibility_timeout(&fleet).await;
+        let _ours = fleet.worker_with("celery", &[("CELERY_VISIBILITY_TIMEOUT", &timeout)]);
+        assert_run_by_us(&fleet, id).await;
+    }
+}
+
+/// Sends a warm-up that this worker receives and holds until its time comes.
+fn held_by_python(fleet: &Fleet, worker: &Process) -> String {
+    let sent = fleet.send(&[json!({"name": WARMUP_SPOT, "options": {"countdown": 6}})]);
+    let id = text(&sent[0]["id"]);
+    worker.wait_for_line(&format!("{id}] received"), PATIENCE);
+    id
+}
+
+/// kombu restores when it starts, and then about every 100 s: waits until there is something to restore.
+async fn wait_for_the_visibility_timeout(fleet: &Fleet) -> String {
+    assert_eq!(fleet.unacked().await.len(), 1);
+    assert!(fleet.waiting().await.is_empty(), "it is in no queue any more");
+    eventually("the visibility timeout", PATIENCE, async || {
+        (fleet.oldest_delivery().await > VISIBILITY_TIMEOUT).then_some(())
+    })
+    .await;
+    VISIBILITY_TIMEOUT.to_string()
 }
 
 /// Our worker while it waits for an exchange that does not answer, and the id of the task.
@@ -101,5 +122,13 @@ async fn assert_run_by_python(fleet: &Fleet, id: &str) {
     assert_eq!(run["delivery_info"]["redelivered"], true, "{run}");
     assert_eq!(run["delivery_info"]["priority"], 5, "{run}");
     assert_eq!((&run["retries"], &run["root_id"]), (&json!(0), &json!(id)));
+    fleet.wait_until_all_is_done().await;
+}
+
+async fn assert_run_by_us(fleet: &Fleet, id: String) {
+    let result = &fleet.results(&[id])[0];
+    assert_eq!(result["result"], SPOT_OK, "{result}");
+    assert_eq!(fleet.exchange.count(SPOT_PATH), 1);
+    assert_eq!(fleet.ran().await, Vec::<Value>::new());
     fleet.wait_until_all_is_done().await;
 }

@@ -120,7 +120,7 @@ async fn warm_ups_on_a_queue_of_their_own_are_safe_from_a_python_worker_that_has
         }
         assert_eq!(fleet.wait_for_runs(EACH / 4).await.len(), EACH / 4);
         fleet.wait_until_all_is_done().await;
-        assert_eq!(fleet.waiting_in(OURS).await.len(), 0);
+        assert_eq!(fleet.waiting_on(OURS).await.len(), 0);
     }
 }
 
