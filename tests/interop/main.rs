@@ -4,6 +4,7 @@
 
 mod beat;
 mod client;
+mod envelope;
 mod fleet;
 mod python_takes_over;
 mod shared_queue;
