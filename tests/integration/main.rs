@@ -1,2 +1,8 @@
-//! x
-fn main() {}
+//! The worker as a process, between a real Redis and an exchange that answers as it is told.
+//!
+//! Each test makes a [`world::World`] of its own and looks at nothing but what an operator or a Python peer
+//! could see: keys in Redis, requests that arrive at the exchange, log lines, exit codes.
+
+mod captures;
+mod upstream;
+mod world;
