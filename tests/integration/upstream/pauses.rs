@@ -1,0 +1,112 @@
+//! An exchange that wants no requests for a while gets none.
+
+use chrono::TimeDelta;
+use tradebot_symbols::core::wire::envelope::Envelope;
+use tradebot_symbols::market::Market;
+use tradebot_test_support::Reply;
+
+use super::{assert_told, with_good_list};
+use crate::world::{PATIENCE, World, good_list, now, path, warmup};
+
+#[tokio::test]
+async fn after_a_429_or_418_the_exchange_is_left_alone_for_as_long_as_it_said() {
+    let ban = r#"{"code":-1003,"msg":"Way too much request weight used"}"#;
+    let answers = [
+        (
+            Reply::status(429, ban).header("Retry-After", "60"),
+            60,
+            "status 429, the exchange wants no requests for 60 s",
+        ),
+        (
+            Reply::status(418, ban).header("Retry-After", "120"),
+            120,
+            "status 418, the exchange wants no requests for 120 s",
+        ),
+        (Reply::status(429, ban), 60, "status 429, too many requests"),
+        (
+            Reply::status(418, "<html>").header("Retry-After", "soon"),
+            60,
+            "status 418, too many requests",
+        ),
+        (Reply::json(ban), 60, "status 200, too many requests"),
+    ];
+    for (answer, pause, reason) in answers {
+        for market in Market::ALL {
+            assert_left_alone(market, answer.clone(), pause, reason).await;
+        }
+    }
+}
+
+/// One answer makes a worker leave the exchange alone, also in the next task, and puts the retry off.
+async fn assert_left_alone(market: Market, answer: Reply, pause: i64, reason: &str) {
+    let world = World::new().await;
+    let worker = world.start_worker(&[]);
+    let good = with_good_list(&world, market).await;
+    world.exchange.always(path(market), answer);
+    let asked_at = now();
+    let sent = world.enqueue(warmup(market)).await;
+    let result = world.result(sent.id(), "RETRY").await;
+    assert!(
+        result["result"]["exc_message"][0]
+            .as_str()
+            .is_some_and(|text| text.contains(reason)),
+        "{result}"
+    );
+
+    let waiting = world.unacked().await;
+    let [record] = waiting
+        .values()
+        .collect::<Vec<_>>()
+        .try_into()
+        .expect("the next try, waiting");
+    let message = &serde_json::from_str::<serde_json::Value>(record).expect("JSON")[0];
+    let next = Envelope::parse(message.to_string().as_bytes()).expect("a task");
+    assert_eq!((next.id(), next.retries()), (sent.id(), 1));
+    let eta = next.eta().expect("a time").expect("a time");
+    let earliest = asked_at + TimeDelta::seconds(pause);
+    assert!(
+        eta >= earliest && eta < earliest + TimeDelta::seconds(30),
+        "{eta}, {earliest}"
+    );
+
+    // The exchange would answer now, and is not asked.
+    world.exchange.always(path(market), Reply::json(good_list()));
+    let asked = world.exchange.count(path(market));
+    let (id, _) = world.run_last_try(market).await;
+    assert_told(
+        &worker,
+        &id,
+        market,
+        &world.exchange.base_url(),
+        "not asked: an earlier answer wants no requests for another",
+    );
+    assert_eq!(world.exchange.count(path(market)), asked);
+    assert_eq!(world.lists(market).await, good);
+    assert_eq!(world.errors(market).await, 2);
+
+    // The other market's hosts said nothing of the kind.
+    let other = if market == Market::Spot {
+        Market::Futures
+    } else {
+        Market::Spot
+    };
+    world.exchange.always(path(other), Reply::json(good_list()));
+    assert_eq!(world.run_last_try(other).await.1["status"], "SUCCESS");
+}
+
+#[tokio::test]
+async fn an_exchange_that_counts_us_as_heavy_is_asked_more_slowly() {
+    let world = World::new().await;
+    let worker = world.start_worker(&[]);
+    let heavy = Reply::json(good_list()).header("X-MBX-USED-WEIGHT-1M", "1100");
+    world.exchange.always(path(Market::Spot), heavy);
+    assert_eq!(world.run_last_try(Market::Spot).await.1["status"], "SUCCESS");
+    let line = worker.wait_for_line("request weight is above the threshold", PATIENCE);
+    assert!(
+        line.contains("market=spot") && line.contains("used_weight=1100"),
+        "{line}"
+    );
+    let started = tokio::time::Instant::now();
+    assert_eq!(world.run_last_try(Market::Spot).await.1["status"], "SUCCESS");
+    assert!(started.elapsed() >= std::time::Duration::from_secs(1));
+}
