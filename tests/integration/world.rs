@@ -50,13 +50,20 @@ impl World {
     /// A world whose Redis has been started already.
     pub(crate) async fn on(redis: RedisServer) -> Self {
         let db = redis.connection().await;
-        let producer = Connection::new(&RedisUrl::new(redis.url()), "producer").expect("a valid URL");
+        let producer = producer(&redis);
         Self {
             exchange: ScriptedExchange::start().await,
             redis,
             db,
             producer,
         }
+    }
+
+    /// The same world with a new connection to its Redis, which was restarted.
+    pub(crate) async fn reconnected(self) -> Self {
+        let db = self.redis.connection().await;
+        let producer = producer(&self.redis);
+        Self { db, producer, ..self }
     }
 
     /// Where everything is, as a deployment would write it; attempts follow each other quickly.
@@ -202,6 +209,10 @@ impl Lists {
         source: None,
         successes: 0,
     };
+}
+
+fn producer(redis: &RedisServer) -> Connection {
+    Connection::new(&RedisUrl::new(redis.url()), "producer").expect("a valid URL")
 }
 
 /// Starts a worker and waits until it consumes.
