@@ -6,5 +6,6 @@
 mod broker_trouble;
 mod captures;
 mod crash;
+mod stop;
 mod upstream;
 mod world;

@@ -1,0 +1,185 @@
+//! Stopping: what runs is finished or handed back, nothing is left in `unacked`, and it does not take long.
+
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use tokio::time::Instant;
+use tradebot_symbols::core::wire::envelope::Envelope;
+use tradebot_symbols::market::Market;
+use tradebot_test_support::{Process, Reply, Signal, eventually};
+
+use crate::world::{PATIENCE, QUEUE, World, connected, good_list, now, path, warmup};
+
+const SPOT: Market = Market::Spot;
+
+/// Waits for the end of a process that was told to stop, within a time that is part of the promise.
+fn ended_within(worker: &Process, limit: Duration) -> ExitStatus {
+    let started = Instant::now();
+    let status = worker.wait_exit(PATIENCE);
+    let (took, limit) = (started.elapsed(), tradebot_test_support::stretched(limit));
+    assert!(took <= limit, "{took:?} is longer than {limit:?}");
+    status
+}
+
+/// The messages in the queue are these, marked as handed out before, and otherwise as they were sent.
+async fn assert_handed_back(world: &World, sent: &[Envelope]) {
+    let mut expected: Vec<String> = sent
+        .iter()
+        .map(|message| {
+            let mut message = message.clone();
+            message.mark_redelivered();
+            message.to_json()
+        })
+        .collect();
+    let mut queued = world.waiting(QUEUE).await;
+    expected.sort();
+    queued.sort();
+    assert_eq!(queued, expected);
+    assert!(
+        queued
+            .iter()
+            .all(|text| text.matches(r#""redelivered": true"#).count() == 2)
+    );
+    assert!(world.unacked().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_running_task_is_finished_and_nothing_else_is_begun() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let world = World::new().await;
+        let worker = world.start_worker(&["-c", "1"]);
+        world
+            .exchange
+            .always(path(SPOT), Reply::json(good_list()).delay(Duration::from_secs(1)));
+        let running = world.enqueue(warmup(SPOT)).await;
+        world.asked(SPOT, 1).await;
+        let next = world.enqueue(warmup(SPOT)).await.to_json();
+        worker.signal(signal);
+        assert_eq!(worker.wait_exit(PATIENCE).code(), Some(0));
+        let result = world.stored(running.id()).await.expect("a result");
+        assert_eq!(result["result"], "WARMUP_OK:2");
+        assert!(world.unacked().await.is_empty());
+        assert_eq!(world.waiting(QUEUE).await, [next]);
+        assert_eq!(world.exchange.count(path(SPOT)), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_outlasts_the_deadline_goes_back_to_its_queue() {
+    let world = World::new().await;
+    let worker = connected(
+        world
+            .worker(&["-c", "2"])
+            .env("WORKER_SHUTDOWN_TIMEOUT_SECONDS", "1"),
+    );
+    let mut sent = Vec::new();
+    for market in Market::ALL {
+        world.exchange.always(path(market), Reply::json("").hang());
+        sent.push(world.enqueue(warmup(market)).await);
+        world.asked(market, 1).await;
+    }
+    worker.signal(Signal::SIGTERM);
+    let status = ended_within(&worker, Duration::from_secs(4));
+    assert_eq!(status.code(), Some(0));
+    worker.wait_for_line("warm stop took too long, cold stop", PATIENCE);
+    assert_handed_back(&world, &sent).await;
+    for message in &sent {
+        assert_eq!(world.stored(message.id()).await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_running_tasks_at_once() {
+    let world = World::new().await;
+    let worker = world.start_worker(&[]);
+    world.exchange.always(path(SPOT), Reply::json("").hang());
+    let sent = world.enqueue(warmup(SPOT)).await;
+    world.asked(SPOT, 1).await;
+    worker.signal(Signal::SIGTERM);
+    worker.wait_for_line("warm stop", PATIENCE);
+    assert!(worker.is_running());
+    worker.signal(Signal::SIGTERM);
+    let status = ended_within(&worker, Duration::from_secs(2));
+    assert_eq!(status.code(), Some(0));
+    assert_handed_back(&world, &[sent]).await;
+}
+
+#[tokio::test]
+async fn a_message_handed_back_is_run_by_the_next_worker() {
+    let world = World::new().await;
+    let worker = connected(world.worker(&[]).env("WORKER_SHUTDOWN_TIMEOUT_SECONDS", "0"));
+    world.exchange.always(path(SPOT), Reply::json("").hang());
+    let id = world.enqueue(warmup(SPOT)).await.id().to_owned();
+    world.asked(SPOT, 1).await;
+    worker.signal(Signal::SIGTERM);
+    worker.wait_exit(PATIENCE);
+    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    let _next = world.start_worker(&[]);
+    assert_eq!(world.ended(&id).await["result"], "WARMUP_OK:2");
+}
+
+#[tokio::test]
+async fn messages_that_wait_for_their_eta_go_back_at_once() {
+    let world = World::new().await;
+    let worker = world.start_worker(&[]);
+    let mut sent = Vec::new();
+    for hours in 1..=3 {
+        let mut task = warmup(SPOT);
+        task.eta = Some(now() + TimeDelta::hours(hours));
+        sent.push(world.enqueue(task).await);
+    }
+    eventually("all three in unacked", PATIENCE, async || {
+        (world.unacked().await.len() == 3).then_some(())
+    })
+    .await;
+    worker.signal(Signal::SIGTERM);
+    let status = ended_within(&worker, Duration::from_secs(2));
+    assert_eq!(status.code(), Some(0));
+    assert_handed_back(&world, &sent).await;
+    assert_eq!(world.exchange.requests(), []);
+}
+
+#[tokio::test]
+async fn an_idle_worker_stops_within_a_second() {
+    let world = World::new().await;
+    let worker = world.start_worker(&[]);
+    worker.signal(Signal::SIGTERM);
+    let status = ended_within(&worker, Duration::from_secs(1));
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_worker_that_waits_for_its_redis_stops_within_a_second_or_two() {
+    let world = World::new().await;
+    world.redis.kill();
+    let worker = world.worker(&[]).spawn();
+    worker.wait_for_line("broker in trouble", PATIENCE);
+    worker.signal(Signal::SIGTERM);
+    let status = ended_within(&worker, Duration::from_secs(2));
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_stop_while_redis_is_away_leaves_the_message_in_unacked_and_says_so() {
+    let world = World::on(tradebot_test_support::RedisServer::start_with(&[
+        "--appendonly",
+        "yes",
+        "--appendfsync",
+        "always",
+    ]))
+    .await;
+    let worker = connected(world.worker(&[]).env("WORKER_SHUTDOWN_TIMEOUT_SECONDS", "1"));
+    world.exchange.always(path(SPOT), Reply::json("").hang());
+    let sent = world.enqueue(warmup(SPOT)).await;
+    world.asked(SPOT, 1).await;
+    world.redis.kill();
+    worker.signal(Signal::SIGTERM);
+    let status = ended_within(&worker, Duration::from_secs(5));
+    worker.wait_for_line("the message stays in unacked", PATIENCE);
+    assert_eq!(status.code(), Some(0));
+    world.redis.restart();
+    let world = world.reconnected().await;
+    let unacked: Vec<String> = world.unacked().await.into_values().collect();
+    assert_eq!(unacked, [format!(r#"[{}, "", "celery"]"#, sent.to_json())]);
+}
