@@ -4,8 +4,12 @@
 //! could see: keys in Redis, requests that arrive at the exchange, log lines, exit codes.
 
 mod broker_trouble;
+mod canvas;
 mod captures;
 mod crash;
+mod latency;
+mod outcomes;
+mod queue;
 mod stop;
 mod upstream;
 mod world;

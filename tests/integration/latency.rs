@@ -1,0 +1,63 @@
+//! An idle worker starts a task at once, without asking for it all the time.
+
+use std::future::ready;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::time::{Instant, sleep};
+use tradebot_symbols::market::Market;
+use tradebot_test_support::{Reply, stretched};
+
+use crate::world::{World, good_list, path, warmup};
+
+const SPOT: Market = Market::Spot;
+
+#[tokio::test]
+async fn a_task_sent_to_an_idle_worker_starts_within_milliseconds() {
+    let world = World::new().await;
+    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    let _worker = world.start_worker(&[]);
+    let mut waits = Vec::new();
+    for number in 0..50 {
+        let sent_at = Instant::now();
+        let id = world.enqueue(warmup(SPOT)).await.id().to_owned();
+        while world.exchange.count(path(SPOT)) == number {
+            assert!(
+                sent_at.elapsed() < stretched(Duration::from_secs(10)),
+                "send {number} is not picked up"
+            );
+            sleep(Duration::from_millis(1)).await;
+        }
+        waits.push(sent_at.elapsed());
+        world.ended(&id).await;
+    }
+    waits.sort();
+    let (median, worst) = (waits[waits.len() / 2], waits[waits.len() - 1]);
+    println!("from sending to the exchange being asked: median {median:?}, worst {worst:?}");
+    assert!(
+        median < stretched(Duration::from_millis(50)),
+        "median {median:?}, worst {worst:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_idle_worker_leaves_redis_alone() {
+    let world = World::new().await;
+    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    let _worker = world.start_worker(&[]);
+    world.run_last_try(SPOT).await;
+    // Time has to pass here: what must not happen gives no sign to wait for.
+    sleep(Duration::from_millis(300)).await;
+    let client = redis::Client::open(world.redis.url()).expect("a valid URL");
+    let monitor = client.get_async_monitor().await.expect("MONITOR");
+    let lines = monitor
+        .into_on_message::<String>()
+        .take_until(sleep(Duration::from_secs(3)));
+    // What a script does inside the server costs no round trip.
+    let sent: Vec<String> = lines
+        .filter(|line| ready(!line.contains(" lua]")))
+        .collect()
+        .await;
+    println!("commands in three idle seconds: {}", sent.len());
+    assert!(sent.len() <= 10, "{sent:#?}");
+}
