@@ -348,8 +348,14 @@ impl Transport {
         reason: &str,
     ) -> Result<bool, RedisTrouble> {
         let entry = self.parked_entry(source, raw, reason);
-        self.move_exact(source, raw, &DeliveryTag(String::new()), Vec::new(), entry)
-            .await
+        let moved = self
+            .move_exact(source, raw, &DeliveryTag(String::new()), Vec::new(), entry)
+            .await?;
+        if moved {
+            // A change of our own ends the tracking of the list without a report (NOLOOP): look again.
+            self.changed.notify_one();
+        }
+        Ok(moved)
     }
 
     /// Ends a delivery: stores `result`, pushes `pushes`, acknowledges; all of it or nothing.

@@ -8,7 +8,8 @@ use tokio::time::{Instant, sleep};
 use tradebot_symbols::market::Market;
 use tradebot_test_support::{Reply, stretched};
 
-use crate::world::{World, good_list, path, warmup};
+use crate::queue::protocol_1;
+use crate::world::{QUEUE, World, good_list, path, warmup};
 
 const SPOT: Market = Market::Spot;
 
@@ -38,6 +39,29 @@ async fn a_task_sent_to_an_idle_worker_starts_within_milliseconds() {
         median < stretched(Duration::from_millis(50)),
         "median {median:?}, worst {worst:?}"
     );
+}
+
+#[tokio::test]
+async fn the_next_task_is_not_late_after_a_message_that_had_to_be_looked_at() {
+    let world = World::new().await;
+    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    let _worker = world.start_worker(&[]);
+    let of_celery_3 = protocol_1(SPOT.warmup_task(), "old", "tag-of-old");
+    let of_others = protocol_1("app.other", "other", "tag-of-other");
+    for unclear in ["not JSON", &of_celery_3, &of_others] {
+        // Long enough for the worker to be waiting for a change, before and after.
+        sleep(Duration::from_millis(200)).await;
+        world.push(QUEUE, unclear).await;
+        sleep(Duration::from_millis(200)).await;
+        let sent_at = Instant::now();
+        let id = world.enqueue(warmup(SPOT)).await.id().to_owned();
+        world.ended(&id).await;
+        let took = sent_at.elapsed();
+        assert!(
+            took < stretched(Duration::from_secs(2)),
+            "{took:?} after {unclear}"
+        );
+    }
 }
 
 #[tokio::test]
