@@ -39,11 +39,12 @@ use crate::core::results::Results;
 use crate::core::transport::{Claimed, Connection, DeliveryTag, Source, Transport};
 use crate::core::wire::body::Body;
 use crate::core::wire::envelope::Envelope;
+use crate::core::wire::python_json;
 
 /// How many messages with a future `eta` one worker holds.
 const MAX_WAITING: usize = 10_000;
-/// How many ids of handed-back messages are remembered.
-const MAX_LEFT_OUT: usize = 1_000;
+/// How many texts that identify messages left to others are remembered, two a message.
+const MAX_LEFT_OUT: usize = 2_000;
 
 /// Settings of an engine, under the names Celery users know.
 #[derive(Debug, Clone)]
@@ -203,15 +204,23 @@ impl Engine {
         self.tracker.spawn(work);
     }
 
-    /// Remembers that a message is to be left to other workers.
+    /// Remembers that a message is to be left to other workers, by a member of its JSON text in both usual
+    /// spellings. The bare value would not do: an empty or short one is found in every message.
     fn leave_out(&self, message: &Envelope) {
-        let id = message.publisher_tag().unwrap_or(message.id());
+        let (member, value) = match message.publisher_tag() {
+            Some(tag) => ("delivery_tag", tag),
+            None => ("id", message.id()),
+        };
+        let value = python_json::to_string(value).expect("text is JSON");
         let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
-        if !left_out.iter().any(|known| known == id) {
-            if left_out.len() == MAX_LEFT_OUT {
-                left_out.pop_front();
+        for blank in [" ", ""] {
+            let text = format!("\"{member}\":{blank}{value}");
+            if !left_out.contains(&text) {
+                if left_out.len() == MAX_LEFT_OUT {
+                    left_out.pop_front();
+                }
+                left_out.push_back(text);
             }
-            left_out.push_back(id.to_owned());
         }
     }
 

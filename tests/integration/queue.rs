@@ -195,3 +195,19 @@ async fn two_workers_share_the_work_and_run_each_message_once() {
     assert_eq!(world.lists(SPOT).await.successes, 40);
     assert_eq!(world.exchange.count(path(SPOT)), 40);
 }
+
+#[tokio::test]
+async fn a_message_of_others_without_a_delivery_tag_does_not_hide_ours() {
+    let world = World::new().await;
+    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    let _worker = world.start_worker(&[]);
+    let others = [
+        protocol_1(BOT_TASKS[2], "old", ""),
+        protocol_1(BOT_TASKS[2], "older", "a"),
+    ];
+    for other in &others {
+        world.push(QUEUE, other).await;
+        assert_eq!(world.run_last_try(SPOT).await.1["status"], "SUCCESS");
+    }
+    assert_eq!(world.waiting(QUEUE).await, others);
+}

@@ -4,7 +4,7 @@
 -- ARGV  want, window, number of elements to skip at the served end, now (Unix seconds), tag prefix,
 --       number of names, the names of the tasks this worker runs,
 --       one routing suffix per list: the end of the stored triple, `, "", "queue"]`,
---       then ids of messages that were handed back and must be left to others
+--       then texts that occur in messages which must be left to others
 --
 -- A message of another task is not moved: the ones behind it are found by looking further, at most `window`
 -- elements from the end that is served first. Where the text alone does not tell whose a message is
