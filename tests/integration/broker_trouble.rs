@@ -176,3 +176,30 @@ async fn a_redis_that_lost_everything_gets_the_bindings_again() {
         assert_eq!(members, ["celery\u{6}\u{16}\u{6}\u{16}celery"], "{key}");
     }
 }
+
+#[tokio::test]
+async fn a_refresh_after_an_idle_connection_was_closed_succeeds_at_the_first_try() {
+    let world = World::new().await;
+    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    let _worker = world.start_worker(&[]);
+    assert_goes_on(&world).await;
+    // As the server's own `timeout` does, or a router between the two.
+    let clients: String = redis::cmd("CLIENT")
+        .arg("LIST")
+        .query_async(&mut world.db())
+        .await
+        .expect("a list");
+    let of_the_cache = clients
+        .lines()
+        .find(|client| client.contains("-cache "))
+        .expect("the worker's connection");
+    let id = of_the_cache.split(['=', ' ']).nth(1).expect("its id");
+    let killed: u64 = redis::cmd("CLIENT")
+        .arg(&["KILL", "ID", id])
+        .query_async(&mut world.db())
+        .await
+        .expect("a number");
+    assert_eq!(killed, 1);
+    assert_goes_on(&world).await;
+    assert_eq!(world.errors(SPOT).await, 0);
+}

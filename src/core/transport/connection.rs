@@ -85,6 +85,8 @@ struct Inner {
 struct Live {
     socket: MultiplexedConnection,
     generation: u64,
+    /// The other side has closed it, perhaps while nobody was using it.
+    lost: Arc<AtomicBool>,
 }
 
 impl Connection {
@@ -218,67 +220,84 @@ impl Connection {
     /// Returns the open connection, or opens one. Only one attempt runs at a time.
     async fn live(&self) -> Result<Live, RedisTrouble> {
         let mut current = self.inner.current.lock().await;
-        if let Some(live) = current.as_ref() {
+        if let Some(live) = current.as_ref().filter(|live| !live.lost.load(Ordering::Relaxed)) {
             return Ok(live.clone());
         }
-        let socket = self.open().await.map_err(|error| self.trouble(error))?;
+        let lost = Arc::default();
+        let socket = self.open(&lost).await.map_err(|error| self.trouble(error))?;
         let live = Live {
             socket,
             generation: next_generation(),
+            lost,
         };
         *current = Some(live.clone());
         Ok(live)
     }
 
-    /// Opens a connection, with change notifications if they are wanted and the server has them.
-    async fn open(&self) -> Result<MultiplexedConnection, RedisError> {
-        let Some(changes) = &self.inner.changes else {
-            return self.open_plain().await;
-        };
-        match self.open_tracking(Arc::clone(changes)).await {
+    /// Opens a connection that reports its own end, and the changes of tracked keys if they are wanted, as far
+    /// as the server knows how.
+    async fn open(&self, lost: &Arc<AtomicBool>) -> Result<MultiplexedConnection, RedisError> {
+        let track = self.inner.changes.is_some();
+        let error = match self.open_pushing(lost, track).await {
             Ok(socket) => {
-                self.inner.tracking.store(true, Ordering::Relaxed);
-                Ok(socket)
+                self.inner.tracking.store(track, Ordering::Relaxed);
+                return Ok(socket);
             }
-            // Redis 5, or a user that may not track: waiting is done by looking every now and then.
-            Err(error) if is_refusal_to_track(&error) => {
-                let socket = self.open_plain().await?;
-                self.inner.tracking.store(false, Ordering::Relaxed);
-                if !self.inner.warned.swap(true, Ordering::Relaxed) {
-                    warn!(
-                        url = self.inner.shown,
-                        %error,
-                        "the server does not report changes (it needs Redis 6 and the permission `client|tracking`), polling instead"
-                    );
-                }
-                Ok(socket)
+            Err(error) => error,
+        };
+        // Redis 5 knows no RESP3, and a user may be forbidden to track. Waiting is then done by looking.
+        let socket = match error.kind() {
+            ErrorKind::RESP3NotSupported => self.open_plain().await?,
+            ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::ResponseError) if track => {
+                self.open_pushing(lost, false).await?
             }
-            Err(error) => Err(error),
+            _ => return Err(error),
+        };
+        self.inner.tracking.store(false, Ordering::Relaxed);
+        if track && !self.inner.warned.swap(true, Ordering::Relaxed) {
+            warn!(
+                url = self.inner.shown,
+                %error,
+                "the server does not report changes (that needs Redis 6 and the permission `client|tracking`), polling instead"
+            );
         }
-    }
-
-    async fn open_plain(&self) -> Result<MultiplexedConnection, RedisError> {
-        let mut socket = self.inner.plain.open(&timeouts()).await?;
-        self.introduction().query_async::<()>(&mut socket).await?;
         Ok(socket)
     }
 
-    async fn open_tracking(&self, changes: Arc<Notify>) -> Result<MultiplexedConnection, RedisError> {
+    async fn open_pushing(
+        &self,
+        lost: &Arc<AtomicBool>,
+        track: bool,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let (lost, changes) = (Arc::clone(lost), self.inner.changes.clone());
         let config = timeouts().set_push_sender(move |push: PushInfo| {
-            if matches!(push.kind, PushKind::Invalidate | PushKind::Disconnection) {
+            if push.kind == PushKind::Disconnection {
+                lost.store(true, Ordering::Relaxed);
+            }
+            if matches!(push.kind, PushKind::Invalidate | PushKind::Disconnection)
+                && let Some(changes) = &changes
+            {
                 changes.notify_one();
             }
             Ok::<(), std::convert::Infallible>(())
         });
         let mut socket = self.inner.pushing.open(&config).await?;
         let mut setup = self.introduction();
-        setup
-            .cmd("CLIENT")
-            .arg("TRACKING")
-            .arg("ON")
-            .arg("NOLOOP")
-            .ignore();
+        if track {
+            setup
+                .cmd("CLIENT")
+                .arg("TRACKING")
+                .arg("ON")
+                .arg("NOLOOP")
+                .ignore();
+        }
         setup.query_async::<()>(&mut socket).await?;
+        Ok(socket)
+    }
+
+    async fn open_plain(&self) -> Result<MultiplexedConnection, RedisError> {
+        let mut socket = self.inner.plain.open(&timeouts()).await?;
+        self.introduction().query_async::<()>(&mut socket).await?;
         Ok(socket)
     }
 
@@ -375,16 +394,6 @@ fn timeouts() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(RESPONSE_TIMEOUT))
-}
-
-/// Whether the server answered and will not track: it does not know how, or the user may not.
-fn is_refusal_to_track(error: &RedisError) -> bool {
-    match error.kind() {
-        ErrorKind::RESP3NotSupported => true,
-        ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::ResponseError) => true,
-        ErrorKind::Extension => error.code() == Some("NOPROTO"),
-        _ => false,
-    }
 }
 
 fn next_generation() -> u64 {
