@@ -37,14 +37,16 @@ pub struct RedisConfig {
 impl RedisConfig {
     /// Reads the section.
     pub fn read(reader: &mut Reader<'_>) -> Self {
-        let broker = reader.text("CELERY_BROKER_URL");
-        let cache = reader.optional("REDIS_URL").unwrap_or_else(|| broker.clone());
-        let master = reader.optional("CELERY_SENTINEL_MASTER_NAME");
-        let url = |url: String| RedisUrl::new(url).with_master_name(master.clone());
+        let broker = reader.redis_url("CELERY_BROKER_URL");
+        let own = reader.optional("REDIS_URL").is_some();
         Self {
-            cache: url(cache),
-            broker: url(broker),
-            results: url(reader.text("CELERY_RESULT_BACKEND")),
+            cache: if own {
+                reader.redis_url("REDIS_URL")
+            } else {
+                broker.clone()
+            },
+            broker,
+            results: reader.redis_url("CELERY_RESULT_BACKEND"),
             result_expires: reader.seconds("CELERY_RESULT_EXPIRES"),
             key_prefix: reader.optional("CELERY_GLOBAL_KEYPREFIX").unwrap_or_default(),
             result_key_prefix: reader

@@ -81,6 +81,24 @@ fn all_mistakes_are_reported_at_once_and_named() {
 }
 
 #[test]
+fn a_redis_url_is_refused_by_name_and_without_its_password_and_hosts_must_be_some() {
+    let vars = BTreeMap::from([
+        ("CELERY_BROKER_URL", "http://:canary@h/0"),
+        ("BINANCE_FUTURES_BASE_URL", " , "),
+    ]);
+    let text = read_all(&vars).unwrap_err().to_string();
+    assert!(
+        text.contains("CELERY_BROKER_URL cannot be used: it does not begin with"),
+        "{text}"
+    );
+    assert!(text.contains("BINANCE_FUTURES_BASE_URL is `,`"), "{text}");
+    assert!(
+        !text.contains("canary") && !text.contains("REDIS_URL cannot"),
+        "{text}"
+    );
+}
+
+#[test]
 fn every_variable_is_documented_in_the_readme_with_its_default() {
     let readme = include_str!("../../README.md");
     for variable in VARIABLES {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::table::VARIABLES;
+use crate::core::secret::RedisUrl;
+use crate::core::transport::{Connection, RedisTrouble};
 
 /// Where variables come from; a test passes a map.
 pub trait Vars {
@@ -98,6 +100,16 @@ impl<'a> Reader<'a> {
             .filter(|value| !value.is_empty())
     }
 
+    /// The URL of a Redis. A mistake is told without the value, which may hold a password.
+    pub fn redis_url(&mut self, name: &'static str) -> RedisUrl {
+        let master = self.optional("CELERY_SENTINEL_MASTER_NAME");
+        let url = RedisUrl::new(self.text(name)).with_master_name(master);
+        if let Err(RedisTrouble::Url { reason, .. }) = Connection::new(&url, "check") {
+            self.mistakes.push(format!("{name} cannot be used: {reason}"));
+        }
+        url
+    }
+
     /// A duration in seconds, fractions allowed, at most ten years.
     pub fn seconds(&mut self, name: &'static str) -> Duration {
         const MAX: f64 = 10.0 * 365.0 * 86400.0;
@@ -158,7 +170,12 @@ impl<'a> Reader<'a> {
 
     /// A comma-separated list of `http://` and `https://` addresses, without a trailing slash.
     pub fn base_urls(&mut self, name: &'static str) -> Vec<String> {
+        const EXPECTED: &str = "`https://host`, several separated by commas";
         let urls = self.list(name);
+        if urls.is_empty() {
+            let text = self.text(name);
+            self.complain(name, &text, EXPECTED);
+        }
         for url in &urls {
             let rest = url
                 .strip_prefix("https://")
@@ -166,7 +183,7 @@ impl<'a> Reader<'a> {
             if rest
                 .is_none_or(|host| host.is_empty() || host.starts_with('/') || host.contains(['@', '?', '#']))
             {
-                self.complain(name, url, "`https://host`, several separated by commas");
+                self.complain(name, url, EXPECTED);
             }
         }
         urls.iter()
