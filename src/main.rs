@@ -7,7 +7,15 @@ use tradebot_symbols::cli::{self, Cli};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match cli::run(Cli::parse()).await {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => {
+            // Help and version are answers too. Nobody is left to tell if the output is closed.
+            let _ = answer.print();
+            return ExitCode::from(if answer.use_stderr() { cli::EXIT_USAGE } else { 0 });
+        }
+    };
+    match cli::run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             #[expect(

@@ -46,7 +46,15 @@ struct Args {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(answer) => {
+            // Help and version are answers too. Nobody is left to tell if the output is closed.
+            let _ = answer.print();
+            return ExitCode::from(if answer.use_stderr() { EXIT_USAGE } else { 0 });
+        }
+    };
+    match run(args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             #[expect(
