@@ -47,31 +47,38 @@ pub async fn run(cli: Cli) -> Result<()> {
 /// The exit code for an error.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    let usage = error
-        .chain()
-        .any(|cause| cause.is::<ConfigError>() || cause.is::<UsageError>());
-    if usage { EXIT_USAGE } else { 1 }
+    if error.chain().any(|cause| cause.is::<ConfigError>()) {
+        EXIT_USAGE
+    } else {
+        1
+    }
 }
 
-/// A mistake on the command line that clap cannot see.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct UsageError(String);
-
-/// Starts the log output; the flag goes before the environment.
-fn start_logs(level: Option<&str>) -> Result<()> {
+/// Reads which logs are wanted; the flag goes before the environment.
+fn read_logs(level: Option<&str>) -> Result<LogConfig, ConfigError> {
     let mut reader = Reader::new(&ProcessEnvironment);
-    let config = LogConfig::read(&mut reader);
+    let mut config = LogConfig::read(&mut reader);
+    if let Some(level) = level {
+        if !telemetry::understands(level) {
+            reader.complain("--loglevel", level, telemetry::LEVELS);
+        }
+        level.clone_into(&mut config.level);
+    }
     reader.finish()?;
-    let level = level.unwrap_or(&config.level);
-    telemetry::init(level, config.format)
-        .map_err(|_| {
-            UsageError(format!(
-                "log level `{level}` is not known, use debug, info, warning or error"
-            ))
-        })
-        .context("log output")?;
-    Ok(())
+    Ok(config)
+}
+
+fn start_logs(config: &LogConfig) -> Result<()> {
+    telemetry::init(&config.level, config.format).context("log output")
+}
+
+/// The values of two parts, or the mistakes of both at once.
+fn both<A, B>(one: Result<A, ConfigError>, other: Result<B, ConfigError>) -> Result<(A, B), ConfigError> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok((one, other)),
+        (Err(one), Err(other)) => Err(one.and(other)),
+        (Err(mistakes), Ok(_)) | (Ok(_), Err(mistakes)) => Err(mistakes),
+    }
 }
 
 #[cfg(test)]

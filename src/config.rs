@@ -13,7 +13,7 @@ pub use vars::{ConfigError, ProcessEnvironment, Reader, Vars};
 
 use crate::core::secret::RedisUrl;
 use crate::market::PerMarket;
-use crate::telemetry::LogFormat;
+use crate::telemetry::{self, LogFormat};
 
 /// The Redis servers.
 #[derive(Debug, Clone)]
@@ -178,6 +178,9 @@ impl LogConfig {
     /// Reads the section.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let level = reader.text("LOG_LEVEL");
+        if !telemetry::understands(&level) {
+            reader.complain("LOG_LEVEL", &level, telemetry::LEVELS);
+        }
         let format = match reader.text("LOG_FORMAT").to_ascii_lowercase().as_str() {
             "json" => LogFormat::Json,
             "human" => LogFormat::Human,

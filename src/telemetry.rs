@@ -1,9 +1,10 @@
 //! Logs: one line per event on standard error, for people or as JSON.
 
 use std::io::IsTerminal;
+use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{LevelFilter, ParseError};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -13,6 +14,18 @@ pub enum LogFormat {
     Human,
     /// One JSON object a line.
     Json,
+}
+
+/// What a level may be, for messages about one that is not.
+pub const LEVELS: &str = "debug, info, warning, error, or a filter expression";
+
+/// Whether `level` is a level or a filter expression. A lone word that is no level would be read as a filter
+/// for the module of that name, and silence everything else: it is a typing error.
+#[must_use]
+pub fn understands(level: &str) -> bool {
+    let filter = filter_of(level);
+    let is_clear = |part: &str| part.contains('=') || LevelFilter::from_str(part.trim()).is_ok();
+    filter.split(',').all(is_clear) && EnvFilter::try_new(&filter).is_ok()
 }
 
 /// Installs the process's log output at `level` (`info`, `debug`, …; Celery's names in any case are known).
@@ -58,7 +71,10 @@ mod tests {
             "FATAL",
             "info,redis=warn",
         ] {
-            assert!(EnvFilter::try_new(filter_of(level)).is_ok(), "{level}");
+            assert!(understands(level), "{level}");
+        }
+        for mistake in ["loud", "info,loud", "info=loud", "in fo", "redis=warn,"] {
+            assert!(!understands(mistake), "{mistake}");
         }
     }
 }

@@ -75,8 +75,12 @@ async fn run(args: Args) -> Result<()> {
     let redis = RedisConfig::read(&mut reader);
     let intervals = ScheduleConfig::read(&mut reader);
     let logs = LogConfig::read(&mut reader);
+    let level = args.loglevel.as_deref().unwrap_or(&logs.level);
+    if args.loglevel.is_some() && !telemetry::understands(level) {
+        reader.complain("--loglevel", level, telemetry::LEVELS);
+    }
     reader.finish()?;
-    telemetry::init(args.loglevel.as_deref().unwrap_or(&logs.level), logs.format)?;
+    telemetry::init(level, logs.format)?;
 
     let schedule = Schedule::warmups(&intervals, &args.queue)?;
     // Before the first line: whoever reads it may stop us at once, and that is no failure.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::start_logs;
+use super::{both, read_logs, start_logs};
 use crate::config::{ProcessEnvironment, Reader, RedisConfig};
 use crate::core::transport::{Connection, Parked};
 use crate::core::wire::keys::Keys;
@@ -49,10 +49,10 @@ struct Choice {
 }
 
 pub(super) async fn run(args: Args) -> Result<()> {
-    start_logs(None)?;
     let mut reader = Reader::new(&ProcessEnvironment);
     let redis = RedisConfig::read(&mut reader);
-    reader.finish()?;
+    let ((), logs) = both(reader.finish(), read_logs(None))?;
+    start_logs(&logs)?;
     let connection = Connection::new(&redis.broker, "parked")?;
     let keys = Keys::with_prefix(&redis.key_prefix);
     let parked = Parked::all(&connection, &keys).await?;

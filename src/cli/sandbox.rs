@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tracing::warn;
 
-use super::start_logs;
+use super::{read_logs, start_logs};
 use crate::core::lifecycle::Stop;
 use crate::product::sandbox::{Catalog, SandboxServer};
 
@@ -31,7 +31,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<()> {
-    start_logs(args.loglevel.as_deref())?;
+    start_logs(&read_logs(args.loglevel.as_deref())?)?;
     let stop = Stop::new();
     stop.on_signals(Duration::from_secs(3))?;
     let catalog = Catalog::from_files(args.spot_file.as_deref(), args.futures_file.as_deref())?;

@@ -18,8 +18,10 @@ use tracing::{info, warn};
 use self::child::Child;
 use self::private_redis::PrivateRedis;
 use self::view::View;
-use super::start_logs;
-use crate::config::{ProcessEnvironment, Reader, RedisConfig, WorkerConfig};
+use super::{both, read_logs, start_logs};
+use crate::config::{
+    BinanceConfig, ProcessEnvironment, Reader, RedisConfig, ScheduleConfig, SymbolsConfig, WorkerConfig,
+};
 use crate::core::clock::SystemClock;
 use crate::core::error_chain;
 use crate::core::lifecycle::Stop;
@@ -54,11 +56,15 @@ pub(super) struct Args {
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
 pub(super) async fn run(args: Args) -> Result<()> {
-    start_logs(args.loglevel.as_deref())?;
     let mut reader = Reader::new(&ProcessEnvironment);
     let redis = RedisConfig::read(&mut reader);
     let worker = WorkerConfig::read(&mut reader);
-    reader.finish()?;
+    // What only the children use is read too: a mistake is told here, not by a child that ends at once.
+    SymbolsConfig::read(&mut reader);
+    BinanceConfig::read(&mut reader);
+    ScheduleConfig::read(&mut reader);
+    let ((), logs) = both(reader.finish(), read_logs(args.loglevel.as_deref()))?;
+    start_logs(&logs)?;
     let stop = Stop::new();
     stop.on_signals(worker.shutdown_timeout + Duration::from_secs(2))?;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::start_logs;
+use super::{both, read_logs, start_logs};
 use crate::config::ProcessEnvironment;
 use crate::product::tasks::{self, Context};
 use crate::worker::{self, WorkerArgs, WorkerSettings};
@@ -20,15 +20,11 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<()> {
-    start_logs(args.worker.loglevel.as_deref())?;
     let settings = WorkerSettings::read(&ProcessEnvironment, &args.worker);
     let context = Context::read(&ProcessEnvironment);
-    let (settings, context) = match (settings, context) {
-        (Ok(settings), Ok(context)) => (settings, context),
-        // Every mistake of both halves at once.
-        (Err(one), Err(other)) => return Err(one.and(other).into()),
-        (Err(one), _) | (_, Err(one)) => return Err(one.into()),
-    };
+    let logs = read_logs(args.worker.loglevel.as_deref());
+    let (settings, (context, logs)) = both(settings, both(context, logs))?;
+    start_logs(&logs)?;
     let context = context.connect(settings.redis(), settings.hostname())?;
     worker::run(settings, tasks::task_set(), Arc::new(context)).await?;
     Ok(())
