@@ -122,9 +122,11 @@ impl Client {
             .map_err(send_reason)?;
         self.note_weight(market, answer.headers());
         let answer = self.check_status(market, answer).await?;
+        // A captured answer that the sandbox plays back does not say so itself.
+        let sandbox = answer.headers().contains_key("x-sandbox");
         let body = read_body(answer, body_cap(market)).await?;
         let body_bytes = body.len();
-        let listing = match exchange_info::parse(&body) {
+        let mut listing = match exchange_info::parse(&body) {
             Err(ListingError::Api { code: 0, message }) => return Err(Reason::Restricted(message)),
             Err(ListingError::Api { code: -1003, .. }) => {
                 self.pause(market, None);
@@ -135,6 +137,7 @@ impl Client {
             }
             other => other?,
         };
+        listing.sandbox |= sandbox;
         Ok(Fetched {
             listing,
             base_url: base_url.to_owned(),
