@@ -48,7 +48,7 @@ pub struct Stored {
     pub last_good: Option<String>,
     /// Seconds the primary list has left; `None` when absent or without expiry.
     pub ttl_seconds: Option<i64>,
-    /// Where the list came from; absent for lists that Python wrote.
+    /// Where the list came from; absent for lists that Python wrote, also over one of ours.
     pub source: Option<Source>,
     /// Unix seconds of the last refresh.
     pub last_refresh: Option<i64>,
@@ -232,7 +232,9 @@ impl SymbolCache {
             primary,
             last_good,
             ttl_seconds: (ttl >= 0).then_some(ttl),
-            source: source.and_then(|text| serde_json::from_str(&text).ok()),
+            source: source
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .filter(|source: &Source| last_refresh == Some(source.fetched_at)),
             last_refresh,
             refreshes: refreshes.unwrap_or(0),
         })
