@@ -131,7 +131,7 @@ async fn arguments_that_the_task_does_not_take_fail_it_as_a_python_call_would() 
     let cases = [
         (
             positional,
-            format!("{name} takes 0 positional arguments but 1 were given"),
+            format!("{name} takes 0 positional arguments but 1 was given"),
         ),
         (
             keyword,
