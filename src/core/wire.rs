@@ -4,6 +4,7 @@
 //! the same age, as observed on a Redis server.
 
 pub mod body;
+pub mod body_error;
 mod compression;
 pub mod envelope;
 pub mod keys;

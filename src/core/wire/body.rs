@@ -4,43 +4,20 @@
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Map, Value};
-use thiserror::Error;
 
-use super::{compression, envelope::Envelope, msgpack, python_json};
+use super::body_error::BodyError;
+use super::{compression, msgpack, python_json};
 
-/// The most a decompressed body may hold, in bytes.
-pub const MAX_BODY_BYTES: usize = 64 << 20;
-
-/// Why a body could not be decoded.
-#[derive(Debug, Error)]
-pub enum BodyError {
-    /// There is none, or it is not text.
-    #[error("message has no body")]
-    Missing,
-    /// `body_encoding` says base64 and it is not.
-    #[error("message body is not base64: {0}")]
-    Base64(#[from] base64::DecodeError),
-    /// A compression this worker does not know.
-    #[error("message body is compressed with `{0}`, which this worker does not know")]
-    UnknownCompression(String),
-    /// The compressed bytes are damaged.
-    #[error("message body does not decompress: {0}")]
-    Compression(std::io::Error),
-    /// Larger than [`MAX_BODY_BYTES`] after decompression.
-    #[error("message body is larger than {MAX_BODY_BYTES} bytes")]
-    TooLarge,
-    /// A serializer outside the accept-list.
-    #[error("message content type `{0}` is refused, accepted are application/json and application/x-msgpack")]
-    ContentDisallowed(String),
-    /// Not JSON.
-    #[error("message body is not JSON: {0}")]
-    NotJson(#[from] serde_json::Error),
-    /// Not msgpack, or nothing that JSON could hold.
-    #[error("message body is not msgpack: {0}")]
-    NotMsgpack(String),
-    /// JSON of another shape than `[args, kwargs, embed]`.
-    #[error("message body is not `[args, kwargs, embed]` but {0}")]
-    Shape(&'static str),
+/// A body as it stands in a message.
+pub(super) struct Encoded<'m> {
+    /// The body itself.
+    pub(super) text: Option<&'m str>,
+    /// MIME type of the serializer; JSON when absent.
+    pub(super) content_type: Option<&'m str>,
+    /// Whether the text is base64.
+    pub(super) is_base64: bool,
+    /// Name of the compression, if any.
+    pub(super) compression: Option<&'m str>,
 }
 
 /// A decoded body.
@@ -57,8 +34,8 @@ pub struct Body {
 impl Body {
     /// Decodes the body of a protocol 2 message, or the object with an `args` key that some producers put
     /// under protocol 2 headers.
-    pub(super) fn decode(envelope: &Envelope) -> Result<Self, BodyError> {
-        match Self::decode_value(envelope)? {
+    pub(super) fn decode(encoded: &Encoded<'_>) -> Result<Self, BodyError> {
+        match Self::decode_value(encoded)? {
             Value::Array(parts) => {
                 let [args, kwargs, embed] = <[Value; 3]>::try_from(parts)
                     .map_err(|_| BodyError::Shape("a list of another length"))?;
@@ -77,27 +54,19 @@ impl Body {
     }
 
     /// The body as the JSON value it holds, whatever its shape.
-    pub(super) fn decode_value(envelope: &Envelope) -> Result<Value, BodyError> {
-        let text = envelope
-            .field("body")
-            .and_then(Value::as_str)
-            .ok_or(BodyError::Missing)?;
-        let content_type = envelope
-            .field("content-type")
-            .and_then(Value::as_str)
-            .unwrap_or("application/json");
-        let is_json = match content_type {
+    pub(super) fn decode_value(encoded: &Encoded<'_>) -> Result<Value, BodyError> {
+        let text = encoded.text.ok_or(BodyError::Missing)?;
+        let is_json = match encoded.content_type.unwrap_or("application/json") {
             "application/json" | "json" => true,
             "application/x-msgpack" | "msgpack" => false,
             other => return Err(BodyError::ContentDisallowed(other.chars().take(80).collect())),
         };
-        let encoded = envelope.property("body_encoding").and_then(Value::as_str) == Some("base64");
-        let bytes = if encoded {
+        let bytes = if encoded.is_base64 {
             BASE64_STANDARD.decode(text)?
         } else {
             text.as_bytes().to_vec()
         };
-        let plain = match envelope.header("compression").and_then(Value::as_str) {
+        let plain = match encoded.compression {
             None => bytes,
             Some(method) => compression::decompress(method, &bytes)?,
         };
@@ -143,6 +112,7 @@ impl Body {
 
 #[cfg(test)]
 mod tests {
+    use super::super::envelope::Envelope;
     use super::*;
     use serde_json::json;
 

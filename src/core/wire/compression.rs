@@ -9,7 +9,7 @@ use bzip2::read::BzDecoder;
 use flate2::read::{GzDecoder, ZlibDecoder};
 use ruzstd::decoding::StreamingDecoder;
 
-use super::body::{BodyError, MAX_BODY_BYTES};
+use super::body_error::{BodyError, MAX_BODY_BYTES};
 
 /// Undoes the compression that a message's `compression` header names.
 pub(super) fn decompress(method: &str, bytes: &[u8]) -> Result<Vec<u8>, BodyError> {

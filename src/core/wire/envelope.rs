@@ -11,7 +11,8 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use super::body::{Body, BodyError};
+use super::body::{Body, Encoded};
+use super::body_error::BodyError;
 use super::{python_json, timestamp};
 
 /// Why a list element is no task message.
@@ -213,7 +214,7 @@ impl Envelope {
     /// # Errors
     /// See [`BodyError`].
     pub fn body(&self) -> Result<Body, BodyError> {
-        Body::decode(self)
+        Body::decode(&self.encoded_body())
     }
 
     /// Sets a header.
@@ -239,6 +240,15 @@ impl Envelope {
         self.object("headers").shift_remove("redelivered");
         if let Some(Value::Object(info)) = self.object("properties").get_mut("delivery_info") {
             info.shift_remove("redelivered");
+        }
+    }
+
+    fn encoded_body(&self) -> Encoded<'_> {
+        Encoded {
+            text: self.field("body").and_then(Value::as_str),
+            content_type: self.field("content-type").and_then(Value::as_str),
+            is_base64: self.property("body_encoding").and_then(Value::as_str) == Some("base64"),
+            compression: self.text("compression"),
         }
     }
 
@@ -279,7 +289,7 @@ impl Envelope {
 
     /// Celery 3 put everything into the body; rebuild it as protocol 2.
     fn adopt_protocol_1(&mut self) -> Result<(), EnvelopeError> {
-        let value = Body::decode_value(self).map_err(EnvelopeError::NoTask)?;
+        let value = Body::decode_value(&self.encoded_body()).map_err(EnvelopeError::NoTask)?;
         let Value::Object(mut old) = value else {
             return Err(EnvelopeError::MissingHeader("task"));
         };

@@ -4,7 +4,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use rmpv::Value as Packed;
 use serde_json::{Map, Number, Value, json};
 
-use super::body::BodyError;
+use super::body_error::BodyError;
 
 /// How deeply a body may nest.
 const MAX_DEPTH: usize = 128;
