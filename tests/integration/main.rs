@@ -10,6 +10,7 @@ mod crash;
 mod latency;
 mod outcomes;
 mod queue;
+mod reach;
 mod stop;
 mod upstream;
 mod world;

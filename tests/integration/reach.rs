@@ -1,0 +1,223 @@
+//! Every way in which Celery reaches a Redis: TLS, unix sockets, users with few rights, sentinels, prefixed keys.
+
+use std::fs;
+use std::path::Path;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use redis::AsyncCommands;
+use tempfile::TempDir;
+use tradebot_symbols::market::Market;
+use tradebot_symbols::product::symbols::cache::CacheKeys;
+use tradebot_test_support::{Process, RedisServer, Reply, eventually, free_port};
+
+use crate::world::{PATIENCE, World, connected, good_list, now, path, warmup};
+
+/// A private authority and a server certificate for 127.0.0.1, as PEM files.
+fn certificates(directory: &Path) {
+    let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let issuer =
+        CertifiedIssuer::self_signed(authority, KeyPair::generate().expect("a key")).expect("an authority");
+    let key = KeyPair::generate().expect("a key");
+    let server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
+    let server = server.signed_by(&key, &issuer).expect("a certificate");
+    for (name, text) in [
+        ("ca.pem", issuer.pem()),
+        ("server.pem", server.pem()),
+        ("server.key", key.serialize_pem()),
+    ] {
+        fs::write(directory.join(name), text).expect("a file");
+    }
+}
+
+/// Has a worker that reaches Redis in this way do one refresh.
+async fn refresh_over(world: &World, url: &str, env: &[(&str, &str)]) -> Process {
+    let worker = world
+        .worker(&[])
+        .env("REDIS_URL", url)
+        .env("CELERY_BROKER_URL", url)
+        .env("CELERY_RESULT_BACKEND", url)
+        .envs(env.iter().copied());
+    let worker = connected(worker);
+    let id = world.enqueue(warmup(Market::Spot)).await.id().to_owned();
+    assert_eq!(world.ended(&id).await["status"], "SUCCESS", "over {url}");
+    worker
+}
+
+#[tokio::test]
+async fn a_worker_reaches_redis_over_tls_with_a_private_authority_and_refuses_a_strangers() {
+    let directory = TempDir::new().expect("a directory");
+    certificates(directory.path());
+    let (file, port) = (
+        |name: &str| directory.path().join(name).display().to_string(),
+        free_port(),
+    );
+    let server = RedisServer::start_with(&[
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &file("server.pem"),
+        "--tls-key-file",
+        &file("server.key"),
+        "--tls-ca-cert-file",
+        &file("ca.pem"),
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let world = World::on(server).await;
+    world
+        .exchange
+        .always(path(Market::Spot), Reply::json(good_list()));
+    let authority = file("ca.pem");
+    let base = format!("rediss://127.0.0.1:{port}/0");
+    refresh_over(
+        &world,
+        &format!("{base}?ssl_cert_reqs=required&ssl_ca_certs={authority}"),
+        &[],
+    )
+    .await;
+    refresh_over(&world, &format!("{base}?ssl_cert_reqs=CERT_NONE"), &[]).await;
+
+    let stranger = format!("{base}?ssl_cert_reqs=required");
+    let worker = world.worker(&[]).env("CELERY_BROKER_URL", &stranger).spawn();
+    let line = worker.wait_for_line("broker in trouble", PATIENCE);
+    assert!(line.to_lowercase().contains("certificate"), "{line}");
+}
+
+#[tokio::test]
+async fn a_worker_reaches_redis_through_a_unix_socket() {
+    let directory = TempDir::new().expect("a directory");
+    let socket = directory.path().join("redis.sock").display().to_string();
+    let world = World::on(RedisServer::start_with(&["--unixsocket", &socket])).await;
+    world
+        .exchange
+        .always(path(Market::Spot), Reply::json(good_list()));
+    refresh_over(&world, &format!("redis+socket://{socket}?virtual_host=0"), &[]).await;
+}
+
+#[tokio::test]
+async fn a_user_that_may_not_track_keys_works_by_looking() {
+    let world = World::new().await;
+    world
+        .exchange
+        .always(path(Market::Spot), Reply::json(good_list()));
+    let rules = [
+        "SETUSER",
+        "limited",
+        "on",
+        ">secret",
+        "~*",
+        "&*",
+        "+@all",
+        "-client|tracking",
+    ];
+    let set: Result<String, _> = redis::cmd("ACL").arg(&rules).query_async(&mut world.db()).await;
+    set.expect("a user");
+    let url = format!("redis://limited:secret@127.0.0.1:{}/0", world.redis.port());
+    let worker = refresh_over(&world, &url, &[]).await;
+    worker.wait_for_line("polling instead", PATIENCE);
+}
+
+#[tokio::test]
+async fn prefixed_keys_are_used_where_kombu_and_celery_use_them() {
+    let world = World::new().await;
+    world
+        .exchange
+        .always(path(Market::Spot), Reply::json(good_list()));
+    let env = [
+        ("CELERY_GLOBAL_KEYPREFIX", "{tb}:"),
+        ("CELERY_RESULT_GLOBAL_KEYPREFIX", "{tb}"),
+    ];
+    let _worker = connected(world.worker(&[]).envs(env));
+    let message = warmup(Market::Spot).into_envelope("gen1@tests", now());
+    world.push("{tb}:celery", message.to_json()).await;
+    let key = format!("{{tb}}_celery-task-meta-{}", message.id());
+    let result = eventually("a result under the prefix", PATIENCE, async || {
+        world
+            .db()
+            .get::<_, Option<String>>(&key)
+            .await
+            .expect("an answer")
+    })
+    .await;
+    assert!(result.contains("\"SUCCESS\""), "{result}");
+    let keys: Vec<String> = world.db().keys("*").await.expect("keys");
+    let strays: Vec<&String> = keys
+        .iter()
+        .filter(|key| !key.starts_with("{tb}") && !key.starts_with("cache:") && !key.starts_with("metrics:"))
+        .collect();
+    assert_eq!(strays, [""; 0], "keys without the prefix");
+}
+
+#[tokio::test]
+async fn a_worker_follows_the_sentinels_to_the_new_master() {
+    let (old, new) = (RedisServer::start(), RedisServer::start());
+    let replicate = redis::cmd("REPLICAOF")
+        .arg("127.0.0.1")
+        .arg(old.port())
+        .to_owned();
+    replicate
+        .query_async::<()>(&mut new.connection().await)
+        .await
+        .expect("a replica");
+    let directory = TempDir::new().expect("a directory");
+    let (port, config) = (free_port(), directory.path().join("sentinel.conf"));
+    let text = format!(
+        "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor lists 127.0.0.1 {} 1\n\
+         sentinel down-after-milliseconds lists 1000\nsentinel failover-timeout lists 5000\n",
+        directory.path().display(),
+        old.port()
+    );
+    fs::write(&config, text).expect("a file");
+    let sentinel = Process::builder("redis-server")
+        .arg(&config)
+        .arg("--sentinel")
+        .spawn();
+    sentinel.wait_for_line("+monitor master", PATIENCE);
+    // Without its replica known, a sentinel could promote nobody.
+    sentinel.wait_for_line("+slave slave", PATIENCE);
+
+    let world = World::on(old).await;
+    world
+        .exchange
+        .always(path(Market::Spot), Reply::json(good_list()));
+    let url = format!("sentinel://127.0.0.1:{port}/0");
+    let worker = refresh_over(&world, &url, &[("CELERY_SENTINEL_MASTER_NAME", "lists")]).await;
+    world.redis.kill();
+    sentinel.wait_for_line("+switch-master", PATIENCE);
+    worker.wait_for_nth_line("connected", 2, PATIENCE);
+
+    let message = warmup(Market::Spot).into_envelope("gen1@tests", now());
+    let mut db = new.connection().await;
+    db.lpush::<_, _, ()>("celery", message.to_json())
+        .await
+        .expect("a pushed message");
+    let key = format!("celery-task-meta-{}", message.id());
+    eventually("a result on the new master", PATIENCE, async || {
+        db.clone()
+            .get::<_, Option<String>>(&key)
+            .await
+            .expect("an answer")
+    })
+    .await;
+    assert!(
+        db.exists::<_, bool>(CacheKeys(Market::Spot).primary())
+            .await
+            .expect("an answer")
+    );
+}
+
+#[tokio::test]
+async fn a_sentinel_url_without_the_masters_name_is_refused_with_the_variable_to_set() {
+    let world = World::new().await;
+    let worker = world
+        .worker(&[])
+        .env("CELERY_BROKER_URL", "sentinel://127.0.0.1:1")
+        .spawn();
+    assert_eq!(worker.wait_exit(PATIENCE).code(), Some(64));
+    assert!(
+        worker.output().contains("CELERY_SENTINEL_MASTER_NAME"),
+        "{}",
+        worker.output()
+    );
+}
