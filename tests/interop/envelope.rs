@@ -39,53 +39,34 @@ async fn a_message_of_our_beat_is_one_of_send_task() {
 
 #[tokio::test]
 async fn what_follows_from_a_warm_up_is_published_as_a_python_worker_publishes_it() {
-    // With the number of messages that follow, and the state of the first task.
     let orders = [
-        (json!({}), 0, "SUCCESS"),
-        (json!({"link": aside(json!({}))}), 1, "SUCCESS"),
-        (
-            json!({"link": [aside(json!({})), aside(json!({}))]}),
-            2,
-            "SUCCESS",
-        ),
-        (
-            json!({"link": aside(json!({"priority": 4, "expires": 60, "countdown": 30}))}),
-            1,
-            "SUCCESS",
-        ),
-        (
-            json!({"link": aside(json!({"time_limit": 9, "soft_time_limit": 8, "shadow": "s"}))}),
-            1,
-            "SUCCESS",
-        ),
-        (
-            json!({"link": aside(json!({"headers": {"x-trace": "41"}, "ignore_result": true}))}),
-            1,
-            "SUCCESS",
-        ),
-        (
-            json!({"chain": [{"name": WARMUP_SPOT}, aside(json!({})), aside(json!({}))]}),
-            1,
-            "SUCCESS",
-        ),
-        (
-            json!({"options": {"expires": -1}, "link": aside(json!({}))}),
-            0,
-            "REVOKED",
-        ),
+        json!({"name": WARMUP_SPOT}),
+        json!({"name": WARMUP_SPOT, "link": aside(json!({}))}),
+        json!({"name": WARMUP_SPOT, "link": [aside(json!({})), aside(json!({}))]}),
+        json!({"name": WARMUP_SPOT, "link": aside(json!({"priority": 4, "expires": 60, "countdown": 30}))}),
+        json!({"name": WARMUP_SPOT, "link": aside(json!({"time_limit": 9, "soft_time_limit": 8, "shadow": "s"}))}),
+        json!({"name": WARMUP_SPOT, "link": aside(json!({"headers": {"x-trace": "41"}, "ignore_result": true}))}),
+        json!({"chain": [{"name": WARMUP_SPOT}, aside(json!({})), aside(json!({}))]}),
+        json!({"name": WARMUP_SPOT, "options": {"expires": -1}, "link": aside(json!({}))}),
     ];
+    let following = [0, 1, 2, 1, 1, 1, 1, 0];
     for python in Python::ALL {
         let (ours, theirs) = (Fleet::start(python).await, Fleet::start(python).await);
         let _workers = (ours.worker(), theirs.python_worker(&[WITH_WARMUPS]));
-        for (mut order, following, state) in orders.clone() {
-            order["name"] = json!(WARMUP_SPOT);
-            let (ours, theirs) = (run(&ours, &order).await, run(&theirs, &order).await);
-            assert_eq!(
-                (theirs.0.len(), &theirs.1[0]["status"]),
-                (following, &json!(state)),
-                "{order}"
-            );
-            assert_same(&ours, &theirs);
+        let (ours, theirs) = (run(&ours, &orders).await, run(&theirs, &orders).await);
+        assert_eq!(
+            theirs
+                .iter()
+                .map(|(published, _)| published.len())
+                .collect::<Vec<_>>(),
+            following
+        );
+        assert_eq!(
+            (&theirs[6].1[0]["status"], &theirs[7].1[0]["status"]),
+            (&json!("SUCCESS"), &json!("REVOKED"))
+        );
+        for (ours, theirs) in ours.iter().zip(&theirs) {
+            assert_same(ours, theirs);
         }
     }
 }
@@ -95,13 +76,16 @@ async fn what_follows_from_a_failure_is_published_as_a_python_worker_publishes_i
     let failing = json!({"name": WARMUP_SPOT, "options": {"retries": 5}});
     let mut with_errbacks = failing.clone();
     with_errbacks["link_error"] = json!([aside(json!({})), aside(json!({"priority": 9}))]);
-    let chain = json!({"chain": [failing, aside(json!({})), aside(json!({}))]});
+    let orders = [
+        with_errbacks,
+        json!({"chain": [failing, aside(json!({})), aside(json!({}))]}),
+    ];
     for python in Python::ALL {
         let (ours, theirs) = (Fleet::start(python).await, Fleet::start(python).await);
         ours.exchange.always(SPOT_PATH, Reply::status(500, ""));
         let _workers = (ours.worker(), theirs.python_worker(&[WITH_WARMUPS, WARMUPS_FAIL]));
-        for order in [&with_errbacks, &chain] {
-            let (ours, theirs) = (run(&ours, order).await, run(&theirs, order).await);
+        let (ours, theirs) = (run(&ours, &orders).await, run(&theirs, &orders).await);
+        for (ours, theirs) in ours.iter().zip(&theirs) {
             let failed = |result: &Value| result["status"] == "FAILURE";
             assert!(
                 theirs
@@ -110,7 +94,7 @@ async fn what_follows_from_a_failure_is_published_as_a_python_worker_publishes_i
                     .is_some_and(|results| results.iter().all(failed)),
                 "{theirs:?}"
             );
-            assert_same(&ours, &theirs);
+            assert_same(ours, theirs);
         }
     }
 }
@@ -137,18 +121,26 @@ fn aside(mut options: Value) -> Value {
     json!({"name": BOT_TASK, "args": ["é", 1.5, null], "kwargs": {"k": [true]}, "options": options})
 }
 
-/// What the worker of this fleet publishes aside when it runs the order, and what it stores for its tasks.
-async fn run(fleet: &Fleet, order: &Value) -> (Vec<Value>, Value) {
-    let ids = fleet.send(std::slice::from_ref(order))[0]["ids"].clone();
+/// What the worker of this fleet publishes aside when it runs each order, and what it stores for its tasks.
+async fn run(fleet: &Fleet, orders: &[Value]) -> Vec<(Vec<Value>, Value)> {
+    // A queue for each order, so that one client can send them all.
+    let queue = |number: usize| format!("{ASIDE}-{number}");
+    let own = |(number, order): (usize, &Value)| {
+        serde_json::from_str(&order.to_string().replace(ASIDE, &queue(number))).expect("an order")
+    };
+    let sent = fleet.send(&orders.iter().enumerate().map(own).collect::<Vec<Value>>());
     fleet.wait_until_all_is_done().await;
-    let messages = fleet.waiting_on(ASIDE).await;
-    let _: usize = fleet.ask(cmd("DEL").arg(&Fleet::lists_of(ASIDE))).await;
-    let published = messages.iter().map(|raw| normalised(&message(raw))).collect();
-    let mut results = Vec::new();
-    for id in ids.as_array().expect("one id or more") {
-        results.push(stored(fleet, id).await);
+    let mut outcomes = Vec::new();
+    for (number, answer) in sent.iter().enumerate() {
+        let messages = fleet.waiting_on(&queue(number)).await;
+        let published = messages.iter().map(|raw| normalised(&message(raw))).collect();
+        let mut results = Vec::new();
+        for id in answer["ids"].as_array().expect("one id or more") {
+            results.push(stored(fleet, id).await);
+        }
+        outcomes.push((published, results.into()));
     }
-    (published, results.into())
+    outcomes
 }
 
 /// The message of a retry that waits for its time, and what is stored for its task meanwhile.

@@ -85,7 +85,9 @@ impl Fleet {
 
     /// A Python worker that takes one task at a time, ready. `env` says what it knows, see `tradebot_app.py`.
     pub(crate) fn python_worker(&self, env: &[(&str, &str)]) -> Process {
-        let worker = self.python("worker", &["--concurrency", "1", "--pool", "solo"], env);
+        // Without mingle: it would wait a second for other Python workers.
+        let args = ["--concurrency", "1", "--pool", "solo", "--without-mingle"];
+        let worker = self.python("worker", &args, env);
         worker.wait_for_line(" ready.", PATIENCE);
         worker
     }
