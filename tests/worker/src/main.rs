@@ -4,6 +4,7 @@
 //! worker with other tasks: write functions, mark them with the task macro, put them into a `TaskSet`, and
 //! give that to `worker::run` together with whatever the functions need.
 
+mod notes;
 mod tasks;
 
 use std::process::ExitCode;
@@ -15,6 +16,8 @@ use tradebot_symbols::bridge::TaskSet;
 use tradebot_symbols::config::{LogConfig, ProcessEnvironment, Reader};
 use tradebot_symbols::telemetry;
 use tradebot_symbols::worker::{self, WorkerArgs, WorkerSettings};
+
+use notes::Notes;
 
 /// Runs the test tasks.
 #[derive(Parser)]
@@ -56,8 +59,10 @@ async fn run(args: Args) -> Result<()> {
         .with::<tasks::spin>()
         .with::<tasks::fail>()
         .with::<tasks::retry>()
+        .with::<tasks::record>()
         .with::<tasks::panic>()
         .with::<tasks::exit>();
-    worker::run(settings, tasks, Arc::new(())).await?;
+    let notes = Notes::new(&settings.redis().cache, settings.hostname())?;
+    worker::run(settings, tasks, Arc::new(notes)).await?;
     Ok(())
 }

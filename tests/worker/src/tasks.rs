@@ -8,6 +8,8 @@ use serde_json::Value;
 use tradebot_symbols::bridge::{self, TaskResult, task};
 use tradebot_symbols::core::wire::result::Exception;
 
+use crate::notes::Notes;
+
 /// Does nothing.
 #[task(name = "tests.noop")]
 pub async fn noop() -> TaskResult<()> {
@@ -66,6 +68,33 @@ pub async fn retry(task: &Self, times: u32) -> TaskResult<u32> {
         ));
     }
     Ok(tried + 1)
+}
+
+/// Notes under `key` that it was started, then waits, and returns how often it has been started so far. With
+/// `spin` it waits without yielding.
+#[task(name = "tests.record", bind = true)]
+pub async fn record(
+    task: &Self,
+    key: String,
+    milliseconds: Option<u64>,
+    spin: Option<bool>,
+) -> TaskResult<i64> {
+    let notes = bridge::state::<Notes>();
+    let started = notes.add(&key, &task.request.id).await;
+    let started = started.map_err(|error| {
+        let text = format!("the start could not be noted: {error}");
+        bridge::fail(Exception::builtin("RuntimeError", text), None)
+    })?;
+    let wait = Duration::from_millis(milliseconds.unwrap_or_default());
+    if spin == Some(true) {
+        let end = Instant::now() + wait;
+        while Instant::now() < end {
+            std::hint::spin_loop();
+        }
+    } else {
+        tokio::time::sleep(wait).await;
+    }
+    Ok(started)
 }
 
 /// Panics.
