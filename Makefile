@@ -9,7 +9,7 @@ PYTHON ?= python3
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools build demo test lint fmt deny clean
+.PHONY: help setup tools build demo test soak lint fmt deny clean
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,10 @@ test: setup ## runs all tests, documentation examples included
 	@rm -f $(TEST_LOG).status
 	@{ $(CARGO) test --workspace --locked --no-fail-fast 2>&1; echo $$? > $(TEST_LOG).status; } | tee $(TEST_LOG)
 	@awk -v status="$$(cat $(TEST_LOG).status)" -f .ci/test-summary.awk $(TEST_LOG)
+
+soak: ## runs the long form of the fault suite: hundreds of kills, restarts and resets
+	$(CARGO) build --workspace --locked
+	SOAK=1 $(CARGO) test --locked -p tradebot-symbols --test faults -- --nocapture --test-threads 1
 
 lint: ## formatting, clippy, documentation, and that each part builds on its own
 	$(CARGO) fmt --all --check
