@@ -135,6 +135,8 @@ impl Engine {
 
     /// What precedes the first claim on a connection.
     async fn begin(&self) -> Result<(), RedisTrouble> {
+        // A worker that dies before its first heartbeat must be known too. The dead are the heartbeat's matter.
+        self.transport.renew_lease(&self.settings.hostname).await?;
         self.transport.bind_queues().await?;
         self.transport.restore_unanswered().await?;
         info!(
