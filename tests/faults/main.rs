@@ -8,4 +8,6 @@ mod failpoints;
 mod figures;
 mod kills;
 mod ledger;
+mod poison;
 mod scene;
+mod stops;

@@ -1,0 +1,227 @@
+//! Tasks that panic, and messages that kill their worker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future;
+use redis::cmd;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tradebot_symbols::core::clock::SystemClock;
+use tradebot_symbols::core::secret::RedisUrl;
+use tradebot_symbols::core::transport::{Connection, Transport};
+use tradebot_symbols::core::wire::keys::Keys;
+use tradebot_test_support::eventually;
+
+use crate::ledger::{Ledger, QUEUE, plain};
+use crate::scene::{SOON, Scene, Worker, ask};
+
+async fn crashes(scene: &Scene) -> BTreeMap<String, u64> {
+    ask(&scene.observer(), cmd("HGETALL").arg(Keys::default().crashes())).await
+}
+
+async fn parked_count(scene: &Scene) -> usize {
+    ask(&scene.observer(), cmd("LLEN").arg(Keys::default().parked())).await
+}
+
+/// What `parked list --json` shows.
+fn parked_list(scene: &Scene) -> Vec<Value> {
+    let lines = scene.parked(&["list", "--json"]);
+    lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("one JSON object a line"))
+        .collect()
+}
+
+/// Restarts a worker whenever it dies until so many messages are parked; gives the number of deaths.
+async fn supervise_until_parked(scene: &Scene, parked: usize) -> (usize, Worker) {
+    let mut deaths = 0;
+    loop {
+        let worker = scene.worker(&format!("s{deaths}"), 1);
+        let done = eventually("a death or the last parked message", 2 * SOON, async || {
+            if parked_count(scene).await >= parked {
+                return Some(true);
+            }
+            (!worker.process.is_running()).then_some(false)
+        })
+        .await;
+        if done {
+            return (deaths, worker);
+        }
+        deaths += 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_fails_its_task_and_nothing_else() {
+    let scene = Scene::start();
+    let mut ledger = Ledger::open(&scene, "panics");
+    let mut panics = Vec::new();
+    for _ in 0..10 {
+        panics.push(ledger.send(plain("tests.panic", json!([]))).await);
+        ledger.record(5).await;
+    }
+    let worker = scene.worker("w", 1);
+    let sums = ledger.close("panics", SOON).await;
+    assert_eq!(sums.duplicated, 0);
+    for id in &panics {
+        let result = ledger.result(id).await.expect("a stored result");
+        assert_eq!(result["status"], "FAILURE");
+        assert_eq!(result["result"]["exc_type"], "RuntimeError");
+        let text = result["result"]["exc_message"][0].as_str().unwrap_or_default();
+        assert!(text.contains("this task always panics"), "{result}");
+    }
+    assert!(worker.process.is_running());
+    assert!(worker.stop().await.success());
+}
+
+/// Each of two such messages costs three workers, no more and no less, although the worker that puts one back may
+/// be killed by it in the middle of putting back the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_kills_its_worker_is_parked_after_the_third_death() {
+    let scene = Scene::start();
+    let mut ledger = Ledger::open(&scene, "poison");
+    let mut poison = Vec::new();
+    for _ in 0..2 {
+        poison.push(ledger.send(plain("tests.exit", json!([]))).await);
+        for _ in 0..5 {
+            ledger.record(5).await;
+        }
+    }
+    let (deaths, worker) = supervise_until_parked(&scene, 2).await;
+    let sums = ledger.close("poison", SOON).await;
+    println!("poison: {deaths} deaths");
+    assert_eq!(deaths, 6);
+    assert_eq!(sums.duplicated, 0, "the others ran once");
+    assert_eq!(sums.parked.len(), 2);
+    assert!(crashes(&scene).await.is_empty(), "nothing is counted any more");
+
+    let shown = parked_list(&scene);
+    for id in &poison {
+        let entry = shown.iter().find(|entry| entry.to_string().contains(id.as_str()));
+        let entry = entry.expect("the list shows it");
+        assert_eq!(entry["reason"], "3 workers died while they ran this message");
+        assert_eq!(entry["queue"], QUEUE);
+    }
+    let first = shown[0]["id"].as_str().expect("an id");
+    assert!(scene.parked(&["drop", &first[..8]]).contains("dropped"));
+    assert_eq!(parked_count(&scene).await, 1);
+    assert!(scene.parked(&["drop", "--all"]).contains("dropped"));
+    assert!(scene.parked(&["list"]).contains("nothing is parked"));
+    assert!(worker.process.is_running(), "the worker goes on");
+}
+
+/// Kills the worker that runs `id`, so many times, each time with a new one at hand.
+async fn kill_while_running(scene: &Scene, ledger: &Ledger, id: &str, deaths: u64) -> Worker {
+    let mut worker = scene.worker("k0", 1);
+    for death in 1..=deaths {
+        ledger.started(id, death).await;
+        worker.kill().await;
+        worker = scene.worker(&format!("k{death}"), 1);
+    }
+    worker
+}
+
+/// The count belongs to the message and ends with it.
+async fn forgotten_by_success(scene: &Scene) {
+    let mut ledger = Ledger::open(scene, "forgotten");
+    let id = ledger.record(1_500).await;
+    let _worker = kill_while_running(scene, &ledger, &id, 2).await;
+    ledger.started(&id, 3).await;
+    assert_eq!(crashes(scene).await.into_values().collect::<Vec<_>>(), [2]);
+    let sums = ledger.close("killed twice", SOON).await;
+    assert_eq!(sums.runs[&id], 3);
+    eventually("an empty count", SOON, async || {
+        crashes(scene).await.is_empty().then_some(())
+    })
+    .await;
+}
+
+/// A parked message that is replayed begins anew.
+async fn replayed(scene: &Scene) {
+    let mut ledger = Ledger::open(scene, "replayed");
+    let id = ledger.record(1_500).await;
+    let _worker = kill_while_running(scene, &ledger, &id, 3).await;
+    let sums = ledger.close("killed three times", 2 * SOON).await;
+    assert!(sums.parked.contains(&id));
+    let shown = parked_list(scene);
+    assert_eq!(shown[0]["reason"], "3 workers died while they ran this message");
+    assert!(
+        crashes(scene).await.is_empty(),
+        "a parked message is not counted any more"
+    );
+    let parked_id = shown[0]["id"].as_str().expect("an id");
+    assert!(scene.parked(&["replay", parked_id]).contains("replayed"));
+    let sums = ledger.close("killed three times, replayed", SOON).await;
+    assert_eq!((sums.runs[&id], sums.parked.len()), (4, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deaths_are_counted_per_message_until_it_succeeds_or_is_parked() {
+    let scene = Scene::start();
+    let (first, second) = (scene.in_database(1), scene.in_database(2));
+    future::join(forgotten_by_success(&first), replayed(&second)).await;
+}
+
+fn transport(scene: &Scene) -> Transport {
+    let changed = Arc::new(Notify::new());
+    let url = RedisUrl::new(scene.broker.url());
+    let connection = Connection::with_tracking(&url, "survivor", Arc::clone(&changed));
+    let connection = connection.expect("the URL of the harness is valid");
+    Transport::new(
+        connection,
+        changed,
+        Keys::default(),
+        &[QUEUE.to_owned()],
+        SystemClock::shared(),
+    )
+}
+
+/// All survivors find a dead worker at about the same time, above all after Redis was away for all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_death_counts_once_however_many_survivors_see_it() {
+    let scene = Scene::start();
+    let mut ledger = Ledger::open(&scene, "survivors");
+    let (dead, survivors) = (transport(&scene), [(); 8].map(|()| transport(&scene)));
+    for death in 1..=20 {
+        let id = ledger.record(0).await;
+        let claim = dead.claim(1, 0, &["tests.record".to_owned()], &[]).await;
+        assert_eq!(claim.expect("a claim").claimed.len(), 1);
+        let restored = survivors.iter().map(|one| one.restore_worker(dead.worker_id()));
+        future::try_join_all(restored).await.expect("Redis answers");
+        let counts = crashes(&scene).await;
+        assert!(
+            counts.values().all(|count| *count == 1),
+            "{counts:?} after {death} deaths"
+        );
+        assert_eq!(counts.len(), death);
+        let queued: Vec<String> = ask(&scene.observer(), cmd("LRANGE").arg(QUEUE).arg(0).arg(-1)).await;
+        assert_eq!(queued.len(), 1);
+        assert!(queued[0].contains(&id));
+        ask::<u64>(&scene.observer(), cmd("DEL").arg(QUEUE)).await;
+    }
+}
+
+/// A worker that is started again and again takes no more than the tests' own patience.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_messages_go_on_while_one_kills_its_workers() {
+    let scene = Scene::start();
+    let mut ledger = Ledger::open(&scene, "bystanders");
+    let poison = ledger.send(plain("tests.exit", json!([]))).await;
+    let steady = scene.worker("steady", 1).ready().await;
+    eventually("the first death", SOON, async || {
+        (!steady.process.is_running()).then_some(())
+    })
+    .await;
+    let _heir = scene.worker("heir", 1).ready().await;
+    for _ in 0..20 {
+        ledger.record(20).await;
+    }
+    ledger.write_off(&poison);
+    let waiting = Duration::from_secs(4);
+    let done = eventually("the other messages' results", waiting, async || {
+        (ledger.starts().await.len() == 20).then_some(())
+    });
+    done.await;
+}
