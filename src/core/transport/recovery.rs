@@ -5,19 +5,20 @@
 //! visibility timeout are restored as kombu does it, under kombu's own mutex. And a delivery of our own
 //! whose claim was never answered is put back by ourselves.
 //!
-//! Restoring is the settling script with a push to the front, so a delivery is restored at most once and
+//! Restoring is one script, so a delivery is restored at most once, by whichever survivor comes first, and
 //! never together with its acknowledgement. Times come from the server.
 //!
-//! A message that was running each time its worker died is parked after the third time. The count is kept
-//! beside the message, by the publisher's delivery tag, and forgotten when it is settled in the normal way.
+//! A message that was running each time its worker died is parked after the third time. The same script counts,
+//! by the publisher's delivery tag; the count ends when the message is settled in the normal way or parked.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use redis::cmd;
+use redis::{Script, cmd};
 use serde_json::Value;
 use tracing::{error, info, warn};
 
-use super::{DeliveryTag, Push, RedisTrouble, ScriptCall, Source, Transport};
+use super::{DeliveryTag, RedisTrouble, ScriptCall, Source, Transport};
 use crate::core::wire::envelope::Envelope;
 use crate::core::wire::keys::SEP;
 
@@ -39,6 +40,8 @@ const CRASH_MEMORY_SECONDS: u64 = 7 * 86_400;
 const MUTEX_MS: u64 = 300_000;
 /// How many expired deliveries are restored at a time.
 const RESTORE_BATCH: usize = 1_000;
+
+static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/restore.lua")));
 
 /// How a delivery came to be without a holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,9 +111,9 @@ impl Transport {
     /// # Errors
     /// [`RedisTrouble`]; what was not restored yet will be found again.
     pub async fn restore_worker(&self, worker: &str) -> Result<usize, RedisTrouble> {
-        let records = self.records_of(worker).await?;
-        for (tag, record) in &records {
-            self.restore(tag, record, Loss::WorkerDied).await?;
+        let mut restored = 0;
+        for (tag, record) in self.records_of(worker).await? {
+            restored += usize::from(self.restore(&tag, &record, Loss::WorkerDied).await?);
         }
         let mut pipeline = redis::pipe();
         pipeline
@@ -122,10 +125,10 @@ impl Transport {
         self.connection.pipeline::<()>(&pipeline).await?;
         warn!(
             worker.id = worker,
-            messages = records.len(),
+            messages = restored,
             "restored the messages of a worker that is gone"
         );
-        Ok(records.len())
+        Ok(restored)
     }
 
     /// Restores deliveries recorded as ours that we do not know of. Only the consumer may call it, between
@@ -137,8 +140,7 @@ impl Transport {
         let mut restored = 0;
         for (tag, record) in self.records_of(self.worker_id()).await? {
             if !self.held.contains(&tag) {
-                self.restore(&tag, &record, Loss::NeverReceived).await?;
-                restored += 1;
+                restored += usize::from(self.restore(&tag, &record, Loss::NeverReceived).await?);
             }
         }
         if restored > 0 {
@@ -190,10 +192,7 @@ impl Transport {
                 .command(cmd("HGET").arg(self.keys.unacked()).arg(&tag.0))
                 .await?;
             match record {
-                Some(record) => {
-                    self.restore(&tag, &record, Loss::TimedOut).await?;
-                    restored += 1;
-                }
+                Some(record) => restored += usize::from(self.restore(&tag, &record, Loss::TimedOut).await?),
                 None => {
                     self.connection
                         .command::<i64>(cmd("ZREM").arg(self.keys.unacked_index()).arg(&tag.0))
@@ -229,63 +228,67 @@ impl Transport {
         Ok(records)
     }
 
-    /// Puts one delivery back, or sets it aside.
-    async fn restore(&self, tag: &DeliveryTag, record: &[u8], loss: Loss) -> Result<(), RedisTrouble> {
-        let push = match self.read_record(record).await? {
-            Ok((source, message)) => self.way_back(&source, &message, loss).await?,
-            Err(Unreadable::Routing) => return Ok(()),
+    /// Puts one delivery back, or sets it aside; `false` if somebody else was faster or must do it.
+    async fn restore(&self, tag: &DeliveryTag, record: &[u8], loss: Loss) -> Result<bool, RedisTrouble> {
+        match self.read_record(record).await? {
+            Ok((source, message)) => self.put_back(tag, &source, &message, loss).await,
+            Err(Unreadable::Routing) => Ok(false),
             Err(Unreadable::Record(reason)) => {
                 let source = Source {
                     queue: String::new(),
                     list: String::new(),
                 };
-                error!(
-                    delivery.tag = tag.0,
-                    reason, "parked a delivery whose record cannot be read"
-                );
-                self.park(&source, record, &reason)
+                let settled = self
+                    .settle(tag, None, &[self.park(&source, record, &reason)])
+                    .await?;
+                if settled.held {
+                    error!(
+                        delivery.tag = tag.0,
+                        reason, "parked a delivery whose record cannot be read"
+                    );
+                }
+                Ok(settled.held)
             }
-        };
-        self.settle(tag, None, &[push]).await?;
-        Ok(())
+        }
     }
 
-    async fn way_back(&self, source: &Source, message: &Envelope, loss: Loss) -> Result<Push, RedisTrouble> {
+    async fn put_back(
+        &self,
+        tag: &DeliveryTag,
+        source: &Source,
+        message: &Envelope,
+        loss: Loss,
+    ) -> Result<bool, RedisTrouble> {
         let now = self.clock.now();
         // Who waits for an eta has not run; it is the ones that ran that may have killed their worker.
         let was_running = loss == Loss::WorkerDied && !matches!(message.eta(), Ok(Some(eta)) if eta > now);
-        if was_running {
-            let crashes = self.count_crash(message).await?;
-            if crashes >= MAX_CRASHES {
-                let reason = format!("{crashes} workers died while they ran this message");
-                error!(
-                    task.name = message.task(),
-                    task.id = message.id(),
-                    reason,
-                    "parked a message"
-                );
-                return Ok(self.park(source, message.to_json().as_bytes(), &reason));
-            }
+        let reason = format!("{MAX_CRASHES} workers died while they ran this message");
+        let back = Self::hand_back(source, message);
+        let aside = self.park(source, message.to_json().as_bytes(), &reason);
+        let mut call = ScriptCall::default();
+        call.key(self.keys.unacked())
+            .key(self.keys.unacked_index())
+            .key(back.list)
+            .key(self.keys.crashes())
+            .key(aside.list);
+        call.arg(tag.0.as_str())
+            .arg(back.message)
+            .arg(if was_running { crash_field(message) } else { "" })
+            .number(MAX_CRASHES)
+            .number(CRASH_MEMORY_SECONDS)
+            .arg(aside.message);
+        let outcome: u8 = self.connection.script(None, &RESTORE, &call).await?;
+        // The server does not report our own changes to us (NOLOOP).
+        self.changed.notify_one();
+        if outcome == 2 {
+            error!(
+                task.name = message.task(),
+                task.id = message.id(),
+                reason,
+                "parked a message"
+            );
         }
-        Ok(Self::hand_back(source, message))
-    }
-
-    async fn count_crash(&self, message: &Envelope) -> Result<u64, RedisTrouble> {
-        let field = message.publisher_tag().unwrap_or(message.id());
-        let mut pipeline = redis::pipe();
-        pipeline
-            .atomic()
-            .cmd("HINCRBY")
-            .arg(self.keys.crashes())
-            .arg(field)
-            .arg(1);
-        pipeline
-            .cmd("EXPIRE")
-            .arg(self.keys.crashes())
-            .arg(CRASH_MEMORY_SECONDS)
-            .ignore();
-        let (crashes,): (u64,) = self.connection.pipeline(&pipeline).await?;
-        Ok(crashes)
+        Ok(outcome > 0)
     }
 
     /// Forgets the crashes of a message that was settled in the normal way.
@@ -293,9 +296,8 @@ impl Transport {
     /// # Errors
     /// [`RedisTrouble`]; a count that stays expires by itself.
     pub async fn forget_crashes(&self, message: &Envelope) -> Result<(), RedisTrouble> {
-        let field = message.publisher_tag().unwrap_or(message.id());
         self.connection
-            .command::<i64>(cmd("HDEL").arg(self.keys.crashes()).arg(field))
+            .command::<i64>(cmd("HDEL").arg(self.keys.crashes()).arg(crash_field(message)))
             .await
             .map(drop)
     }
@@ -340,6 +342,11 @@ impl Transport {
             (key == routing_key && pattern.is_empty()).then(|| queue.to_owned())
         }))
     }
+}
+
+/// What crashes are counted by: kept by a restored message, new in every retry.
+fn crash_field(message: &Envelope) -> &str {
+    message.publisher_tag().unwrap_or(message.id())
 }
 
 /// Why a record cannot be restored here.

@@ -1,0 +1,27 @@
+-- Puts a delivery back whose holder is gone, or sets it aside if too many died with it. All in one step, so that
+-- a death is counted once, by whoever puts the message back, and is not counted when nobody does.
+--
+-- KEYS  unacked, unacked_index, list, hash of crashes, list of messages set aside
+-- ARGV  tag, message, its field in the hash of crashes or '' (not counted), crashes after which it is set aside,
+--       seconds for which crashes are remembered, entry for the messages set aside
+--
+-- Returns 0 if the delivery is gone already, 1 if it was put back, 2 if it was set aside.
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
+  redis.call('ZREM', KEYS[2], ARGV[1])
+  return 0
+end
+local set_aside = false
+if ARGV[3] ~= '' then
+  set_aside = redis.call('HINCRBY', KEYS[4], ARGV[3], 1) >= tonumber(ARGV[4])
+  redis.call('EXPIRE', KEYS[4], ARGV[5])
+end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+if set_aside then
+  -- Replayed, it begins anew.
+  redis.call('HDEL', KEYS[4], ARGV[3])
+  redis.call('LPUSH', KEYS[5], ARGV[6])
+  return 2
+end
+redis.call('RPUSH', KEYS[3], ARGV[2])
+return 1
