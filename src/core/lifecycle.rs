@@ -66,8 +66,10 @@ impl Stop {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let stop = self.clone();
         tokio::spawn(async move {
-            // Receiving from a signal stream is cancel-safe.
+            // Receiving from a signal stream is cancel-safe. Biased: the crate's loop hears the same signal and may
+            // stop us for it first; that signal must not then pass for a second one.
             tokio::select! {
+                biased;
                 _ = terminate.recv() => info!(signal = "SIGTERM", "warm stop"),
                 _ = interrupt.recv() => info!(signal = "SIGINT", "warm stop"),
                 () = stop.warm() => info!("warm stop"),
