@@ -8,6 +8,7 @@
 //! late acknowledgement of a message that was restored meanwhile then finds nothing, instead of deleting
 //! the record of its next holder.
 
+mod claim;
 mod connection;
 mod endpoint;
 mod held;
@@ -17,7 +18,7 @@ mod settler;
 
 use std::sync::Arc;
 
-use redis::{Cmd, Pipeline, Script};
+use redis::{Pipeline, Script};
 use serde_json::json;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -25,6 +26,7 @@ use uuid::Uuid;
 use held::Held;
 use settler::Settler;
 
+pub use claim::{Claim, Claimed, SCAN_WINDOW};
 pub use connection::{CONNECT_TIMEOUT, Connection, RESPONSE_TIMEOUT, RedisTrouble, ScriptCall};
 pub use parked::Parked;
 pub use recovery::{GRACE, HEARTBEAT, LEASE, RESTORE_INTERVAL, SCORE_RENEWAL};
@@ -33,9 +35,6 @@ use crate::core::clock::SharedClock;
 use crate::core::wire::envelope::Envelope;
 use crate::core::wire::keys::{self, Keys, PRIORITY_STEPS};
 use crate::core::wire::python_json;
-
-/// How many elements of a list one claim looks at; bounds the time the server spends on it.
-pub const SCAN_WINDOW: usize = 512;
 
 /// Identifies one delivery of one message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,30 +56,6 @@ pub struct Source {
     pub queue: String,
     /// Its list at one priority step.
     pub list: String,
-}
-
-/// A message taken off its queue and recorded in `unacked`.
-#[derive(Debug)]
-pub struct Claimed {
-    /// What to acknowledge.
-    pub tag: DeliveryTag,
-    /// Where it came from.
-    pub source: Source,
-    /// The list element as it was.
-    pub raw: Vec<u8>,
-}
-
-/// What one claim found.
-#[derive(Debug, Default)]
-pub struct Claim {
-    /// Messages that are now ours.
-    pub claimed: Vec<Claimed>,
-    /// Messages still in their list, whose owner the server could not tell.
-    pub unclear: Vec<(Source, Vec<u8>)>,
-    /// Tasks of other workers whose messages were seen and left alone, with their number.
-    pub foreign: Vec<(String, usize)>,
-    /// A list goes on beyond what was looked at: claim again with a higher offset.
-    pub more: bool,
 }
 
 /// Where a message pushed by [`Transport::settle`] goes.
@@ -253,111 +228,6 @@ impl Transport {
         self.connection.pipeline(&pipeline).await
     }
 
-    /// Claims up to `want` messages of the tasks in `names`; messages whose text holds one of `left_out` stay.
-    ///
-    /// Also arms the change notification, before looking: whatever is pushed afterwards ends
-    /// [`changed`](Self::changed). Finding nothing therefore means that waiting is safe, once the lists have
-    /// been looked through: `offset` skips that many elements at the served end.
-    ///
-    /// # Errors
-    /// [`RedisTrouble`]. When only the answer was lost the messages are in `unacked`, and are restored from
-    /// there like those of a worker that died.
-    pub async fn claim(
-        &self,
-        want: usize,
-        offset: usize,
-        names: &[String],
-        left_out: &[String],
-    ) -> Result<Claim, RedisTrouble> {
-        let mut arm = Cmd::new();
-        arm.arg("EXISTS");
-        let mut call = ScriptCall::default();
-        call.key(self.keys.unacked()).key(self.keys.unacked_index());
-        for source in &self.sources {
-            arm.arg(&source.list);
-            call.key(source.list.as_str());
-        }
-        call.number(want)
-            .number(SCAN_WINDOW)
-            .number(offset)
-            .number(self.clock.unix_seconds())
-            .arg(self.tags.next());
-        call.number(names.len());
-        for name in names {
-            call.arg(name.as_str());
-        }
-        for source in &self.sources {
-            call.arg(record_suffix(&source.queue));
-        }
-        for id in left_out {
-            call.arg(id.as_str());
-        }
-        type Claimed3 = Vec<(String, usize, Vec<u8>)>;
-        type Unclear2 = Vec<(usize, Vec<u8>)>;
-        type Foreign = Vec<(String, usize)>;
-        let (claimed, unclear, foreign, more): (Claimed3, Unclear2, Foreign, bool) =
-            self.connection.script(Some(&arm), &self.claim, &call).await?;
-        let source = |number: usize| self.sources[number - 1].clone();
-        for (tag, ..) in &claimed {
-            self.held.insert(DeliveryTag(tag.clone()));
-        }
-        Ok(Claim {
-            claimed: claimed
-                .into_iter()
-                .map(|(tag, list, raw)| Claimed {
-                    tag: DeliveryTag(tag),
-                    source: source(list),
-                    raw,
-                })
-                .collect(),
-            unclear: unclear
-                .into_iter()
-                .map(|(list, raw)| (source(list), raw))
-                .collect(),
-            foreign,
-            more,
-        })
-    }
-
-    /// Claims one message that [`claim`](Self::claim) reported as unclear; `None` if it is gone.
-    ///
-    /// # Errors
-    /// [`RedisTrouble`].
-    pub async fn claim_exact(&self, source: &Source, raw: Vec<u8>) -> Result<Option<Claimed>, RedisTrouble> {
-        let tag = DeliveryTag(format!("{}1", self.tags.next()));
-        let record = [b"[".as_slice(), &raw, record_suffix(&source.queue).as_bytes()].concat();
-        let taken = self.move_exact(source, &raw, &tag, record, String::new()).await?;
-        if taken {
-            self.held.insert(tag.clone());
-        }
-        Ok(taken.then(|| Claimed {
-            tag,
-            source: source.clone(),
-            raw,
-        }))
-    }
-
-    /// Moves an undecodable message from its list to the parked ones; `false` if it is gone.
-    ///
-    /// # Errors
-    /// [`RedisTrouble`].
-    pub async fn park_unclaimed(
-        &self,
-        source: &Source,
-        raw: &[u8],
-        reason: &str,
-    ) -> Result<bool, RedisTrouble> {
-        let entry = self.parked_entry(source, raw, reason);
-        let moved = self
-            .move_exact(source, raw, &DeliveryTag(String::new()), Vec::new(), entry)
-            .await?;
-        if moved {
-            // A change of our own ends the tracking of the list without a report (NOLOOP): look again.
-            self.changed.notify_one();
-        }
-        Ok(moved)
-    }
-
     /// Ends a delivery: stores `result`, pushes `pushes`, acknowledges; all of it or nothing.
     ///
     /// # Errors
@@ -424,25 +294,6 @@ impl Transport {
             .take(self.sources.len() / PRIORITY_STEPS.len())
     }
 
-    async fn move_exact(
-        &self,
-        source: &Source,
-        raw: &[u8],
-        tag: &DeliveryTag,
-        record: Vec<u8>,
-        parked: String,
-    ) -> Result<bool, RedisTrouble> {
-        let mut call = ScriptCall::default();
-        call.key(self.keys.unacked()).key(self.keys.unacked_index());
-        call.key(source.list.as_str()).key(self.keys.parked());
-        call.arg(raw)
-            .arg(tag.0.as_str())
-            .number(self.clock.unix_seconds())
-            .arg(record)
-            .arg(parked);
-        self.connection.script(None, &self.claim_exact, &call).await
-    }
-
     /// A parked message as JSON: the bytes as text where they are text, else as a list of numbers.
     fn parked_entry(&self, source: &Source, raw: &[u8], reason: &str) -> String {
         let message = match std::str::from_utf8(raw) {
@@ -475,15 +326,6 @@ pub async fn publish(
     connection
         .command(redis::cmd("LPUSH").arg(list).arg(envelope.to_json()))
         .await
-}
-
-/// The end of the triple `[message, exchange, routing_key]` that kombu keeps in `unacked`. The default
-/// exchange with the queue's name leads a restored message back to the queue, whatever it was sent through.
-fn record_suffix(queue: &str) -> String {
-    format!(
-        ", \"\", {}]",
-        python_json::to_string(queue).expect("text is JSON")
-    )
 }
 
 /// Prefixes of delivery tags: the worker's id, and a number that counts up per claim.
