@@ -9,7 +9,7 @@ PYTHON ?= python3
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools build demo test soak lint fmt deny clean
+.PHONY: help setup tools build demo test bench soak lint fmt deny clean
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,10 @@ test: setup ## runs all tests, documentation examples included
 soak: ## runs the long form of the fault suite: hundreds of kills, restarts and resets
 	$(CARGO) build --workspace --locked
 	SOAK=1 $(CARGO) test --locked -p tradebot-symbols --test faults -- --nocapture --test-threads 1
+
+bench: setup ## throughput and latency beside Celery, rusty-celery and the bare Redis commands, as ratios
+	$(CARGO) build --workspace --release --locked
+	$(ENVIRONMENTS)/celery-newest/bin/python tests/bench/transport.py --binaries $(TARGET)/release
 
 lint: ## formatting, clippy, documentation, and that each part builds on its own
 	$(CARGO) fmt --all --check
