@@ -6,11 +6,14 @@
 mod broker_trouble;
 mod canvas;
 mod captures;
+mod cli;
 mod crash;
 mod latency;
 mod outcomes;
 mod queue;
 mod reach;
+mod sandbox;
 mod stop;
+mod up;
 mod upstream;
 mod world;
