@@ -39,7 +39,7 @@ async fn an_expired_message_is_revoked_and_not_run() {
 async fn a_message_with_an_eta_is_not_run_before_it_and_then_is() {
     let (world, _worker) = with_worker().await;
     let mut task = warmup(SPOT);
-    let eta = now() + TimeDelta::milliseconds(1500);
+    let eta = now() + TimeDelta::milliseconds(2500);
     task.eta = Some(eta);
     let sent = world.enqueue(task).await;
     // Taken at once, and held where a crash leaves it to be found.
