@@ -58,7 +58,7 @@ fn a_redis_url_that_cannot_be_used_is_named_without_being_shown() {
             format!("http://:{CANARY}@h/0"),
             CANARY.to_owned(),
             format!("redis://:{CANARY}@h:port/0"),
-            format!("rediss://u:{CANARY}@h/0"),
+            format!("amqp://u:{CANARY}@h//"),
         ] {
             for program in [worker(), Process::builder(bin("tradebot-symbols")).arg("up")] {
                 let told = refused(program.env(name, &url).env("LOG_LEVEL", "debug"));
