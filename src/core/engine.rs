@@ -204,13 +204,17 @@ impl Engine {
         self.tracker.spawn(work);
     }
 
-    /// Remembers that a message is to be left to other workers, by a member of its JSON text in both usual
-    /// spellings. The bare value would not do: an empty or short one is found in every message.
+    /// Remembers that a message is to be left to other workers.
     fn leave_out(&self, message: &Envelope) {
-        let (member, value) = match message.publisher_tag() {
-            Some(tag) => ("delivery_tag", tag),
-            None => ("id", message.id()),
-        };
+        match message.publisher_tag() {
+            Some(tag) => self.leave_out_by("delivery_tag", tag),
+            None => self.leave_out_by("id", message.id()),
+        }
+    }
+
+    /// Remembers a message by a member of its JSON text, in both usual spellings. The bare value would not
+    /// do: an empty or short one is found in every message.
+    fn leave_out_by(&self, member: &str, value: &str) {
         let value = python_json::to_string(value).expect("text is JSON");
         let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
         for blank in [" ", ""] {

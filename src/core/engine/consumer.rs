@@ -15,7 +15,7 @@ use crate::core::error_chain;
 use crate::core::failpoint;
 use crate::core::lifecycle::sleep_unless_stopping;
 use crate::core::transport::{Claim, Claimed, RedisTrouble, SCAN_WINDOW, Source};
-use crate::core::wire::envelope::Envelope;
+use crate::core::wire::envelope::{Envelope, EnvelopeError};
 
 /// How long the consumer trusts the change notification alone. A lost notification costs this much.
 const SAFETY_POLL: Duration = Duration::from_secs(5);
@@ -211,12 +211,17 @@ impl Engine {
                 self.leave_out(&message);
                 Ok(None)
             }
+            // Readable for workers that accept more than this one does.
+            Err(EnvelopeError::Foreign { publisher_tag, .. }) => {
+                self.leave_out_by("delivery_tag", &publisher_tag);
+                Ok(None)
+            }
             Err(reason) => {
-                if self
+                let parked = self
                     .transport
                     .park_unclaimed(source, &raw, &reason.to_string())
-                    .await?
-                {
+                    .await?;
+                if parked {
                     error!(queue = source.queue, %reason, "parked a message that nobody can read");
                 }
                 Ok(None)

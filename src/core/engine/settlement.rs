@@ -106,7 +106,7 @@ impl Engine {
         if !settled.held {
             warn!(
                 delivery.tag = tag.0,
-                "the message was restored by somebody else meanwhile"
+                "the delivery was not held any more: it was restored by somebody, or settled by an attempt whose answer was lost"
             );
         }
         Some(settled)

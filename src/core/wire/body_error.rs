@@ -36,3 +36,11 @@ pub enum BodyError {
     #[error("message body is not `[args, kwargs, embed]` but {0}")]
     Shape(&'static str),
 }
+
+impl BodyError {
+    /// Whether the body may be whole, and only this worker does not accept its form.
+    #[must_use]
+    pub fn is_not_accepted(&self) -> bool {
+        matches!(self, Self::UnknownCompression(_) | Self::ContentDisallowed(_))
+    }
+}

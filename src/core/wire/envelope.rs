@@ -37,6 +37,15 @@ pub enum EnvelopeError {
         /// What would have been understood.
         expected: &'static str,
     },
+    /// A protocol 1 message in a serializer or compression that this worker does not accept and another may:
+    /// whose task it is cannot be told.
+    #[error("message names no task in its headers, and its protocol 1 body cannot be read here: {error}")]
+    Foreign {
+        /// What is not accepted.
+        error: BodyError,
+        /// The message's own delivery tag, by which it is recognised.
+        publisher_tag: String,
+    },
     /// Neither a protocol 2 header nor a protocol 1 body names a task.
     #[error("message names no task in its headers, and its body is no protocol 1 task: {0}")]
     NoTask(BodyError),
@@ -289,7 +298,13 @@ impl Envelope {
 
     /// Celery 3 put everything into the body; rebuild it as protocol 2.
     fn adopt_protocol_1(&mut self) -> Result<(), EnvelopeError> {
-        let value = Body::decode_value(&self.encoded_body()).map_err(EnvelopeError::NoTask)?;
+        let value = Body::decode_value(&self.encoded_body()).map_err(|error| match self.publisher_tag() {
+            Some(tag) if error.is_not_accepted() => EnvelopeError::Foreign {
+                error,
+                publisher_tag: tag.to_owned(),
+            },
+            _ => EnvelopeError::NoTask(error),
+        })?;
         let Value::Object(mut old) = value else {
             return Err(EnvelopeError::MissingHeader("task"));
         };
