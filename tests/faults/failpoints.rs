@@ -54,7 +54,7 @@ async fn at_each_passage(case: Case) {
 async fn die_at(shared: &Scene, case: &Case, passage: u8) -> u64 {
     let mut scene = shared.in_database(passage);
     if case.results_elsewhere {
-        scene = scene.results_elsewhere();
+        scene = scene.with_results_in(15);
     }
     let name = format!("{}:{passage}", case.point);
     let mut announced = announcements(&scene).await;
@@ -193,7 +193,7 @@ async fn a_worker_that_dies_before_it_reads_a_scripts_answer_loses_nothing() {
     .await;
 }
 
-/// With results in another Redis there are two steps. The second run finds the first one's result and leaves it.
+/// With results in another database there are two steps. The second run finds the first one's result and leaves it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_dies_between_result_and_acknowledgement_leaves_one_result() {
     at_each_passage(Case {

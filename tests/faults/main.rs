@@ -4,10 +4,16 @@
 //! Each scenario prints one line, `sent N executed N duplicated N lost N parked N`. Nothing may be lost; how many
 //! runs may be repeated is part of each promise. `SOAK=1` (`make soak`) runs the long form.
 
+mod abandoned;
+mod etas;
 mod failpoints;
 mod figures;
+mod footprint;
 mod kills;
 mod ledger;
+mod network;
+mod outages;
 mod poison;
 mod scene;
 mod stops;
+mod trouble;

@@ -22,6 +22,7 @@ pub(crate) struct Scene {
     pub(crate) broker: Arc<RedisServer>,
     pub(crate) notes: Arc<RedisServer>,
     database: u8,
+    results: u8,
     env: BTreeMap<&'static str, String>,
 }
 
@@ -43,6 +44,7 @@ impl Scene {
             broker,
             notes,
             database: 0,
+            results: 0,
             env,
         }
     }
@@ -54,30 +56,24 @@ impl Scene {
 
     /// The same servers with another database as broker and result backend: a scene of its own.
     pub(crate) fn in_database(&self, database: u8) -> Self {
-        let url = self.url_of(database);
-        let mut scene = self.clone();
+        let mut scene = self.with("CELERY_BROKER_URL", self.url_of(database));
         scene.database = database;
-        scene.env.insert("CELERY_BROKER_URL", url.clone());
-        scene.env.insert("CELERY_RESULT_BACKEND", url);
+        scene.with_results_in(database)
+    }
+
+    /// The same scene with results in another database of the same server: not settled in one step any more.
+    pub(crate) fn with_results_in(&self, database: u8) -> Self {
+        let mut scene = self.with("CELERY_RESULT_BACKEND", self.url_of(database));
+        scene.results = database;
         scene
     }
 
-    /// The same scene with results in the server of the notes, in place of the broker's database.
-    pub(crate) fn results_elsewhere(&self) -> Self {
-        self.with("CELERY_RESULT_BACKEND", self.notes.url())
-    }
-
-    /// The same scene for workers that reach the broker through `proxy`. What looks on goes straight to it.
+    /// The same scene for workers that reach the broker's server through `proxy`. What looks on goes straight to it.
     pub(crate) fn through(&self, proxy: &ChaosProxy) -> Self {
         let url = proxy.url();
-        let url = format!("{}{}", url.trim_end_matches('0'), self.database);
-        let with_broker = self.env["CELERY_RESULT_BACKEND"] == self.env["CELERY_BROKER_URL"];
-        let scene = self.with("CELERY_BROKER_URL", url.clone());
-        if with_broker {
-            scene.with("CELERY_RESULT_BACKEND", url)
-        } else {
-            scene
-        }
+        let in_database = |database: u8| format!("{}{database}", url.trim_end_matches('0'));
+        self.with("CELERY_BROKER_URL", in_database(self.database))
+            .with("CELERY_RESULT_BACKEND", in_database(self.results))
     }
 
     /// The same scene with a variable set for its workers.
@@ -121,12 +117,7 @@ impl Scene {
 
     /// The same, to where results are stored.
     pub(crate) fn results(&self) -> Connection {
-        let elsewhere = self.env["CELERY_RESULT_BACKEND"] == self.notes.url();
-        if elsewhere {
-            self.notebook()
-        } else {
-            self.observer()
-        }
+        open(&self.url_of(self.results))
     }
 
     /// The same, to the notes.

@@ -1,0 +1,207 @@
+//! kombu's own restore: deliveries that nobody renewed for the visibility timeout.
+
+use std::time::Duration;
+
+use redis::cmd;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tradebot_symbols::core::clock::{Clock, SystemClock};
+use tradebot_symbols::core::wire::keys::{Keys, SEP};
+use tradebot_symbols::core::wire::task_message::TaskMessage;
+use tradebot_test_support::{Process, bin, eventually};
+
+use crate::ledger::{Ledger, QUEUE, plain};
+use crate::scene::{SOON, Scene, Worker, ask};
+
+/// A scene whose workers and Python peers would take everything for abandoned after five seconds.
+fn impatient() -> Scene {
+    Scene::start().with("CELERY_VISIBILITY_TIMEOUT", "5")
+}
+
+/// A message that no worker here runs, so that it stays where it is put.
+fn foreign(id: &str) -> String {
+    let message = TaskMessage {
+        id: id.to_owned(),
+        ..plain("app.python_only", json!([]))
+    };
+    message.into_envelope("gen1@python", SystemClock.now()).to_json()
+}
+
+/// Writes a record as a Python worker does when it takes a message.
+async fn take(scene: &Scene, tag: &str, record: &str, age_seconds: f64) {
+    let taken = SystemClock.unix_seconds() - age_seconds;
+    let keys = Keys::default();
+    ask::<i64>(
+        &scene.observer(),
+        cmd("ZADD").arg(keys.unacked_index()).arg(taken).arg(tag),
+    )
+    .await;
+    ask::<i64>(
+        &scene.observer(),
+        cmd("HSET").arg(keys.unacked()).arg(tag).arg(record),
+    )
+    .await;
+}
+
+async fn queue(scene: &Scene) -> Vec<String> {
+    ask(&scene.observer(), cmd("LRANGE").arg(QUEUE).arg(0).arg(-1)).await
+}
+
+async fn records(scene: &Scene) -> (u64, u64) {
+    let hash = ask(&scene.observer(), cmd("HLEN").arg("unacked")).await;
+    let index = ask(&scene.observer(), cmd("ZCARD").arg("unacked_index")).await;
+    (hash, index)
+}
+
+/// Waits until the message is back at the end that is served first, and gives it.
+async fn served_next(scene: &Scene, id: &str) -> Value {
+    let text = eventually(
+        "a restored message at the front",
+        Duration::from_secs(40),
+        async || queue(scene).await.pop().filter(|message| message.contains(id)),
+    )
+    .await;
+    serde_json::from_str(&text).expect("a message is JSON")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abandoned_delivery_of_a_python_worker_goes_back_to_the_front_of_its_queue() {
+    let scene = impatient();
+    ask::<i64>(&scene.observer(), cmd("LPUSH").arg(QUEUE).arg(foreign("waiting"))).await;
+    let binding = format!("{QUEUE}{SEP}{SEP}{QUEUE}");
+    ask::<i64>(
+        &scene.observer(),
+        cmd("SADD").arg("_kombu.binding.bots").arg(binding),
+    )
+    .await;
+    let (first, second) = (foreign("by-default-exchange"), foreign("by-named-exchange"));
+    take(&scene, "aaa", &format!(r#"[{first}, "", "{QUEUE}"]"#), 60.0).await;
+    let worker = scene.worker("w", 1).ready().await;
+    let message = served_next(&scene, "by-default-exchange").await;
+    assert_eq!(message["headers"]["redelivered"], true);
+    assert_eq!(message["properties"]["delivery_info"]["redelivered"], true);
+    assert_eq!(records(&scene).await, (0, 0));
+
+    take(&scene, "bbb", &format!(r#"[{second}, "bots", "{QUEUE}"]"#), 60.0).await;
+    let message = served_next(&scene, "by-named-exchange").await;
+    assert_eq!(message["headers"]["redelivered"], true);
+    assert_eq!(queue(&scene).await.len(), 3);
+    assert_eq!(records(&scene).await, (0, 0));
+    let mutex: Option<String> = ask(&scene.observer(), cmd("GET").arg("unacked_mutex")).await;
+    assert_eq!(mutex, None, "the mutex is given back");
+    assert!(worker.process.is_running());
+}
+
+/// Somebody who holds the mutex is at it. It is not ours to delete, and runs out by itself if its holder died.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_mutex_is_respected_until_it_runs_out() {
+    let scene = impatient();
+    let held = Duration::from_secs(14);
+    let mut take_mutex = cmd("SET");
+    take_mutex
+        .arg("unacked_mutex")
+        .arg("theirs")
+        .arg("PX")
+        .arg(held.as_millis());
+    ask::<String>(&scene.observer(), &take_mutex).await;
+    let since = Instant::now();
+    take(
+        &scene,
+        "ccc",
+        &format!(r#"[{}, "", "{QUEUE}"]"#, foreign("kept")),
+        60.0,
+    )
+    .await;
+    let _worker = scene.worker("w", 1).ready().await;
+    // The worker looks at its start and again ten seconds later.
+    while since.elapsed() < held - Duration::from_millis(500) {
+        let mutex: Option<String> = ask(&scene.observer(), cmd("GET").arg("unacked_mutex")).await;
+        assert_eq!(mutex.as_deref(), Some("theirs"));
+        assert_eq!(records(&scene).await, (1, 1));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    served_next(&scene, "kept").await;
+    assert_eq!(records(&scene).await, (0, 0));
+}
+
+/// What is held is renewed, however long it takes, and so is what a single look finds too old: after a jump of the
+/// clock, or a Redis that was away for longer than the visibility timeout, everything is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_runs_is_not_taken_for_abandoned() {
+    let scene = impatient();
+    let mut ledger = Ledger::open(&scene, "long tasks");
+    let holder = scene.worker("holder", 2).ready().await;
+    let ids = [ledger.record(16_000).await, ledger.record(16_000).await];
+    for id in &ids {
+        ledger.started(id, 1).await;
+    }
+    let tags: Vec<String> = ask(&scene.observer(), cmd("HKEYS").arg("unacked")).await;
+    for tag in &tags {
+        let mut age = cmd("ZADD");
+        age.arg("unacked_index")
+            .arg("XX")
+            .arg(SystemClock.unix_seconds() - 60.0)
+            .arg(tag);
+        ask::<i64>(&scene.observer(), &age).await;
+    }
+    let witness = scene.worker("witness", 2).ready().await;
+    let sums = ledger.close("long tasks", 2 * SOON).await;
+    assert_eq!(sums.duplicated, 0);
+    assert!(holder.stop().await.success());
+    assert!(witness.stop().await.success());
+}
+
+/// Runs `parked ARGS` where it is to fail, and gives what it says.
+fn refused(scene: &Scene, args: &[&str]) -> String {
+    let process = Process::builder(bin("tradebot-symbols"))
+        .arg("parked")
+        .args(args)
+        .env("CELERY_BROKER_URL", scene.broker.url())
+        .spawn();
+    assert!(!process.wait_exit(SOON).success());
+    process.stderr()
+}
+
+/// A Python worker that meets such a record at its start exits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_record_is_parked() {
+    let scene = impatient();
+    let damaged = [
+        "not JSON",
+        r#"["two", "elements"]"#,
+        r#"[{"no": "message"}, "", "celery"]"#,
+    ];
+    for (number, record) in damaged.iter().enumerate() {
+        take(&scene, &format!("damaged-{number}"), record, 60.0).await;
+    }
+    take(&scene, "fresh", "not JSON but not old either", -600.0).await;
+    let worker: Worker = scene.worker("w", 1).ready().await;
+    eventually("three parked records", 2 * SOON, async || {
+        (records(&scene).await == (1, 1)).then_some(())
+    })
+    .await;
+    let shown = scene.parked(&["list", "--json"]);
+    let entries: Vec<Value> = shown
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("one JSON object a line"))
+        .collect();
+    let mut messages: Vec<&str> = entries
+        .iter()
+        .filter_map(|entry| entry["message"].as_str())
+        .collect();
+    messages.sort_unstable();
+    let mut expected = damaged;
+    expected.sort_unstable();
+    assert_eq!(messages, expected);
+    assert!(
+        entries
+            .iter()
+            .all(|entry| entry["reason"].as_str().is_some_and(|reason| !reason.is_empty()))
+    );
+    let id = entries[0]["id"].as_str().expect("an id");
+    let refusal = refused(&scene, &["replay", id]);
+    assert!(refusal.contains("came from no known queue"), "{refusal}");
+    assert!(scene.parked(&["drop", "--all"]).contains("dropped"));
+    assert!(worker.process.is_running());
+    println!("damaged records: sent 3 executed 0 duplicated 0 lost 0 parked 3");
+}

@@ -1,0 +1,148 @@
+//! Messages that wait for their `eta` in the hands of a worker.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use redis::cmd;
+use tradebot_symbols::core::clock::{Clock, SystemClock};
+use tradebot_symbols::core::wire::keys::Keys;
+use tradebot_test_support::{ChaosProxy, eventually};
+
+use crate::ledger::{Ledger, QUEUE, Sums, now_ms};
+use crate::scene::{SOON, Scene, ask};
+
+/// Sends so many tasks that are due in so many seconds; milliseconds at which they are due.
+async fn due_in(ledger: &mut Ledger, seconds: i64, count: usize) -> u64 {
+    let eta = SystemClock.now() + TimeDelta::seconds(seconds);
+    for _ in 0..count {
+        let mut task = ledger.task(0);
+        task.eta = Some(eta);
+        ledger.send(task).await;
+    }
+    u64::try_from(eta.timestamp_millis()).expect("a time after 1970")
+}
+
+async fn held(scene: &Scene) -> usize {
+    ask(&scene.observer(), cmd("HLEN").arg(Keys::default().unacked())).await
+}
+
+async fn until_held(scene: &Scene, count: usize) {
+    let what = format!("{count} records in unacked");
+    eventually(&what, SOON, async || (held(scene).await == count).then_some(())).await;
+}
+
+/// Every task ran once, none before its time and all soon after; milliseconds by which the last was late.
+async fn punctual(scenario: &str, ledger: &Ledger, sums: &Sums, due_ms: u64) {
+    assert_eq!(sums.duplicated, 0, "{scenario}");
+    assert!(sums.parked.is_empty(), "{scenario}");
+    let starts = ledger.starts().await;
+    let early = starts.iter().filter(|start| start.at_ms < due_ms).count();
+    assert_eq!(early, 0, "{scenario}: tasks that ran before their time");
+    let late = starts
+        .iter()
+        .map(|start| start.at_ms - due_ms)
+        .max()
+        .unwrap_or_default();
+    println!("{scenario}: the last one {late} ms after its time");
+    assert!(late <= 5_000, "{scenario}: {late} ms late");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_worker_puts_waiting_messages_back_for_the_next() {
+    let scene = Scene::start();
+    let mut ledger = Ledger::open(&scene, "etas and a stop");
+    let due = due_in(&mut ledger, 5, 20).await;
+    let first = scene.worker("first", 1).ready().await;
+    until_held(&scene, 20).await;
+    assert!(first.stop().await.success());
+    assert_eq!(held(&scene).await, 0);
+    let queued: Vec<String> = ask(&scene.observer(), cmd("LRANGE").arg(QUEUE).arg(0).arg(-1)).await;
+    assert_eq!(queued.len(), 20);
+    assert!(
+        queued
+            .iter()
+            .all(|message| message.contains(r#""redelivered": true"#))
+    );
+    let _second = scene.worker("second", 1);
+    let sums = ledger.close("etas and a stop", SOON).await;
+    punctual("etas and a stop", &ledger, &sums, due).await;
+}
+
+/// Nothing of it ran, so no death is counted against it either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_worker_loses_no_waiting_message() {
+    let scene = Scene::start();
+    let mut ledger = Ledger::open(&scene, "etas and a kill");
+    let due = due_in(&mut ledger, 13, 20).await;
+    let first = scene.worker("first", 1).ready().await;
+    until_held(&scene, 20).await;
+    first.kill().await;
+    let second = scene.worker("second", 1).ready().await;
+    second
+        .says("restored the messages of a worker that is gone", 1)
+        .await;
+    let counted: u64 = ask(&scene.observer(), cmd("HLEN").arg(Keys::default().crashes())).await;
+    assert_eq!(counted, 0);
+    let sums = ledger.close("etas and a kill", SOON).await;
+    punctual("etas and a kill", &ledger, &sums, due).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_waiting_messages_do_not_hold_up_other_work() {
+    let scene = Scene::start();
+    let mut waiting = Ledger::open(&scene, "500 etas");
+    let due = due_in(&mut waiting, 8, 500).await;
+    let worker = scene.worker("w", 1).ready().await;
+    until_held(&scene, 500).await;
+    let mut others = Ledger::open(&scene, "others");
+    for _ in 0..50 {
+        others.record(10).await;
+    }
+    let done = async || (others.starts().await.len() == 50).then_some(());
+    eventually("the other messages", SOON, done).await;
+    let at = now_ms();
+    assert!(
+        at < due,
+        "the others ran {} ms too late to show anything",
+        at - due
+    );
+    let sums = waiting.close("500 etas", SOON).await;
+    punctual("500 etas", &waiting, &sums, due).await;
+    others.close("others", SOON).await;
+    assert!(worker.process.is_running());
+}
+
+/// Putting back what a dead worker held takes a step per message. Over a slow link hundreds of them take longer than
+/// a lease, and the restorer must not be given up for its work.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_restores_for_long_keeps_its_own_lease() {
+    const WAITING: usize = 700;
+    let scene = Scene::start();
+    let proxy = ChaosProxy::start(scene.broker.port());
+    let mut waiting = Ledger::open(&scene, "restored in numbers");
+    let due = due_in(&mut waiting, 27, WAITING).await;
+    let dead = scene.worker("dead", 1).ready().await;
+    until_held(&scene, WAITING).await;
+    let restorer = scene.through(&proxy).worker("restorer", 2).ready().await;
+    dead.kill().await;
+    let mut running = Ledger::open(&scene, "on the restorer");
+    let id = running.record(18_000).await;
+    running.started(&id, 1).await;
+    proxy.delay(Duration::from_millis(8));
+    eventually("the first restored message", SOON, async || {
+        (scene.records_of(&dead).await.len() < WAITING).then_some(())
+    })
+    .await;
+    let witness = scene.worker("witness", 1).ready().await;
+    let sums = running.close("on the restorer", 2 * SOON).await;
+    assert_eq!(
+        sums.duplicated,
+        0,
+        "the restorer was given up:\n{}",
+        witness.process.output()
+    );
+    proxy.delay(Duration::ZERO);
+    let sums = waiting.close("restored in numbers", 2 * SOON).await;
+    punctual("restored in numbers", &waiting, &sums, due).await;
+    assert!(restorer.process.is_running());
+}

@@ -1,0 +1,130 @@
+//! A Redis that is killed and started again, and one that stands still.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future;
+use tradebot_test_support::RedisServer;
+
+use crate::figures::{Figures, sized};
+use crate::ledger::{Ledger, now_ms};
+use crate::scene::{Scene, Worker};
+
+const GIVEN_UP: &str = "restored the messages of a worker that is gone";
+
+/// Starts the server again; milliseconds of the moment in which it served again.
+async fn restart(broker: &Arc<RedisServer>) -> u64 {
+    let broker = Arc::clone(broker);
+    let started = tokio::task::spawn_blocking(move || broker.restart());
+    started.await.expect("the server starts again");
+    now_ms()
+}
+
+/// What was claimed or settled when the answer got lost is neither lost nor done twice; what runs goes on running.
+/// The last outage is longer than any lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_redis_costs_no_message_and_no_second_run() {
+    let rounds = sized(3, 20);
+    let mut rng = fastrand::Rng::new();
+    let scene = Scene::start_durable();
+    let mut ledger = Ledger::open(&scene, "restarts");
+    let workers = [
+        scene.worker("a", 2).ready().await,
+        scene.worker("b", 2).ready().await,
+    ];
+    let mut resumed = Figures::default();
+    for round in 1..=rounds {
+        for _ in 0..40 {
+            ledger.record(rng.u64(50..=300)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(rng.u64(100..=900))).await;
+        scene.broker.kill();
+        let away = if round == rounds {
+            10_000
+        } else {
+            rng.u64(100..=2_500)
+        };
+        tokio::time::sleep(Duration::from_millis(away)).await;
+        let open = restart(&scene.broker).await;
+        resumed.add(ledger.first_start_after(open).await);
+    }
+    let sums = ledger.close("redis restarted", Duration::from_secs(60)).await;
+    println!("redis restarted: {rounds} times, first task after it served again: {resumed}");
+    assert_eq!(sums.duplicated, 0);
+    assert!(sums.parked.is_empty());
+    assert!(resumed.percentile(100) <= 5_000, "{resumed}");
+    undisturbed(&workers);
+}
+
+/// Nobody ended, and nobody took another for dead.
+fn undisturbed(workers: &[Worker]) {
+    for worker in workers {
+        assert!(worker.process.is_running());
+        assert_eq!(worker.count(GIVEN_UP), 0, "{}", worker.node);
+    }
+}
+
+/// Longer than the lease: all leases have run out when Redis goes on. With a visibility timeout shorter than the
+/// pause everything held looks abandoned as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_stands_still_makes_nobody_give_up_anybody() {
+    let pauses = sized(vec![8], vec![8, 30, 60]);
+    let scene = Scene::start();
+    for pause in pauses {
+        let (usual, short) = (scene.in_database(1), scene.in_database(2));
+        let short = short.with("CELERY_VISIBILITY_TIMEOUT", "5");
+        let mut stages = [
+            Stage::set(&usual, "usual", pause).await,
+            Stage::set(&short, "short", pause).await,
+        ];
+        scene.broker.pause();
+        tokio::time::sleep(Duration::from_secs(pause)).await;
+        let resumed_ms = now_ms();
+        scene.broker.resume();
+        future::join_all(stages.iter_mut().map(|stage| stage.finish(resumed_ms, pause))).await;
+    }
+}
+
+/// Two workers in the middle of their work.
+struct Stage {
+    name: String,
+    ledger: Ledger,
+    workers: [Worker; 2],
+}
+
+impl Stage {
+    async fn set(scene: &Scene, visibility_timeout: &str, pause: u64) -> Self {
+        let name = format!("redis paused for {pause} s, {visibility_timeout} visibility timeout");
+        let mut ledger = Ledger::open(scene, &name);
+        let workers = [
+            scene.worker("a", 3).ready().await,
+            scene.worker("b", 3).ready().await,
+        ];
+        let mut long = Vec::new();
+        for _ in 0..4 {
+            long.push(ledger.record((pause + 5) * 1_000).await);
+        }
+        for id in &long {
+            ledger.started(id, 1).await;
+        }
+        for _ in 0..30 {
+            ledger.record(150).await;
+        }
+        Self {
+            name,
+            ledger,
+            workers,
+        }
+    }
+
+    async fn finish(&mut self, resumed_ms: u64, pause: u64) {
+        let recovery = self.ledger.first_start_after(resumed_ms).await;
+        println!("{}: next task after {recovery} ms", self.name);
+        assert!(recovery <= 5_000, "{}: {recovery} ms", self.name);
+        let patience = Duration::from_secs(60 + pause);
+        let sums = self.ledger.close(&self.name, patience).await;
+        assert_eq!(sums.duplicated, 0, "{}", self.name);
+        assert!(sums.parked.is_empty());
+        undisturbed(&self.workers);
+    }
+}
