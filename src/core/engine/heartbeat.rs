@@ -38,6 +38,7 @@ impl Heartbeat {
             visibility_timeout,
             last_scores: None,
             last_restore: None,
+            restoring: false,
         };
         let (token, flag) = (end.clone(), Arc::clone(&drained));
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -68,6 +69,8 @@ struct Beat {
     visibility_timeout: Duration,
     last_scores: Option<Instant>,
     last_restore: Option<Instant>,
+    /// A dead worker held more than one tick restores.
+    restoring: bool,
 }
 
 impl Beat {
@@ -86,6 +89,8 @@ impl Beat {
             // While in trouble the lease is about to run out: be back as soon as the server is.
             let pause = if troubled {
                 HEARTBEAT / 5
+            } else if self.restoring {
+                Duration::ZERO
             } else {
                 HEARTBEAT.mul_f64(0.9 + 0.2 * rng.f64())
             };
@@ -103,8 +108,9 @@ impl Beat {
 
     async fn tick(&mut self) -> Result<(), RedisTrouble> {
         let due = |last: Option<Instant>, every| last.is_none_or(|last| last.elapsed() >= every);
+        self.restoring = false;
         for worker in self.transport.renew_lease(&self.hostname).await? {
-            self.transport.restore_worker(&worker).await?;
+            self.restoring |= !self.transport.restore_worker(&worker).await?;
         }
         if due(self.last_scores, SCORE_RENEWAL) {
             self.transport.renew_scores().await?;

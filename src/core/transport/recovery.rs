@@ -5,22 +5,19 @@
 //! visibility timeout are restored as kombu does it, under kombu's own mutex. And a delivery of our own
 //! whose claim was never answered is put back by ourselves.
 //!
-//! Restoring is one script, so a delivery is restored at most once, by whichever survivor comes first, and
-//! never together with its acknowledgement. Times come from the server.
+//! Leases are timed by the server.
 //!
-//! A message that was running each time its worker died is parked after the third time. The same script counts,
-//! by the publisher's delivery tag; the count ends when the message is settled in the normal way or parked.
+//! What is done with one delivery, once it is found, is in `restore`.
 
-use std::sync::LazyLock;
-use std::time::Duration;
+mod restore;
 
-use redis::{Script, cmd};
-use serde_json::Value;
-use tracing::{error, info, warn};
+use std::time::{Duration, Instant};
 
-use super::{DeliveryTag, RedisTrouble, ScriptCall, Source, Transport};
-use crate::core::wire::envelope::Envelope;
-use crate::core::wire::keys::SEP;
+use redis::cmd;
+use tracing::{debug, info, warn};
+
+use super::{DeliveryTag, RedisTrouble, ScriptCall, Transport};
+use restore::Loss;
 
 /// How long a lease lasts that is not renewed.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -32,27 +29,12 @@ pub const GRACE: Duration = Duration::from_secs(3);
 pub const SCORE_RENEWAL: Duration = Duration::from_secs(3);
 /// How often deliveries past the visibility timeout are looked for.
 pub const RESTORE_INTERVAL: Duration = Duration::from_secs(10);
-/// How often a message may be running when its worker dies.
-const MAX_CRASHES: u64 = 3;
-/// How long crashes are remembered.
-const CRASH_MEMORY_SECONDS: u64 = 7 * 86_400;
 /// kombu's `unacked_mutex_expire`.
 const MUTEX_MS: u64 = 300_000;
-/// How many expired deliveries are restored at a time.
+/// How many expired deliveries are looked at, and how many scores renewed, at a time.
 const RESTORE_BATCH: usize = 1_000;
-
-static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/restore.lua")));
-
-/// How a delivery came to be without a holder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Loss {
-    /// The worker that held it died.
-    WorkerDied,
-    /// Its claim was never answered; it was not started.
-    NeverReceived,
-    /// Nobody renewed it for the visibility timeout.
-    TimedOut,
-}
+/// How long one call restores before the lease is renewed again; short against it.
+const PORTION: Duration = Duration::from_secs(1);
 
 impl Transport {
     /// Renews this worker's lease. Returns the ids of workers that are given up.
@@ -106,29 +88,41 @@ impl Transport {
         Ok(())
     }
 
-    /// Restores everything a dead worker held; returns how many messages.
+    /// Restores what a dead worker held, for a second at most; `false` if there is more.
     ///
     /// # Errors
     /// [`RedisTrouble`]; what was not restored yet will be found again.
-    pub async fn restore_worker(&self, worker: &str) -> Result<usize, RedisTrouble> {
+    pub async fn restore_worker(&self, worker: &str) -> Result<bool, RedisTrouble> {
+        let started = Instant::now();
         let mut restored = 0;
+        let mut done = true;
         for (tag, record) in self.records_of(worker).await? {
+            if started.elapsed() >= PORTION {
+                done = false;
+                break;
+            }
             restored += usize::from(self.restore(&tag, &record, Loss::WorkerDied).await?);
         }
-        let mut pipeline = redis::pipe();
-        pipeline
-            .atomic()
-            .hdel(self.keys.workers(), worker)
-            .ignore()
-            .zrem(self.keys.suspects(), worker)
-            .ignore();
-        self.connection.pipeline::<()>(&pipeline).await?;
-        warn!(
-            worker.id = worker,
-            messages = restored,
-            "restored the messages of a worker that is gone"
-        );
-        Ok(restored)
+        if done {
+            let mut pipeline = redis::pipe();
+            pipeline
+                .atomic()
+                .hdel(self.keys.workers(), worker)
+                .ignore()
+                .zrem(self.keys.suspects(), worker)
+                .ignore();
+            self.connection.pipeline::<()>(&pipeline).await?;
+        }
+        if restored > 0 {
+            warn!(
+                worker.id = worker,
+                messages = restored,
+                "restored the messages of a worker that is gone"
+            );
+        } else {
+            debug!(worker.id = worker, "a worker is gone and holds nothing any more");
+        }
+        Ok(done)
     }
 
     /// Restores deliveries recorded as ours that we do not know of. Only the consumer may call it, between
@@ -227,132 +221,4 @@ impl Transport {
         records.dedup_by(|one, other| one.0 == other.0);
         Ok(records)
     }
-
-    /// Puts one delivery back, or sets it aside; `false` if somebody else was faster or must do it.
-    async fn restore(&self, tag: &DeliveryTag, record: &[u8], loss: Loss) -> Result<bool, RedisTrouble> {
-        match self.read_record(record).await? {
-            Ok((source, message)) => self.put_back(tag, &source, &message, loss).await,
-            Err(Unreadable::Routing) => Ok(false),
-            Err(Unreadable::Record(reason)) => {
-                let source = Source {
-                    queue: String::new(),
-                    list: String::new(),
-                };
-                let settled = self
-                    .settle(tag, None, &[self.park(&source, record, &reason)])
-                    .await?;
-                if settled.held {
-                    error!(
-                        delivery.tag = tag.0,
-                        reason, "parked a delivery whose record cannot be read"
-                    );
-                }
-                Ok(settled.held)
-            }
-        }
-    }
-
-    async fn put_back(
-        &self,
-        tag: &DeliveryTag,
-        source: &Source,
-        message: &Envelope,
-        loss: Loss,
-    ) -> Result<bool, RedisTrouble> {
-        let now = self.clock.now();
-        // Who waits for an eta has not run; it is the ones that ran that may have killed their worker.
-        let was_running = loss == Loss::WorkerDied && !matches!(message.eta(), Ok(Some(eta)) if eta > now);
-        let reason = format!("{MAX_CRASHES} workers died while they ran this message");
-        let back = Self::hand_back(source, message);
-        let aside = self.park(source, message.to_json().as_bytes(), &reason);
-        let mut call = ScriptCall::default();
-        call.key(self.keys.unacked())
-            .key(self.keys.unacked_index())
-            .key(back.list)
-            .key(self.keys.crashes())
-            .key(aside.list);
-        call.arg(tag.0.as_str())
-            .arg(back.message)
-            .arg(if was_running { crash_field(message) } else { "" })
-            .number(MAX_CRASHES)
-            .number(CRASH_MEMORY_SECONDS)
-            .arg(aside.message);
-        let outcome: u8 = self.connection.script(None, &RESTORE, &call).await?;
-        // The server does not report our own changes to us (NOLOOP).
-        self.changed.notify_one();
-        if outcome == 2 {
-            error!(
-                task.name = message.task(),
-                task.id = message.id(),
-                reason,
-                "parked a message"
-            );
-        }
-        Ok(outcome > 0)
-    }
-
-    /// Forgets the crashes of a message that was settled in the normal way.
-    ///
-    /// # Errors
-    /// [`RedisTrouble`]; a count that stays expires by itself.
-    pub async fn forget_crashes(&self, message: &Envelope) -> Result<(), RedisTrouble> {
-        self.connection
-            .command::<i64>(cmd("HDEL").arg(self.keys.crashes()).arg(crash_field(message)))
-            .await
-            .map(drop)
-    }
-
-    /// Reads kombu's triple `[message, exchange, routing_key]` and finds the queue it leads back to.
-    async fn read_record(
-        &self,
-        record: &[u8],
-    ) -> Result<Result<(Source, Envelope), Unreadable>, RedisTrouble> {
-        let Ok((message, exchange, routing_key)) = serde_json::from_slice::<(Value, String, String)>(record)
-        else {
-            let reason = "its record is not [message, exchange, routing_key]";
-            return Ok(Err(Unreadable::Record(reason.into())));
-        };
-        let message = match Envelope::parse(message.to_string().as_bytes()) {
-            Ok(message) => message,
-            Err(reason) => return Ok(Err(Unreadable::Record(reason.to_string()))),
-        };
-        let queue = if exchange.is_empty() {
-            Some(routing_key)
-        } else {
-            self.bound_queue(&exchange, &routing_key).await?
-        };
-        Ok(match queue {
-            Some(queue) => {
-                let list = self.keys.list_for(&queue, message.priority());
-                Ok((Source { queue, list }, message))
-            }
-            None => Err(Unreadable::Routing),
-        })
-    }
-
-    /// The queue that an exchange's direct binding leads to. Patterns are left to kombu.
-    async fn bound_queue(&self, exchange: &str, routing_key: &str) -> Result<Option<String>, RedisTrouble> {
-        let bindings: Vec<String> = self
-            .connection
-            .command(cmd("SMEMBERS").arg(self.keys.binding(exchange, false)))
-            .await?;
-        Ok(bindings.iter().find_map(|binding| {
-            let mut parts = binding.split(SEP);
-            let (key, pattern, queue) = (parts.next()?, parts.next()?, parts.next()?);
-            (key == routing_key && pattern.is_empty()).then(|| queue.to_owned())
-        }))
-    }
-}
-
-/// What crashes are counted by: kept by a restored message, new in every retry.
-fn crash_field(message: &Envelope) -> &str {
-    message.publisher_tag().unwrap_or(message.id())
-}
-
-/// Why a record cannot be restored here.
-enum Unreadable {
-    /// It is damaged; a Python worker that restored it would exit.
-    Record(String),
-    /// It came through an exchange that only kombu can route.
-    Routing,
 }

@@ -1,0 +1,170 @@
+//! Restoring one delivery: back to the front of its queue, or aside.
+//!
+//! It is one script, so a delivery is restored at most once, by whichever survivor comes first, and never
+//! together with its acknowledgement.
+//!
+//! A message that was running each time its worker died is parked after the third time. The same script counts,
+//! by the publisher's delivery tag; the count ends when the message is settled in the normal way or parked.
+
+use std::sync::LazyLock;
+
+use redis::{Script, cmd};
+use serde_json::Value;
+use tracing::error;
+
+use super::super::{DeliveryTag, RedisTrouble, ScriptCall, Source, Transport};
+use crate::core::wire::envelope::Envelope;
+use crate::core::wire::keys::SEP;
+
+/// How often a message may be running when its worker dies.
+const MAX_CRASHES: u64 = 3;
+/// How long crashes are remembered.
+const CRASH_MEMORY_SECONDS: u64 = 7 * 86_400;
+
+static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/restore.lua")));
+
+/// How a delivery came to be without a holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// The worker that held it died.
+    WorkerDied,
+    /// Its claim was never answered; it was not started.
+    NeverReceived,
+    /// Nobody renewed it for the visibility timeout.
+    TimedOut,
+}
+
+impl Transport {
+    /// Puts one delivery back, or sets it aside; `false` if somebody else was faster or must do it.
+    pub(super) async fn restore(
+        &self,
+        tag: &DeliveryTag,
+        record: &[u8],
+        loss: Loss,
+    ) -> Result<bool, RedisTrouble> {
+        match self.read_record(record).await? {
+            Ok((source, message)) => self.put_back(tag, &source, &message, loss).await,
+            Err(Unreadable::Routing) => Ok(false),
+            Err(Unreadable::Record(reason)) => {
+                let source = Source {
+                    queue: String::new(),
+                    list: String::new(),
+                };
+                let settled = self
+                    .settle(tag, None, &[self.park(&source, record, &reason)])
+                    .await?;
+                if settled.held {
+                    error!(
+                        delivery.tag = tag.0,
+                        reason, "parked a delivery whose record cannot be read"
+                    );
+                }
+                Ok(settled.held)
+            }
+        }
+    }
+
+    async fn put_back(
+        &self,
+        tag: &DeliveryTag,
+        source: &Source,
+        message: &Envelope,
+        loss: Loss,
+    ) -> Result<bool, RedisTrouble> {
+        let now = self.clock.now();
+        // Who waits for an eta has not run; it is the ones that ran that may have killed their worker.
+        let was_running = loss == Loss::WorkerDied && !matches!(message.eta(), Ok(Some(eta)) if eta > now);
+        let reason = format!("{MAX_CRASHES} workers died while they ran this message");
+        let back = Self::hand_back(source, message);
+        let aside = self.park(source, message.to_json().as_bytes(), &reason);
+        let mut call = ScriptCall::default();
+        call.key(self.keys.unacked())
+            .key(self.keys.unacked_index())
+            .key(back.list)
+            .key(self.keys.crashes())
+            .key(aside.list);
+        call.arg(tag.0.as_str())
+            .arg(back.message)
+            .arg(if was_running { crash_field(message) } else { "" })
+            .number(MAX_CRASHES)
+            .number(CRASH_MEMORY_SECONDS)
+            .arg(aside.message);
+        let outcome: u8 = self.connection.script(None, &RESTORE, &call).await?;
+        // The server does not report our own changes to us (NOLOOP).
+        self.changed.notify_one();
+        if outcome == 2 {
+            error!(
+                task.name = message.task(),
+                task.id = message.id(),
+                reason,
+                "parked a message"
+            );
+        }
+        Ok(outcome > 0)
+    }
+
+    /// Forgets the crashes of a message that was settled in the normal way.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`]; a count that stays expires by itself.
+    pub async fn forget_crashes(&self, message: &Envelope) -> Result<(), RedisTrouble> {
+        self.connection
+            .command::<i64>(cmd("HDEL").arg(self.keys.crashes()).arg(crash_field(message)))
+            .await
+            .map(drop)
+    }
+
+    /// Reads kombu's triple `[message, exchange, routing_key]` and finds the queue it leads back to.
+    async fn read_record(
+        &self,
+        record: &[u8],
+    ) -> Result<Result<(Source, Envelope), Unreadable>, RedisTrouble> {
+        let Ok((message, exchange, routing_key)) = serde_json::from_slice::<(Value, String, String)>(record)
+        else {
+            let reason = "its record is not [message, exchange, routing_key]";
+            return Ok(Err(Unreadable::Record(reason.into())));
+        };
+        let message = match Envelope::parse(message.to_string().as_bytes()) {
+            Ok(message) => message,
+            Err(reason) => return Ok(Err(Unreadable::Record(reason.to_string()))),
+        };
+        let queue = if exchange.is_empty() {
+            Some(routing_key)
+        } else {
+            self.bound_queue(&exchange, &routing_key).await?
+        };
+        Ok(match queue {
+            Some(queue) => {
+                let list = self.keys.list_for(&queue, message.priority());
+                Ok((Source { queue, list }, message))
+            }
+            None => Err(Unreadable::Routing),
+        })
+    }
+
+    /// The queue that an exchange's direct binding leads to. Patterns are left to kombu.
+    async fn bound_queue(&self, exchange: &str, routing_key: &str) -> Result<Option<String>, RedisTrouble> {
+        let bindings: Vec<String> = self
+            .connection
+            .command(cmd("SMEMBERS").arg(self.keys.binding(exchange, false)))
+            .await?;
+        Ok(bindings.iter().find_map(|binding| {
+            let mut parts = binding.split(SEP);
+            let (key, pattern, queue) = (parts.next()?, parts.next()?, parts.next()?);
+            (key == routing_key && pattern.is_empty()).then(|| queue.to_owned())
+        }))
+    }
+}
+
+/// What crashes are counted by: kept by a restored message, new in every retry.
+fn crash_field(message: &Envelope) -> &str {
+    message.publisher_tag().unwrap_or(message.id())
+}
+
+/// Why a record cannot be restored here.
+enum Unreadable {
+    /// It is damaged; a Python worker that restored it would exit.
+    Record(String),
+    /// It came through an exchange that only kombu can route.
+    Routing,
+}
