@@ -3,6 +3,7 @@
 //! A task that never yields can stop the threads that run tasks. It must not stop the heartbeat: the others
 //! would give this worker up and run its messages again. Hence the separate thread, runtime and connection.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::core::error_chain;
-use crate::core::transport::{HEARTBEAT, RESTORE_INTERVAL, RedisTrouble, SCORE_RENEWAL, Transport};
+use crate::core::transport::{
+    DeliveryTag, HEARTBEAT, RESTORE_INTERVAL, RedisTrouble, SCORE_RENEWAL, Transport,
+};
 
 /// A running heartbeat.
 pub(super) struct Heartbeat {
@@ -38,6 +41,7 @@ impl Heartbeat {
             visibility_timeout,
             last_scores: None,
             last_restore: None,
+            overdue: HashMap::new(),
             restoring: false,
         };
         let (token, flag) = (end.clone(), Arc::clone(&drained));
@@ -69,6 +73,8 @@ struct Beat {
     visibility_timeout: Duration,
     last_scores: Option<Instant>,
     last_restore: Option<Instant>,
+    /// Deliveries that the last look found past the visibility timeout, with their scores.
+    overdue: HashMap<DeliveryTag, String>,
     /// A dead worker held more than one tick restores.
     restoring: bool,
 }
@@ -117,7 +123,9 @@ impl Beat {
             self.last_scores = Some(Instant::now());
         }
         if due(self.last_restore, RESTORE_INTERVAL) {
-            self.transport.restore_timed_out(self.visibility_timeout).await?;
+            self.transport
+                .restore_timed_out(self.visibility_timeout, &mut self.overdue)
+                .await?;
             self.last_restore = Some(Instant::now());
         }
         Ok(())

@@ -11,6 +11,7 @@
 
 mod restore;
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use redis::cmd;
@@ -149,9 +150,28 @@ impl Transport {
     /// Takes part in kombu's restore: deliveries of anybody that were not renewed for `visibility_timeout`.
     /// Does nothing while somebody else is at it.
     ///
+    /// Only what was found too old before, and was not renewed since, is restored. `seen` carries that from one
+    /// call to the next: after a jump of the clock, or a server that was away for long, everything looks too old
+    /// until its holder comes by.
+    ///
     /// # Errors
     /// [`RedisTrouble`].
-    pub async fn restore_timed_out(&self, visibility_timeout: Duration) -> Result<usize, RedisTrouble> {
+    pub async fn restore_timed_out(
+        &self,
+        visibility_timeout: Duration,
+        seen: &mut HashMap<DeliveryTag, String>,
+    ) -> Result<usize, RedisTrouble> {
+        let latest = self.clock.unix_seconds() - visibility_timeout.as_secs_f64();
+        let (due, fresh): (Vec<_>, Vec<_>) = self
+            .older_than(latest)
+            .await?
+            .into_iter()
+            .partition(|(tag, score)| seen.get(tag) == Some(score));
+        seen.retain(|tag, _| due.iter().any(|(due, _)| due == tag));
+        seen.extend(fresh);
+        if due.is_empty() {
+            return Ok(0);
+        }
         let token = uuid::Uuid::new_v4().simple().to_string();
         let mutex = self.keys.unacked_mutex();
         let mut take = cmd("SET");
@@ -159,7 +179,7 @@ impl Transport {
         if self.connection.command::<Option<String>>(&take).await?.is_none() {
             return Ok(0);
         }
-        let restored = self.restore_older_than(visibility_timeout).await;
+        let restored = self.restore_all(due.into_iter().map(|(tag, _)| tag)).await;
         let mut release = ScriptCall::default();
         release.key(mutex).arg(token);
         self.connection
@@ -168,33 +188,45 @@ impl Transport {
         restored
     }
 
-    async fn restore_older_than(&self, age: Duration) -> Result<usize, RedisTrouble> {
-        let latest = self.clock.unix_seconds() - age.as_secs_f64();
+    async fn restore_all(&self, tags: impl Iterator<Item = DeliveryTag>) -> Result<usize, RedisTrouble> {
+        let started = Instant::now();
+        let mut restored = 0;
+        for tag in tags.take_while(|_| started.elapsed() < PORTION) {
+            restored += usize::from(self.restore_by_tag(&tag, Loss::TimedOut).await?);
+        }
+        Ok(restored)
+    }
+
+    /// Tags of deliveries last renewed before `latest`, with their scores as the server writes them.
+    async fn older_than(&self, latest: f64) -> Result<Vec<(DeliveryTag, String)>, RedisTrouble> {
         let mut expired = cmd("ZREVRANGEBYSCORE");
         expired
             .arg(self.keys.unacked_index())
             .arg(latest)
             .arg(0)
+            .arg("WITHSCORES")
             .arg("LIMIT")
             .arg(0)
             .arg(RESTORE_BATCH);
-        let tags: Vec<String> = self.connection.command(&expired).await?;
-        let mut restored = 0;
-        for tag in tags.into_iter().map(DeliveryTag) {
-            let record: Option<Vec<u8>> = self
-                .connection
-                .command(cmd("HGET").arg(self.keys.unacked()).arg(&tag.0))
-                .await?;
-            match record {
-                Some(record) => restored += usize::from(self.restore(&tag, &record, Loss::TimedOut).await?),
-                None => {
-                    self.connection
-                        .command::<i64>(cmd("ZREM").arg(self.keys.unacked_index()).arg(&tag.0))
-                        .await?;
-                }
-            }
+        let found: Vec<(String, String)> = self.connection.command(&expired).await?;
+        Ok(found
+            .into_iter()
+            .map(|(tag, score)| (DeliveryTag(tag), score))
+            .collect())
+    }
+
+    async fn restore_by_tag(&self, tag: &DeliveryTag, loss: Loss) -> Result<bool, RedisTrouble> {
+        let record: Option<Vec<u8>> = self
+            .connection
+            .command(cmd("HGET").arg(self.keys.unacked()).arg(&tag.0))
+            .await?;
+        if let Some(record) = record {
+            return self.restore(tag, &record, loss).await;
         }
-        Ok(restored)
+        self.connection
+            .command::<i64>(cmd("ZREM").arg(self.keys.unacked_index()).arg(&tag.0))
+            .await?;
+        Ok(false)
     }
 
     /// A worker's records, the latest claim first: pushed to the front in this order, the first claimed is
