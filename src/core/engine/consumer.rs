@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -14,7 +14,7 @@ use crate::core::canvas;
 use crate::core::error_chain;
 use crate::core::failpoint;
 use crate::core::lifecycle::sleep_unless_stopping;
-use crate::core::transport::{Claim, Claimed, RedisTrouble, SCAN_WINDOW, Source};
+use crate::core::transport::{Claim, Claimed, RESTORE_INTERVAL, RedisTrouble, SCAN_WINDOW, Source};
 use crate::core::wire::envelope::{Envelope, EnvelopeError};
 
 /// How long the consumer trusts the change notification alone. A lost notification costs this much.
@@ -32,6 +32,8 @@ const MAX_BATCH: usize = 64;
 struct Consuming {
     /// The queues are bound and nothing of an earlier connection is left over.
     bound: bool,
+    /// When claims were last looked for whose answer never came.
+    late_claims: Option<Instant>,
     /// Elements already looked at in this pass.
     offset: usize,
     /// Foreign messages among them.
@@ -90,6 +92,13 @@ impl Engine {
         if !state.bound {
             self.begin().await?;
             state.bound = true;
+        }
+        if state
+            .late_claims
+            .is_none_or(|last| last.elapsed() >= RESTORE_INTERVAL)
+        {
+            self.transport.restore_late_claims().await?;
+            state.late_claims = Some(Instant::now());
         }
         let claim = self
             .transport

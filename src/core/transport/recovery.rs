@@ -36,6 +36,8 @@ const MUTEX_MS: u64 = 300_000;
 const RESTORE_BATCH: usize = 1_000;
 /// How long one call restores before the lease is renewed again; short against it.
 const PORTION: Duration = Duration::from_secs(1);
+/// Age at which a delivery of our own that we do not know of is looked at; scores we know are younger.
+const UNANSWERED_SECONDS: f64 = 10.0;
 
 impl Transport {
     /// Renews this worker's lease. Returns the ids of workers that are given up.
@@ -143,6 +145,24 @@ impl Transport {
                 messages = restored,
                 "put back messages whose claim was not answered"
             );
+        }
+        Ok(restored)
+    }
+
+    /// Like [`restore_unanswered`](Self::restore_unanswered), for claims that reached the server long after
+    /// their connection was given up, out of the buffers of a link that was down. Looks only at what nobody
+    /// renewed, which is next to nothing.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`].
+    pub async fn restore_late_claims(&self) -> Result<usize, RedisTrouble> {
+        let latest = self.clock.unix_seconds() - UNANSWERED_SECONDS;
+        let mut restored = 0;
+        for (tag, _) in self.older_than(latest).await? {
+            let ours = tag.0.starts_with(self.worker_id());
+            if ours && !self.held.contains(&tag) {
+                restored += usize::from(self.restore_by_tag(&tag, Loss::NeverReceived).await?);
+            }
         }
         Ok(restored)
     }
