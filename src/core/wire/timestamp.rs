@@ -47,6 +47,9 @@ fn split_offset(text: &str) -> Option<(&str, FixedOffset)> {
     };
     let (naive, offset) = text.split_at(sign_at);
     let digits: String = offset[1..].chars().filter(|c| *c != ':').collect();
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
     let (hours, minutes) = match digits.len() {
         2 => (digits.as_str(), "0"),
         4 => digits.split_at(2),
@@ -108,6 +111,7 @@ mod tests {
             "+",
             "2026-11-23T10:38:55+1",
             "2026-11-23T25:00",
+            "2026-11-23T10:38:55+1é1",
         ] {
             assert_eq!(parse(text), None, "{text}");
         }
@@ -116,6 +120,11 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_text_panics(text: String) {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn no_text_of_nearly_the_right_shape_panics(text in "[0-9é]{4}-[0-9]{2}-[0-9]{2}[T ][0-9é:]{0,8}[.0-9é]{0,4}[+-]?[0-9é:]{0,5}") {
             let _ = parse(&text);
         }
 
