@@ -20,7 +20,7 @@ setup: tools $(ENVIRONMENTS)/celery-5.5.2/.ready $(ENVIRONMENTS)/celery-newest/.
 build: ## builds both binaries, unoptimised
 	$(CARGO) build --workspace --locked
 
-demo: setup ## shows three refreshes from a sandbox exchange into a private Redis
+demo: tools ## shows three refreshes from a sandbox exchange into a private Redis
 	$(CARGO) build --release --locked
 	SPOT_SYMBOLS_WARMUP_INTERVAL_SECONDS=5 FUTURES_SYMBOLS_WARMUP_INTERVAL_SECONDS=5 \
 		$(TARGET)/release/tradebot-symbols up --sandbox --private-redis --refreshes 3 --loglevel warning
