@@ -52,7 +52,9 @@ impl RedisConfig {
             result_key_prefix: reader
                 .optional("CELERY_RESULT_GLOBAL_KEYPREFIX")
                 .unwrap_or_default(),
-            visibility_timeout: reader.seconds("CELERY_VISIBILITY_TIMEOUT"),
+            visibility_timeout: Duration::from_secs(
+                reader.number("CELERY_VISIBILITY_TIMEOUT", 1..=31_536_000).into(),
+            ),
         }
     }
 }

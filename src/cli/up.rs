@@ -26,7 +26,7 @@ use crate::core::clock::SystemClock;
 use crate::core::error_chain;
 use crate::core::lifecycle::Stop;
 use crate::core::secret::RedisUrl;
-use crate::core::transport::Connection;
+use crate::core::transport::{Connection, RedisTrouble};
 use crate::market::PerMarket;
 use crate::product::sandbox::{Catalog, SandboxServer};
 use crate::product::symbols::cache::SymbolCache;
@@ -108,6 +108,8 @@ async fn private_redis(args: &Args, redis: &RedisConfig) -> Result<Option<Privat
             info!(redis = connection.place(), "using the Redis of the environment");
             Ok(None)
         }
+        Err(trouble @ RedisTrouble::Refused { .. }) => Err(trouble)
+            .context("a Redis answers and cannot be used; correct its URL, or use --private-redis"),
         Err(trouble) => {
             warn!(error = %error_chain(&trouble), "no Redis answers, starting a private one for this run");
             PrivateRedis::start().await.map(Some)

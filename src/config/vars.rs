@@ -183,7 +183,13 @@ impl<'a> Reader<'a> {
             if rest
                 .is_none_or(|host| host.is_empty() || host.starts_with('/') || host.contains(['@', '?', '#']))
             {
-                self.complain(name, url, EXPECTED);
+                // What stands before an `@` may be a password.
+                let shown = if url.contains('@') {
+                    "…@…"
+                } else {
+                    url.as_str()
+                };
+                self.complain(name, shown, EXPECTED);
             }
         }
         urls.iter()

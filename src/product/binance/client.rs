@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use reqwest::header::{ACCEPT, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode, redirect};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::error::{Reason, UpstreamError, parse_retry_after};
@@ -89,13 +89,18 @@ impl Client {
         loop {
             let base_url = &hosts[(attempt as usize - 1) % hosts.len()];
             let url = format!("{base_url}{}", path(market));
-            let attempted = timeout_at(deadline, self.attempt(market, base_url)).await;
+            // A host that hangs must leave the ones behind it their share of the time.
+            let untried_hosts = u32::try_from(hosts.len())
+                .unwrap_or(u32::MAX)
+                .saturating_sub(attempt);
+            let share = (deadline - Instant::now()) / (untried_hosts.saturating_add(1));
+            let attempted = timeout(share, self.attempt(market, base_url)).await;
             let reason = match attempted {
                 Ok(Ok(fetched)) => return Ok(fetched),
                 Ok(Err(reason)) => reason,
-                Err(_) => Reason::Deadline(DEADLINE),
+                Err(_) => Reason::Deadline(share),
             };
-            let untried_host = (attempt as usize) < hosts.len();
+            let untried_host = untried_hosts > 0;
             let again = reason.is_transient() || (untried_host && reason.concerns_this_host_only());
             let wait = self
                 .config

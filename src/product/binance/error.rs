@@ -23,8 +23,8 @@ pub enum Reason {
     /// No connection: DNS, TLS, refused, unreachable.
     #[error("no connection: {0}")]
     Connect(String),
-    /// The deadline passed.
-    #[error("no complete answer within {} s", .0.as_secs())]
+    /// The time for it passed.
+    #[error("no complete answer within {} s", .0.as_secs_f64().round())]
     Deadline(Duration),
     /// The connection broke, or fewer bytes came than were announced, or they do not decompress.
     #[error("the answer was cut off or damaged: {0}")]
@@ -97,7 +97,11 @@ impl Reason {
     pub fn concerns_this_host_only(&self) -> bool {
         matches!(
             self,
-            Self::Restricted(_) | Self::Firewall | Self::Redirect(_) | Self::Status { .. }
+            Self::Deadline(_)
+                | Self::Restricted(_)
+                | Self::Firewall
+                | Self::Redirect(_)
+                | Self::Status { .. }
         )
     }
 
