@@ -59,14 +59,6 @@ pub struct PerMarket<T> {
 }
 
 impl<T> PerMarket<T> {
-    /// A value made for each market.
-    pub fn from_fn(mut make: impl FnMut(Market) -> T) -> Self {
-        Self {
-            spot: make(Market::Spot),
-            futures: make(Market::Futures),
-        }
-    }
-
     /// The value of a market.
     pub fn get(&self, market: Market) -> &T {
         match market {

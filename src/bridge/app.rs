@@ -34,6 +34,9 @@ pub enum BridgeError {
     /// The engine's consumer is gone.
     #[error("the consumer ended unexpectedly")]
     Consumer,
+    /// The heartbeat is gone, and with it the protection of what this worker holds.
+    #[error("the heartbeat ended unexpectedly")]
+    Heartbeat,
     /// Not everything taken could be settled before the process had to end.
     #[error("some messages could not be settled before the stop; they are in unacked and will be restored")]
     NotDrained,
@@ -70,6 +73,7 @@ pub async fn run(
         let consumer_end = consumer.await;
         if let Err(panic) = consumer_end {
             error!(error = %panic, "the consumer panicked");
+            engine.end_lease(false).await;
             return Err(BridgeError::Consumer);
         }
         let drained = engine.drained(COLD_PATIENCE).await;
@@ -80,7 +84,8 @@ pub async fn run(
             Err(BridgeError::NotDrained)
         }
     });
-    let mut loop_ended = false;
+    let mut heartbeat_end = std::pin::pin!(engine.heartbeat_ended());
+    let (mut loop_ended, mut heartbeat_ended) = (false, false);
     loop {
         // Neither branch is polled again once it has ended.
         tokio::select! {
@@ -90,7 +95,17 @@ pub async fn run(
                     // It heard the signal itself, before us perhaps.
                     Ok(()) => engine.stop().stop_warm(),
                     Err(CeleryError::ForcedShutdown) => engine.stop().stop_cold(),
-                    Err(reason) => return Err(BridgeError::Loop(reason)),
+                    Err(reason) => {
+                        engine.end_lease(false).await;
+                        return Err(BridgeError::Loop(reason));
+                    }
+                }
+            }
+            () = &mut heartbeat_end, if !heartbeat_ended => {
+                heartbeat_ended = true;
+                // While stopping it is the engine that ends it.
+                if !engine.stop().is_stopping() {
+                    return Err(BridgeError::Heartbeat);
                 }
             }
             ended = &mut engine_end => {

@@ -187,6 +187,19 @@ impl Engine {
         Ok(())
     }
 
+    /// Ends when the heartbeat does. Without it the other workers take this one for dead, and run its messages
+    /// again: the process has to end then.
+    pub async fn heartbeat_ended(&self) {
+        let ended = {
+            let heartbeat = self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner);
+            heartbeat.as_ref().map(Heartbeat::ended)
+        };
+        match ended {
+            Some(ended) => ended.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Gives the lease up; `drained` says that nothing is held any more.
     pub async fn end_lease(&self, drained: bool) {
         let heartbeat = self

@@ -74,7 +74,7 @@ impl Results {
             .arg(result.document.as_str())
             .number(result.expires_seconds)
             .number(0);
-        let _: (bool, bool) = self.connection.script(None, &self.store, &call).await?;
+        let _: (i64, i64) = self.connection.script(None, &self.store, &call).await?;
         Ok(())
     }
 }

@@ -94,8 +94,12 @@ pub struct StoredResult {
 pub struct Settled {
     /// The delivery was still recorded as ours; if not, nothing was pushed.
     pub held: bool,
+    /// Nothing was done: one of the pushes leads to a key that holds something else than a list.
+    pub misdirected: bool,
     /// The result was stored; not so when a success was there already or none was given.
     pub stored: bool,
+    /// Whoever waits for the result was told; this user may lack the right to publish.
+    pub announced: bool,
 }
 
 /// The queues of one broker, seen by one worker.
@@ -242,6 +246,9 @@ impl Transport {
             .settler
             .settle(&self.connection, &self.keys, tag, result, pushes)
             .await?;
+        if settled.misdirected {
+            return Ok(settled);
+        }
         self.held.remove(tag);
         if !pushes.is_empty() {
             // The server does not report our own changes to us (NOLOOP).
@@ -260,6 +267,17 @@ impl Transport {
             end: End::Front,
             message: envelope.to_json(),
         }
+    }
+
+    /// The push that sets aside what was to be pushed somewhere it cannot go.
+    #[must_use]
+    pub fn park_push(&self, push: &Push) -> Push {
+        let source = Source {
+            queue: push.list.clone(),
+            list: push.list.clone(),
+        };
+        let reason = format!("the key `{}` holds something else than a queue", push.list);
+        self.park(&source, push.message.as_bytes(), &reason)
     }
 
     /// The push that sets a claimed message aside with the reason.

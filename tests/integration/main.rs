@@ -9,6 +9,7 @@ mod captures;
 mod cli;
 mod crash;
 mod latency;
+mod oddities;
 mod outcomes;
 mod queue;
 mod reach;

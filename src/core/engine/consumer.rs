@@ -23,7 +23,7 @@ const SAFETY_POLL: Duration = Duration::from_secs(5);
 const PLAIN_POLL: Duration = Duration::from_millis(500);
 /// The pause that one foreign message in the queue adds between two passes, and the longest in all.
 const PASS_COST: Duration = Duration::from_micros(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The most messages one claim takes.
 const MAX_BATCH: usize = 64;
 
@@ -106,27 +106,28 @@ impl Engine {
             .await?;
         failpoint::pass("claimed");
         let Claim {
-            mut claimed,
+            claimed,
             unclear,
             foreign,
             more,
         } = claim;
-        let foreign_count: usize = foreign.iter().map(|(_, messages)| messages).sum();
-        state.foreign += foreign_count;
+        let mut busy = !claimed.is_empty();
+        // First of all, what was claimed is sent on its way: whatever fails below must not drop it.
+        for one in claimed {
+            self.sort_into_slot(one, &mut slots, jobs).await;
+        }
         for (source, raw) in unclear {
-            if claimed.len() < slots.len() {
-                claimed.extend(self.look_closer(&source, raw).await?);
+            if slots.is_empty() {
+                break;
+            }
+            if let Some(one) = self.look_closer(&source, raw).await? {
+                busy = true;
+                self.sort_into_slot(one, &mut slots, jobs).await;
             }
         }
-        let busy = !claimed.is_empty();
+        state.foreign += foreign.iter().map(|(_, messages)| messages).sum::<usize>();
         if !busy {
             self.foreign.note(foreign, !more);
-        }
-        for one in claimed {
-            let Some(slot) = slots.pop() else {
-                unreachable!("no more is claimed than there are slots")
-            };
-            self.sort(one, Slot(slot), jobs).await;
         }
         if busy {
             state.restart();
@@ -140,6 +141,16 @@ impl Engine {
         let foreign = state.foreign;
         state.restart();
         Ok(Next::Wait { foreign })
+    }
+
+    async fn sort_into_slot(
+        self: &Arc<Self>,
+        claimed: Claimed,
+        slots: &mut Vec<OwnedSemaphorePermit>,
+        jobs: &mpsc::Sender<Job>,
+    ) {
+        let slot = slots.pop().expect("no more is claimed than there are slots");
+        self.sort(claimed, Slot(slot), jobs).await;
     }
 
     /// What precedes the first claim on a connection.

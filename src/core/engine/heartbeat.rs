@@ -18,7 +18,7 @@ use crate::core::transport::{
 /// A running heartbeat.
 pub(super) struct Heartbeat {
     end: CancellationToken,
-    ended: tokio::sync::oneshot::Receiver<()>,
+    ended: CancellationToken,
     drained: Arc<std::sync::atomic::AtomicBool>,
 }
 
@@ -34,7 +34,9 @@ impl Heartbeat {
     ) -> std::io::Result<Self> {
         let end = CancellationToken::new();
         let drained = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let (done, ended) = tokio::sync::oneshot::channel();
+        let ended = CancellationToken::new();
+        // Trips when the thread ends, by a panic too.
+        let at_end = ended.clone().drop_guard();
         let beat = Beat {
             transport,
             hostname,
@@ -51,9 +53,8 @@ impl Heartbeat {
         std::thread::Builder::new()
             .name("heartbeat".into())
             .spawn(move || {
+                let _at_end = at_end;
                 runtime.block_on(beat.run(&token, &flag));
-                // Nobody waits for it if the worker has given up already.
-                let _ = done.send(());
             })?;
         Ok(Self { end, ended, drained })
     }
@@ -62,8 +63,13 @@ impl Heartbeat {
     pub(super) async fn stop(self, drained: bool) {
         self.drained.store(drained, std::sync::atomic::Ordering::Relaxed);
         self.end.cancel();
-        // An error means that the thread has ended already.
-        let _ = tokio::time::timeout(Duration::from_secs(2), self.ended).await;
+        // Too late is no harm: the lease then runs out by itself.
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.ended.cancelled()).await;
+    }
+
+    /// Trips when the heartbeat is over, whatever ended it.
+    pub(super) fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
 }
 

@@ -98,11 +98,29 @@ impl Engine {
             with_ack = None;
             failpoint::pass("result stored");
         }
-        let settled = self
+        let mut settled = self
             .until_done("settle a message", || {
                 self.transport.settle(tag, with_ack, pushes)
             })
             .await?;
+        if settled.misdirected {
+            // Where it should go, it cannot: the workflow ends here, in sight of whoever looks.
+            let parked: Vec<Push> = pushes.iter().map(|push| self.transport.park_push(push)).collect();
+            settled = self
+                .until_done("settle a message", || {
+                    self.transport.settle(tag, with_ack, &parked)
+                })
+                .await?;
+            error!(
+                delivery.tag = tag.0,
+                "parked what follows from a task: its queue's key is no list"
+            );
+        }
+        if !settled.announced {
+            warn!(
+                "results are stored but not announced: this Redis user may not publish, so `get()` waits in vain"
+            );
+        }
         if !settled.held {
             warn!(
                 delivery.tag = tag.0,

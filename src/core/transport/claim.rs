@@ -74,7 +74,7 @@ impl Transport {
         }
         type Claimed3 = Vec<(String, usize, Vec<u8>)>;
         type Unclear2 = Vec<(usize, Vec<u8>)>;
-        type Foreign = Vec<(String, usize)>;
+        type Foreign = Vec<(Vec<u8>, usize)>;
         let (claimed, unclear, foreign, more): (Claimed3, Unclear2, Foreign, bool) =
             self.connection.script(Some(&arm), &self.claim, &call).await?;
         let source = |number: usize| self.sources[number - 1].clone();
@@ -94,7 +94,11 @@ impl Transport {
                 .into_iter()
                 .map(|(list, raw)| (source(list), raw))
                 .collect(),
-            foreign,
+            // Names of other people's tasks can be any bytes.
+            foreign: foreign
+                .into_iter()
+                .map(|(task, n)| (String::from_utf8_lossy(&task).into_owned(), n))
+                .collect(),
             more,
         })
     }

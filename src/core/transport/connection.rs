@@ -382,12 +382,6 @@ impl ScriptCall {
     pub fn number(&mut self, number: impl fmt::Display) -> &mut Self {
         self.arg(number.to_string())
     }
-
-    /// How many keys were added.
-    #[must_use]
-    pub fn key_count(&self) -> usize {
-        self.keys.len()
-    }
 }
 
 fn timeouts() -> AsyncConnectionConfig {

@@ -80,11 +80,16 @@ impl Settler {
             call.extend(request.keys, request.args);
             answers.push(request.answer);
         }
-        let settled: Result<Vec<bool>, RedisTrouble> = connection.script(None, &self.script, &call).await;
+        let settled: Result<Vec<i64>, RedisTrouble> = connection.script(None, &self.script, &call).await;
         for (number, answer) in answers.into_iter().enumerate() {
-            let one = settled.as_ref().map_err(Clone::clone).map(|flags| Settled {
-                held: flags.get(2 * number).copied().unwrap_or_default(),
-                stored: flags.get(2 * number + 1).copied().unwrap_or_default(),
+            let one = settled.as_ref().map_err(Clone::clone).map(|flags| {
+                let flag = |place: usize| flags.get(2 * number + place).copied().unwrap_or_default();
+                Settled {
+                    held: flag(0) == 1,
+                    misdirected: flag(0) == -1,
+                    stored: flag(1) > 0,
+                    announced: flag(1) != 2,
+                }
             });
             // A caller that is gone needs no answer.
             let _ = answer.send(one);

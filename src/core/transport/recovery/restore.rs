@@ -45,7 +45,9 @@ impl Transport {
         match self.read_record(record).await? {
             Ok((source, message)) => self.put_back(tag, &source, &message, loss).await,
             Err(Unreadable::Routing) => Ok(false),
-            Err(Unreadable::Record(reason)) => {
+            // Not ours: Python may read what this system does not, and restores it itself.
+            Err(Unreadable::Message(_)) if loss == Loss::TimedOut => Ok(false),
+            Err(Unreadable::Record(reason) | Unreadable::Message(reason)) => {
                 let source = Source {
                     queue: String::new(),
                     list: String::new(),
@@ -89,7 +91,7 @@ impl Transport {
             .number(MAX_CRASHES)
             .number(CRASH_MEMORY_SECONDS)
             .arg(aside.message);
-        let outcome: u8 = self.connection.script(None, &RESTORE, &call).await?;
+        let outcome: i8 = self.connection.script(None, &RESTORE, &call).await?;
         // The server does not report our own changes to us (NOLOOP).
         self.changed.notify_one();
         if outcome == 2 {
@@ -106,7 +108,7 @@ impl Transport {
     /// Forgets the crashes of a message that was settled in the normal way.
     ///
     /// # Errors
-    /// [`RedisTrouble`]; a count that stays expires by itself.
+    /// [`RedisTrouble`]; a count that stays expires once no message has crashed a worker for a week.
     pub async fn forget_crashes(&self, message: &Envelope) -> Result<(), RedisTrouble> {
         self.connection
             .command::<i64>(cmd("HDEL").arg(self.keys.crashes()).arg(crash_field(message)))
@@ -126,7 +128,7 @@ impl Transport {
         };
         let message = match Envelope::parse(message.to_string().as_bytes()) {
             Ok(message) => message,
-            Err(reason) => return Ok(Err(Unreadable::Record(reason.to_string()))),
+            Err(reason) => return Ok(Err(Unreadable::Message(reason.to_string()))),
         };
         let queue = if exchange.is_empty() {
             Some(routing_key)
@@ -165,6 +167,8 @@ fn crash_field(message: &Envelope) -> &str {
 enum Unreadable {
     /// It is damaged; a Python worker that restored it would exit.
     Record(String),
+    /// Its message is none that this system understands.
+    Message(String),
     /// It came through an exchange that only kombu can route.
     Routing,
 }

@@ -5,11 +5,14 @@
 -- ARGV  tag, message, its field in the hash of crashes or '' (not counted), crashes after which it is set aside,
 --       seconds for which crashes are remembered, entry for the messages set aside
 --
--- Returns 0 if the delivery is gone already, 1 if it was put back, 2 if it was set aside.
+-- Returns 0 if the delivery is gone already, 1 if it was put back, 2 if it was set aside, -1 if its list is no
+-- list; nothing is done then. What can fail is looked at first, because a script is not undone.
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
   redis.call('ZREM', KEYS[2], ARGV[1])
   return 0
 end
+local kind = redis.call('TYPE', KEYS[3]).ok
+if kind ~= 'list' and kind ~= 'none' then return -1 end
 local set_aside = false
 if ARGV[3] ~= '' then
   set_aside = redis.call('HINCRBY', KEYS[4], ARGV[3], 1) >= tonumber(ARGV[4])
