@@ -101,7 +101,7 @@ async fn a_settlement_whose_answer_was_lost_is_not_done_twice() {
     worker.wait_for_line("cannot settle a message yet", PATIENCE);
     proxy.restore();
     // The second settlement finds the delivery gone: the first one has arrived after all.
-    worker.wait_for_line("restored by somebody else", PATIENCE);
+    worker.wait_for_line("the delivery was not held any more", PATIENCE);
     assert_settled_once(&world, &id).await;
     assert_goes_on(&world).await;
 }

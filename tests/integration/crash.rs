@@ -112,7 +112,7 @@ async fn a_late_settlement_does_not_touch_the_delivery_of_the_next_holder() {
     world.asked(SPOT, 2).await;
     let tag_of_next: Vec<String> = world.unacked().await.into_keys().collect();
     assert_eq!(world.result(&id, "SUCCESS").await["result"], "WARMUP_OK:2");
-    slow.wait_for_line("restored by somebody else", PATIENCE);
+    slow.wait_for_line("the delivery was not held any more", PATIENCE);
     assert_eq!(world.unacked().await.into_keys().collect::<Vec<_>>(), tag_of_next);
     drop(next);
 }

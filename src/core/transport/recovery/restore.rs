@@ -123,12 +123,23 @@ impl Transport {
     ) -> Result<Result<(Source, Envelope), Unreadable>, RedisTrouble> {
         let Ok((message, exchange, routing_key)) = serde_json::from_slice::<(Value, String, String)>(record)
         else {
-            let reason = "its record is not [message, exchange, routing_key]";
-            return Ok(Err(Unreadable::Record(reason.into())));
+            return Ok(Err(if python_reads(record) {
+                Unreadable::Message("only Python reads the JSON of its record".into())
+            } else {
+                Unreadable::Record("its record is not [message, exchange, routing_key]".into())
+            }));
         };
         let message = match Envelope::parse(message.to_string().as_bytes()) {
             Ok(message) => message,
-            Err(reason) => return Ok(Err(Unreadable::Message(reason.to_string()))),
+            // Every message of kombu has these, a Celery task or not.
+            Err(reason)
+                if ["body", "headers", "properties"]
+                    .iter()
+                    .all(|part| message.get(part).is_some()) =>
+            {
+                return Ok(Err(Unreadable::Message(reason.to_string())));
+            }
+            Err(reason) => return Ok(Err(Unreadable::Record(reason.to_string()))),
         };
         let queue = if exchange.is_empty() {
             Some(routing_key)
@@ -163,6 +174,37 @@ fn crash_field(message: &Envelope) -> &str {
     message.publisher_tag().unwrap_or(message.id())
 }
 
+/// Whether a record that is no JSON by the standard is one for Python, which also reads `NaN`, `Infinity` and
+/// halves of surrogate pairs.
+fn python_reads(record: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(record) else {
+        return false;
+    };
+    let mut standard = String::with_capacity(text.len());
+    // Even parts lie outside of strings, as long as no quote is escaped; those are put out of the way first.
+    for (number, part) in text
+        .replace("\\\\", "__")
+        .replace("\\\"", "__")
+        .split('"')
+        .enumerate()
+    {
+        if number > 0 {
+            standard.push('"');
+        }
+        if number % 2 == 0 {
+            standard.push_str(
+                &part
+                    .replace("-Infinity", "0")
+                    .replace("Infinity", "0")
+                    .replace("NaN", "0"),
+            );
+        } else {
+            standard.push_str(&part.replace("\\u", "__"));
+        }
+    }
+    serde_json::from_str::<(Value, String, String)>(&standard).is_ok()
+}
+
 /// Why a record cannot be restored here.
 enum Unreadable {
     /// It is damaged; a Python worker that restored it would exit.
@@ -171,4 +213,30 @@ enum Unreadable {
     Message(String),
     /// It came through an exchange that only kombu can route.
     Routing,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_python_reads_is_told_from_damage() {
+        for readable in [
+            r#"[{"headers": {"x": NaN, "y": [-Infinity, Infinity]}}, "", "celery"]"#,
+            r#"[{"headers": {"x": "\ud800 \" NaN"}}, "", "celery"]"#,
+        ] {
+            assert!(serde_json::from_str::<Value>(readable).is_err(), "{readable}");
+            assert!(python_reads(readable.as_bytes()), "{readable}");
+        }
+        for damaged in [
+            "not JSON",
+            r#"["two", "elements"]"#,
+            r#"[{"a": NaNa}, "", ""]"#,
+            "[{}, \"\", 1]",
+            "\u{1}",
+        ] {
+            assert!(!python_reads(damaged.as_bytes()), "{damaged}");
+        }
+        assert!(!python_reads(&[0xff]));
+    }
 }
