@@ -10,6 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+/// How long after a stop a signal is taken for the one that caused it.
+const SAME_SIGNAL: Duration = Duration::from_millis(100);
+
 /// The two tokens; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
@@ -66,13 +69,23 @@ impl Stop {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let stop = self.clone();
         tokio::spawn(async move {
-            // Receiving from a signal stream is cancel-safe. Biased: the crate's loop hears the same signal and may
-            // stop us for it first; that signal must not then pass for a second one.
+            // Receiving from a signal stream is cancel-safe.
             tokio::select! {
                 biased;
                 _ = terminate.recv() => info!(signal = "SIGTERM", "warm stop"),
                 _ = interrupt.recv() => info!(signal = "SIGINT", "warm stop"),
-                () = stop.warm() => info!("warm stop"),
+                () = stop.warm() => {
+                    info!("warm stop");
+                    // The crate's loop hears the same signal, and may stop us for it before it arrives here. It must
+                    // not then pass for a second one.
+                    let same = async {
+                        tokio::select! {
+                            _ = terminate.recv() => {}
+                            _ = interrupt.recv() => {}
+                        }
+                    };
+                    let _ = tokio::time::timeout(SAME_SIGNAL, same).await;
+                }
             }
             stop.stop_warm();
             tokio::select! {
