@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use futures_util::future;
 use redis::cmd;
 use tradebot_symbols::core::clock::{Clock, SystemClock};
 use tradebot_symbols::core::wire::keys::Keys;
@@ -47,8 +48,7 @@ async fn punctual(scenario: &str, ledger: &Ledger, sums: &Sums, due_ms: u64) {
     assert!(late <= 5_000, "{scenario}: {late} ms late");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_worker_puts_waiting_messages_back_for_the_next() {
+async fn stopped() {
     let scene = Scene::start();
     let mut ledger = Ledger::open(&scene, "etas and a stop");
     let due = due_in(&mut ledger, 5, 20).await;
@@ -69,8 +69,7 @@ async fn a_stopped_worker_puts_waiting_messages_back_for_the_next() {
 }
 
 /// Nothing of it ran, so no death is counted against it either.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_worker_loses_no_waiting_message() {
+async fn killed() {
     let scene = Scene::start();
     let mut ledger = Ledger::open(&scene, "etas and a kill");
     let due = due_in(&mut ledger, 13, 20).await;
@@ -88,7 +87,11 @@ async fn a_killed_worker_loses_no_waiting_message() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hundreds_of_waiting_messages_do_not_hold_up_other_work() {
+async fn a_worker_that_is_stopped_or_killed_loses_no_waiting_message() {
+    future::join(stopped(), killed()).await;
+}
+
+async fn beside_other_work() {
     let scene = Scene::start();
     let mut waiting = Ledger::open(&scene, "500 etas");
     let due = due_in(&mut waiting, 8, 500).await;
@@ -114,8 +117,7 @@ async fn hundreds_of_waiting_messages_do_not_hold_up_other_work() {
 
 /// Putting back what a dead worker held takes a step per message. Over a slow link hundreds of them take longer than
 /// a lease, and the restorer must not be given up for its work.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_restores_for_long_keeps_its_own_lease() {
+async fn on_the_way_back() {
     const WAITING: usize = 700;
     let scene = Scene::start();
     let proxy = ChaosProxy::start(scene.broker.port());
@@ -145,4 +147,9 @@ async fn a_worker_that_restores_for_long_keeps_its_own_lease() {
     let sums = waiting.close("restored in numbers", 2 * SOON).await;
     punctual("restored in numbers", &waiting, &sums, due).await;
     assert!(restorer.process.is_running());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_waiting_messages_hold_up_neither_other_work_nor_a_lease() {
+    future::join(beside_other_work(), on_the_way_back()).await;
 }

@@ -30,13 +30,26 @@ enum Held {
     Nothing,
 }
 
+#[derive(Clone, Copy)]
 struct Case {
     point: &'static str,
     held: Held,
     results_elsewhere: bool,
 }
 
-/// Runs a point at several passages, each in a database of its own, all at the same time.
+const fn case(point: &'static str, held: Held) -> Case {
+    Case {
+        point,
+        held,
+        results_elsewhere: false,
+    }
+}
+
+/// Runs points at several passages each, every one in a database of its own, all at the same time.
+async fn die_at_each<const N: usize>(cases: [Case; N]) {
+    future::join_all(cases.map(at_each_passage)).await;
+}
+
 async fn at_each_passage(case: Case) {
     let passages: Vec<u8> = sized(vec![1, 2, 3, 5, 8, 12], (1..=12).collect());
     let scene = Scene::start();
@@ -139,77 +152,39 @@ async fn announcements(scene: &Scene) -> mpsc::UnboundedReceiver<String> {
     receiver
 }
 
-/// Between the claim and everything else the message is in `unacked` and not started.
+/// From the claim to the first line of the task the message is in `unacked` and was not started.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_dies_with_a_fresh_claim_leaves_it_to_run_once() {
-    at_each_passage(Case {
-        point: "claimed",
-        held: Held::NotStarted,
-        results_elsewhere: false,
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_dies_before_the_first_line_of_a_task_leaves_it_to_run_once() {
-    at_each_passage(Case {
-        point: "started",
-        held: Held::NotStarted,
-        results_elsewhere: false,
-    })
+async fn a_worker_that_dies_before_its_task_starts_leaves_it_to_run_once() {
+    die_at_each([
+        case("claimed", Held::NotStarted),
+        case("started", Held::NotStarted),
+    ])
     .await;
 }
 
 /// The price of late acknowledgement: the one message whose task had returned runs again. Its result is stored
-/// and its callback published by the second run alone.
+/// once and its callback published once all the same, also with results in another database, where there are two
+/// steps: the second run finds the first one's result and leaves it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_dies_before_it_settles_costs_one_more_run_and_no_second_callback() {
-    at_each_passage(Case {
-        point: "returned",
-        held: Held::HasRun,
-        results_elsewhere: false,
-    })
-    .await;
+    let between = Case {
+        results_elsewhere: true,
+        ..case("result stored", Held::HasRun)
+    };
+    die_at_each([case("returned", Held::HasRun), between]).await;
 }
 
 /// Passages count every script: registering, claiming, settling and the heartbeat's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_dies_before_any_script_loses_nothing() {
-    at_each_passage(Case {
-        point: "script sent",
-        held: Held::Either,
-        results_elsewhere: false,
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_dies_before_it_reads_a_scripts_answer_loses_nothing() {
-    at_each_passage(Case {
-        point: "script answered",
-        held: Held::Either,
-        results_elsewhere: false,
-    })
-    .await;
-}
-
-/// With results in another database there are two steps. The second run finds the first one's result and leaves it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_dies_between_result_and_acknowledgement_leaves_one_result() {
-    at_each_passage(Case {
-        point: "result stored",
-        held: Held::HasRun,
-        results_elsewhere: true,
-    })
+async fn a_worker_that_dies_before_or_after_any_script_loses_nothing() {
+    die_at_each([
+        case("script sent", Held::Either),
+        case("script answered", Held::Either),
+    ])
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_dies_after_it_settled_costs_nothing() {
-    at_each_passage(Case {
-        point: "settled",
-        held: Held::Nothing,
-        results_elsewhere: false,
-    })
-    .await;
+    die_at_each([case("settled", Held::Nothing)]).await;
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future;
 use redis::cmd;
 use serde_json::json;
 use tradebot_symbols::core::clock::{Clock, SystemClock};
@@ -85,14 +86,13 @@ async fn connections_that_go_dead_are_replaced_and_nothing_runs_twice() {
 
 /// A worker that is cut off for longer than its lease is given up while its task still runs: that task runs twice,
 /// which cannot be told from a death. What must not happen twice is everything that follows from it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_was_cut_off_publishes_nothing_for_what_others_took_over() {
+async fn cut_off() {
     let scene = Scene::start();
     let proxy = ChaosProxy::start(scene.broker.port());
     let mut ledger = Ledger::open(&scene, "cut off");
     let mut task = ledger.task(6_000);
     let callback = ledger.link(&mut task);
-    let cut_off = scene.through(&proxy).worker("cut-off", 1).ready().await;
+    let lonely = scene.through(&proxy).worker("cut-off", 1).ready().await;
     let id = ledger.send(task).await;
     ledger.started(&id, 1).await;
     proxy.freeze();
@@ -101,7 +101,7 @@ async fn a_worker_that_was_cut_off_publishes_nothing_for_what_others_took_over()
     ledger.started(&id, 2).await;
     println!("cut off: taken over after {} ms", now_ms() - began);
     proxy.restore();
-    cut_off.says("the delivery was not held any more", 1).await;
+    lonely.says("the delivery was not held any more", 1).await;
     let sums = ledger.close("cut off", SOON).await;
     assert_eq!((sums.runs[&id], sums.runs[&callback]), (2, 1));
     assert!(other.stop().await.success());
@@ -109,13 +109,12 @@ async fn a_worker_that_was_cut_off_publishes_nothing_for_what_others_took_over()
     ledger.record(0).await;
     let sums = ledger.close("cut off, then back", SOON).await;
     assert_eq!(sums.duplicated, 1);
-    assert_eq!(scene.ids_of(&cut_off).await.len(), 1);
+    assert_eq!(scene.ids_of(&lonely).await.len(), 1);
 }
 
 /// The network may deliver a claim long after the connection was given up: what was left in the buffers of a link
 /// that was down. The server then records messages for a worker that never learns of them.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_that_arrives_when_nobody_waits_for_its_answer_is_put_back() {
+async fn late_claim() {
     let scene = Scene::start();
     let mut ledger = Ledger::open(&scene, "late claim");
     let worker = scene.worker("w", 1).ready().await;
@@ -153,4 +152,9 @@ async fn a_claim_that_arrives_when_nobody_waits_for_its_answer_is_put_back() {
         .map(|start| start.at_ms - sent_ms);
     println!("late claim: put back and started after {} ms", json!(back));
     assert_eq!((sums.runs[&id], sums.runs[&late]), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_partition_nothing_is_published_twice_and_no_claim_is_forgotten() {
+    future::join(cut_off(), late_claim()).await;
 }

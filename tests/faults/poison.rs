@@ -78,8 +78,7 @@ async fn a_panic_fails_its_task_and_nothing_else() {
 
 /// Each of two such messages costs three workers, no more and no less, although the worker that puts one back may
 /// be killed by it in the middle of putting back the other.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_kills_its_worker_is_parked_after_the_third_death() {
+async fn killers() {
     let scene = Scene::start();
     let mut ledger = Ledger::open(&scene, "poison");
     let mut poison = Vec::new();
@@ -158,10 +157,10 @@ async fn replayed(scene: &Scene) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deaths_are_counted_per_message_until_it_succeeds_or_is_parked() {
+async fn a_message_is_parked_after_the_third_death_unless_it_succeeds_before() {
     let scene = Scene::start();
     let (first, second) = (scene.in_database(1), scene.in_database(2));
-    future::join(forgotten_by_success(&first), replayed(&second)).await;
+    future::join3(killers(), forgotten_by_success(&first), replayed(&second)).await;
 }
 
 fn transport(scene: &Scene) -> Transport {

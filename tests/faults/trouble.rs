@@ -174,14 +174,8 @@ fn complained_once(name: &str, worker: &Worker, is_long: bool) {
     assert!(worker.process.is_running(), "{name}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_refuses_is_waited_for() {
-    future::join_all(TROUBLES.iter().map(weathered)).await;
-}
-
 /// A server with much data refuses everything for as long as it reads them at its start.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_loads_its_data_is_waited_for() {
+async fn loading() {
     // Every entry of the file costs the server a millisecond; in between it answers now and then.
     let slow = [
         "--appendonly",
@@ -216,4 +210,9 @@ async fn a_redis_that_loads_its_data_is_waited_for() {
     assert!(recovery <= 5_000, "{recovery} ms");
     assert_eq!(sums.duplicated, 0);
     complained_once("LOADING", &worker, true);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_refuses_or_loads_is_waited_for() {
+    future::join(future::join_all(TROUBLES.iter().map(weathered)), loading()).await;
 }
