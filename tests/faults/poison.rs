@@ -1,16 +1,11 @@
 //! Tasks that panic, and messages that kill their worker.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future;
 use redis::cmd;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
-use tradebot_symbols::core::clock::SystemClock;
-use tradebot_symbols::core::secret::RedisUrl;
-use tradebot_symbols::core::transport::{Connection, Transport};
 use tradebot_symbols::core::wire::keys::Keys;
 use tradebot_test_support::eventually;
 
@@ -163,26 +158,12 @@ async fn a_message_is_parked_after_the_third_death_unless_it_succeeds_before() {
     future::join3(killers(), forgotten_by_success(&first), replayed(&second)).await;
 }
 
-fn transport(scene: &Scene) -> Transport {
-    let changed = Arc::new(Notify::new());
-    let url = RedisUrl::new(scene.broker.url());
-    let connection = Connection::with_tracking(&url, "survivor", Arc::clone(&changed));
-    let connection = connection.expect("the URL of the harness is valid");
-    Transport::new(
-        connection,
-        changed,
-        Keys::default(),
-        &[QUEUE.to_owned()],
-        SystemClock::shared(),
-    )
-}
-
 /// All survivors find a dead worker at about the same time, above all after Redis was away for all of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_death_counts_once_however_many_survivors_see_it() {
     let scene = Scene::start();
     let mut ledger = Ledger::open(&scene, "survivors");
-    let (dead, survivors) = (transport(&scene), [(); 8].map(|()| transport(&scene)));
+    let (dead, survivors) = (scene.transport(), [(); 8].map(|()| scene.transport()));
     for death in 1..=20 {
         let id = ledger.record(0).await;
         let claim = dead.claim(1, 0, &["tests.record".to_owned()], &[]).await;

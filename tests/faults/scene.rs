@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue, cmd};
+use tokio::sync::Notify;
+use tradebot_symbols::core::clock::SystemClock;
 use tradebot_symbols::core::secret::RedisUrl;
-use tradebot_symbols::core::transport::Connection;
+use tradebot_symbols::core::transport::{Connection, Transport};
 use tradebot_symbols::core::wire::keys::Keys;
 use tradebot_test_support::{ChaosProxy, Process, RedisServer, Signal, bin, eventually};
 
@@ -123,6 +125,22 @@ impl Scene {
     /// The same, to the notes.
     pub(crate) fn notebook(&self) -> Connection {
         open(&self.notes.url())
+    }
+
+    /// A worker's transport without the worker.
+    pub(crate) fn transport(&self) -> Transport {
+        let changed = Arc::new(Notify::new());
+        let url = RedisUrl::new(self.url_of(self.database));
+        let connection = Connection::with_tracking(&url, "transport", Arc::clone(&changed));
+        let connection = connection.expect("the URL of the harness is valid");
+        let queues = [crate::ledger::QUEUE.to_owned()];
+        Transport::new(
+            connection,
+            changed,
+            Keys::default(),
+            &queues,
+            SystemClock::shared(),
+        )
     }
 
     /// A connection that a trouble of the broker does not end, to make the trouble with.
