@@ -176,21 +176,19 @@ fn refused(scene: &Scene, args: &[&str]) -> String {
     process.stderr()
 }
 
-/// A Python worker that meets such a record at its start exits.
+/// A Python worker that meets such a record at its start exits. A record with a message that only we cannot read is
+/// Python's own matter, however old it is.
 async fn is_parked() {
     let scene = impatient();
-    let damaged = [
-        "not JSON",
-        r#"["two", "elements"]"#,
-        r#"[{"no": "message"}, "", "celery"]"#,
-    ];
+    let damaged = ["not JSON", r#"["two", "elements"]"#];
     for (number, record) in damaged.iter().enumerate() {
         take(&scene, &format!("damaged-{number}"), record, 60.0).await;
     }
     take(&scene, "fresh", "not JSON but not old either", -600.0).await;
+    take(&scene, "strange", r#"[{"no": "message"}, "", "celery"]"#, 60.0).await;
     let worker: Worker = scene.worker("w", 1).ready().await;
-    eventually("three parked records", 2 * SOON, async || {
-        (records(&scene).await == (1, 1)).then_some(())
+    eventually("two parked records", 2 * SOON, async || {
+        (records(&scene).await == (2, 2)).then_some(())
     })
     .await;
     let shown = scene.parked(&["list", "--json"]);
@@ -216,7 +214,7 @@ async fn is_parked() {
     assert!(refusal.contains("came from no known queue"), "{refusal}");
     assert!(scene.parked(&["drop", "--all"]).contains("dropped"));
     assert!(worker.process.is_running());
-    println!("damaged records: sent 3 executed 0 duplicated 0 lost 0 parked 3");
+    println!("damaged records: sent 2 executed 0 duplicated 0 lost 0 parked 2");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,5 +15,6 @@ mod network;
 mod outages;
 mod poison;
 mod scene;
+mod settling;
 mod stops;
 mod trouble;

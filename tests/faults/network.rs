@@ -6,8 +6,7 @@ use futures_util::future;
 use redis::cmd;
 use serde_json::json;
 use tradebot_symbols::core::clock::{Clock, SystemClock};
-use tradebot_symbols::core::transport::{End, Push, StoredResult, Transport};
-use tradebot_symbols::core::wire::keys::{self, Keys};
+use tradebot_symbols::core::wire::keys::Keys;
 use tradebot_test_support::{ChaosProxy, eventually};
 
 use crate::figures::{Figures, sized};
@@ -153,44 +152,6 @@ async fn late_claim() {
         .map(|start| start.at_ms - sent_ms);
     println!("late claim: put back and started after {} ms", json!(back));
     assert_eq!((sums.runs[&id], sums.runs[&late]), (1, 1));
-}
-
-/// A settlement whose answer was lost is sent again, and by then somebody else may have run the next try.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_settlement_that_is_sent_again_brings_no_older_state_back() {
-    let scene = Scene::start();
-    let (first, second) = (scene.transport(), scene.transport());
-    let mut ledger = Ledger::open(&scene, "settled twice");
-    let id = ledger.record(0).await;
-    let stored = |status: &str| StoredResult {
-        key: keys::task_meta("", &id),
-        document: json!({"status": status}).to_string(),
-        expires_seconds: 60,
-    };
-    let names = ["tests.record".to_owned()];
-    let tries = async |transport: &Transport| {
-        let claim = transport.claim(1, 0, &names, &[]).await.expect("a claim");
-        claim.claimed.into_iter().next().expect("the message")
-    };
-    let one = tries(&first).await;
-    let next = Push {
-        list: one.source.list.clone(),
-        end: End::Back,
-        message: String::from_utf8(one.raw).expect("a message is text"),
-    };
-    let settled = first
-        .settle(&one.tag, Some(&stored("RETRY")), std::slice::from_ref(&next))
-        .await;
-    assert!(settled.is_ok_and(|settled| settled.held && settled.stored));
-    let two = tries(&second).await;
-    let settled = second.settle(&two.tag, Some(&stored("FAILURE")), &[]).await;
-    assert!(settled.is_ok_and(|settled| settled.held && settled.stored));
-
-    let again = first.settle(&one.tag, Some(&stored("RETRY")), &[next]).await;
-    assert!(again.is_ok_and(|settled| !settled.held));
-    assert_eq!(ledger.result(&id).await.expect("a result")["status"], "FAILURE");
-    assert!(ledger.kept().await.is_empty(), "the next try was published once");
-    println!("settled twice: sent 1 executed 1 duplicated 0 lost 0 parked 0");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
