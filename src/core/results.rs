@@ -67,10 +67,10 @@ impl Results {
     /// # Errors
     /// [`RedisTrouble`]; storing the same document again is harmless.
     pub async fn store(&self, result: &StoredResult) -> Result<(), RedisTrouble> {
-        // The settling script without a delivery: its tag matches nothing, so only the result part acts.
+        // The settling script without a delivery: only the result part acts.
         let mut call = ScriptCall::default();
         call.key("unacked").key("unacked_index").key(result.key.as_str());
-        call.arg("no delivery")
+        call.arg("")
             .arg(result.document.as_str())
             .number(result.expires_seconds)
             .number(0);

@@ -7,7 +7,8 @@
 --
 -- What follows is published only by the holder of a delivery. Once its record is gone, somebody restored the
 -- message and will publish it again; a final result is stored all the same, because it is true. A stored
--- SUCCESS is never replaced, and a state on the way (RETRY) is stored by the holder only.
+-- SUCCESS is never replaced, and a state on the way (RETRY) is stored by the holder only. Without a tag there is
+-- no delivery, only a result to store.
 --
 -- A script that fails half-way is not undone. What can fail is therefore looked at before anything is written
 -- (a push to a key that is no list), or allowed to (PUBLISH needs rights of its own), and the record goes last.
@@ -48,7 +49,7 @@ while arg <= #ARGV do
   end
 
   local stored = 0
-  if document ~= '' and held ~= -1 and (held == 1 or not is_on_the_way(document)) then
+  if document ~= '' and held ~= -1 and (held == 1 or tag == '' or not is_on_the_way(document)) then
     stored = store(KEYS[key], document, expires)
   end
   arg = arg + 4
