@@ -137,7 +137,8 @@ pub async fn run(
     Ok(())
 }
 
-/// Three connections per worker: broker, results, and the heartbeat's.
+/// Two connections per worker, the broker's and the heartbeat's. A third, for results, is opened when first needed:
+/// when results are not in the broker's database, or when a chain fails and its rest with it.
 fn engine(
     settings: &WorkerSettings,
     tasks: Vec<String>,
