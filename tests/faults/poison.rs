@@ -155,7 +155,8 @@ async fn replayed(scene: &Scene) {
 async fn a_message_is_parked_after_the_third_death_unless_it_succeeds_before() {
     let scene = Scene::start();
     let (first, second) = (scene.in_database(1), scene.in_database(2));
-    future::join3(killers(), forgotten_by_success(&first), replayed(&second)).await;
+    let all = future::join3(killers(), forgotten_by_success(&first), replayed(&second));
+    Box::pin(all).await;
 }
 
 /// All survivors find a dead worker at about the same time, above all after Redis was away for all of them.
