@@ -180,15 +180,22 @@ fn refused(scene: &Scene, args: &[&str]) -> String {
 /// Python's own matter, however old it is.
 async fn is_parked() {
     let scene = impatient();
-    let damaged = ["not JSON", r#"["two", "elements"]"#];
+    let damaged = [
+        "not JSON",
+        r#"["two", "elements"]"#,
+        r#"[{"no": "message"}, "", "celery"]"#,
+    ];
     for (number, record) in damaged.iter().enumerate() {
         take(&scene, &format!("damaged-{number}"), record, 60.0).await;
     }
     take(&scene, "fresh", "not JSON but not old either", -600.0).await;
-    take(&scene, "strange", r#"[{"no": "message"}, "", "celery"]"#, 60.0).await;
+    let pickled = r#"[{"body": "gAI=", "headers": {}, "properties": {}, "content-type": "application/x-python-serialize"}, "", "celery"]"#;
+    let not_a_number = r#"[{"body": "", "headers": {"x": NaN}, "properties": {}}, "", "celery"]"#;
+    take(&scene, "pickled", pickled, 60.0).await;
+    take(&scene, "not-a-number", not_a_number, 60.0).await;
     let worker: Worker = scene.worker("w", 1).ready().await;
-    eventually("two parked records", 2 * SOON, async || {
-        (records(&scene).await == (2, 2)).then_some(())
+    eventually("three parked records", 2 * SOON, async || {
+        (records(&scene).await == (3, 3)).then_some(())
     })
     .await;
     let shown = scene.parked(&["list", "--json"]);
@@ -214,7 +221,7 @@ async fn is_parked() {
     assert!(refusal.contains("came from no known queue"), "{refusal}");
     assert!(scene.parked(&["drop", "--all"]).contains("dropped"));
     assert!(worker.process.is_running());
-    println!("damaged records: sent 2 executed 0 duplicated 0 lost 0 parked 2");
+    println!("damaged records: sent 3 executed 0 duplicated 0 lost 0 parked 3");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
