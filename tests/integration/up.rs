@@ -153,8 +153,12 @@ async fn a_part_that_dies_brings_everything_down_and_is_named() {
         assert!(killed.wait_exit(PATIENCE).success());
         let status = up.wait_exit(LONG);
         assert_eq!(status.code(), Some(1), "{status}");
-        let last = up.stderr().lines().last().unwrap_or_default().to_owned();
-        assert!(last.contains(told) && last.contains("SIGKILL"), "{last}");
+        let said = up.stderr();
+        let verdict = said
+            .lines()
+            .find(|line| line.starts_with("tradebot-symbols: "))
+            .unwrap_or_default();
+        assert!(verdict.contains(told) && verdict.contains("SIGKILL"), "{said}");
         assert_gone(&parts).await;
     }
 }
