@@ -22,8 +22,7 @@ async fn restart(broker: &Arc<RedisServer>) -> u64 {
 
 /// What was claimed or settled when the answer got lost is neither lost nor done twice; what runs goes on running.
 /// The last outage is longer than any lease.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restarted_redis_costs_no_message_and_no_second_run() {
+async fn restarted() {
     let rounds = sized(3, 20);
     let mut rng = fastrand::Rng::new();
     let scene = Scene::start_durable();
@@ -66,8 +65,7 @@ fn undisturbed(workers: &[Worker]) {
 
 /// Longer than the lease: all leases have run out when Redis goes on. With a visibility timeout shorter than the
 /// pause everything held looks abandoned as well.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_stands_still_makes_nobody_give_up_anybody() {
+async fn paused() {
     let pauses = sized(vec![8], vec![8, 30, 60]);
     let scene = Scene::start();
     for pause in pauses {
@@ -127,4 +125,10 @@ impl Stage {
         assert!(sums.parked.is_empty());
         undisturbed(&self.workers);
     }
+}
+
+/// And nobody gives up anybody for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_restarted_or_stands_still_costs_no_message_and_no_second_run() {
+    future::join(restarted(), paused()).await;
 }
