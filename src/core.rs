@@ -9,6 +9,7 @@ pub mod canvas;
 pub mod clock;
 pub mod engine;
 pub(crate) mod failpoint;
+pub mod lamport;
 pub mod lifecycle;
 pub mod node;
 pub mod results;
