@@ -49,6 +49,7 @@ impl Transport {
         names: &[String],
         left_out: &[String],
     ) -> Result<Claim, RedisTrouble> {
+        let prefix = self.tags.next();
         let mut arm = Cmd::new();
         arm.arg("EXISTS");
         let mut call = ScriptCall::default();
@@ -60,8 +61,8 @@ impl Transport {
         call.number(want)
             .number(SCAN_WINDOW)
             .number(offset)
-            .number(self.clock.unix_seconds())
-            .arg(self.tags.next());
+            .number(self.score())
+            .arg(prefix.as_str());
         call.number(names.len());
         for name in names {
             call.arg(name.as_str());
@@ -72,27 +73,27 @@ impl Transport {
         for id in left_out {
             call.arg(id.as_str());
         }
-        type Claimed3 = Vec<(String, usize, Vec<u8>)>;
-        type Unclear2 = Vec<(usize, Vec<u8>)>;
+        type Unclear = Vec<(usize, Vec<u8>)>;
         type Foreign = Vec<(Vec<u8>, usize)>;
-        let (claimed, unclear, foreign, more): (Claimed3, Unclear2, Foreign, bool) =
+        let (taken, messages, unclear, foreign, more): (Vec<usize>, Vec<Vec<u8>>, Unclear, Foreign, bool) =
             self.connection.script(Some(&arm), &self.claim, &call).await?;
-        let source = |number: usize| self.sources[number - 1].clone();
-        for (tag, ..) in &claimed {
-            self.held.insert(DeliveryTag(tag.clone()));
-        }
+        let sources = self.sources.iter().zip(taken);
+        let claimed: Vec<Claimed> = sources
+            .flat_map(|(source, taken)| std::iter::repeat_n(source, taken))
+            .zip(messages)
+            .enumerate()
+            .map(|(place, (source, raw))| Claimed {
+                tag: DeliveryTag(format!("{prefix}{}", place + 1)),
+                source: source.clone(),
+                raw,
+            })
+            .collect();
+        self.held.extend(claimed.iter().map(|one| one.tag.clone()));
         Ok(Claim {
-            claimed: claimed
-                .into_iter()
-                .map(|(tag, list, raw)| Claimed {
-                    tag: DeliveryTag(tag),
-                    source: source(list),
-                    raw,
-                })
-                .collect(),
+            claimed,
             unclear: unclear
                 .into_iter()
-                .map(|(list, raw)| (source(list), raw))
+                .map(|(list, raw)| (self.sources[list - 1].clone(), raw))
                 .collect(),
             // Names of other people's tasks can be any bytes.
             foreign: foreign
@@ -155,7 +156,7 @@ impl Transport {
         call.key(source.list.as_str()).key(self.keys.parked());
         call.arg(raw)
             .arg(tag.0.as_str())
-            .number(self.clock.unix_seconds())
+            .number(self.score())
             .arg(record)
             .arg(parked);
         self.connection.script(None, &self.claim_exact, &call).await

@@ -18,6 +18,10 @@ impl Held {
         self.lock().insert(tag);
     }
 
+    pub(super) fn extend(&self, tags: impl Iterator<Item = DeliveryTag>) {
+        self.lock().extend(tags);
+    }
+
     pub(super) fn remove(&self, tag: &DeliveryTag) {
         self.lock().remove(tag);
     }

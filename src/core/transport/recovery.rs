@@ -79,7 +79,7 @@ impl Transport {
     /// # Errors
     /// [`RedisTrouble`].
     pub async fn renew_scores(&self) -> Result<(), RedisTrouble> {
-        let now = self.clock.unix_seconds();
+        let now = self.score();
         for tags in self.held.tags().chunks(RESTORE_BATCH) {
             let mut command = cmd("ZADD");
             command.arg(self.keys.unacked_index()).arg("XX");

@@ -10,23 +10,26 @@
 -- elements from the end that is served first. Where the text alone does not tell whose a message is
 -- (protocol 1, escaped names) it is reported and not moved either.
 --
--- Returns {tag, list number, message, ...}, {list number, message, ...}, {foreign task, count, ...}, and 1 if
--- a list goes on beyond the window.
+-- Returns how many messages were taken off each list; those messages, of which the n-th has the tag
+-- `prefix .. n`; {list number, message, ...} of the unclear ones; {foreign task, count, ...}; and 1 if a list
+-- goes on beyond the window.
+local find, sub, call = string.find, string.sub, redis.call
 local want, window, skip = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local now, prefix = ARGV[4], ARGV[5]
 local name_count = tonumber(ARGV[6])
 local names, known = {}, {}
-for i = 7, 6 + name_count do
-  names[#names + 1] = ARGV[i]
-  known[ARGV[i]] = true
+for i = 1, name_count do
+  local name = ARGV[6 + i]
+  names[i] = name
+  known[name] = true
 end
 local suffixes = 6 + name_count
 local list_count = #KEYS - 2
-local first_left_out = suffixes + list_count + 1
+local first_left_out, last_left_out = suffixes + list_count + 1, #ARGV
 
 local function is_left_out(raw)
-  for i = first_left_out, #ARGV do
-    if string.find(raw, ARGV[i], 1, true) then return true end
+  for i = first_left_out, last_left_out do
+    if find(raw, ARGV[i], 1, true) then return true end
   end
   return false
 end
@@ -34,74 +37,65 @@ end
 -- Inside a JSON text every quote is escaped, so `"task": "` can only begin a real member, and the next quote
 -- ends its value unless a backslash stands before it. Plain searches: patterns cost the server ten times as much.
 local function task_of(raw)
-  local _, open = string.find(raw, '"task": "', 1, true)
+  local _, open = find(raw, '"task": "', 1, true)
   if not open then
-    _, open = string.find(raw, '"task":"', 1, true)
+    _, open = find(raw, '"task":"', 1, true)
     if not open then return nil end
   end
-  local close = string.find(raw, '"', open + 1, true)
+  local close = find(raw, '"', open + 1, true)
   if not close then return nil end
-  return string.sub(raw, open + 1, close - 1)
+  return sub(raw, open + 1, close - 1)
 end
 
-local function verdict(raw)
-  local found = task_of(raw)
-  if found and known[found] then
-    if is_left_out(raw) then return 'foreign', found end
-    return 'ours'
-  end
-  if not found or string.find(found, '\\', 1, true) then
-    if is_left_out(raw) then return 'foreign', '?' end
-    return 'unclear'
-  end
-  for _, name in ipairs(names) do
-    if string.find(raw, '"' .. name .. '"', 1, true) then
-      if is_left_out(raw) then return 'foreign', found end
-      return 'unclear'
-    end
+-- Whose a message is that is not plainly ours.
+local function verdict(raw, found)
+  if is_left_out(raw) then return 'foreign', found or '?' end
+  if not found or find(found, '\\', 1, true) then return 'unclear' end
+  for i = 1, name_count do
+    if find(raw, '"' .. names[i] .. '"', 1, true) then return 'unclear' end
   end
   return 'foreign', found
 end
 
-local claimed, unclear, foreign, count, more = {}, {}, {}, 0, 0
-local records, scores = {}, {}
+local taken, messages, records, scores, count = {}, {}, {}, {}, 0
+local unclear, foreign, more = {}, {}, 0
 
 for list = 1, list_count do
-  local key = KEYS[list + 2]
+  local key, suffix, before = KEYS[list + 2], ARGV[suffixes + list], count
   local kept, scanned = skip, 0
   -- Elements of ours at the very end of the list are counted and popped together.
   local at_end = 0
   local chunk = want - count
   while count < want and scanned < window do
-    local batch = redis.call('LRANGE', key, -(kept + at_end + chunk), -(kept + at_end + 1))
-    if #batch == 0 then break end
-    for i = #batch, 1, -1 do
+    local batch = call('LRANGE', key, -(kept + at_end + chunk), -(kept + at_end + 1))
+    local size = #batch
+    if size == 0 then break end
+    scanned = scanned + size
+    for i = size, 1, -1 do
       local raw = batch[i]
-      scanned = scanned + 1
-      local whose, task = verdict(raw)
-      if whose == 'ours' and count < want then
+      local task = task_of(raw)
+      if count < want and known[task] and not is_left_out(raw) then
         if kept == 0 then
           at_end = at_end + 1
         else
           if at_end > 0 then
-            redis.call('LTRIM', key, 0, -(at_end + 1))
+            call('LTRIM', key, 0, -(at_end + 1))
             at_end = 0
           end
-          redis.call('LREM', key, -1, raw)
+          call('LREM', key, -1, raw)
         end
         count = count + 1
-        local tag = prefix .. count
-        claimed[#claimed + 1] = tag
-        claimed[#claimed + 1] = list
-        claimed[#claimed + 1] = raw
-        records[#records + 1] = tag
-        records[#records + 1] = '[' .. raw .. ARGV[suffixes + list]
-        scores[#scores + 1] = now
-        scores[#scores + 1] = tag
+        local tag, pair = prefix .. count, count * 2
+        messages[count] = raw
+        records[pair - 1] = tag
+        records[pair] = '[' .. raw .. suffix
+        scores[pair - 1] = now
+        scores[pair] = tag
       else
         kept = kept + 1
+        local whose, name = verdict(raw, task)
         if whose == 'foreign' then
-          foreign[task] = (foreign[task] or 0) + 1
+          foreign[name] = (foreign[name] or 0) + 1
         elseif whose == 'unclear' and #unclear < 32 then
           unclear[#unclear + 1] = list
           unclear[#unclear + 1] = raw
@@ -110,13 +104,14 @@ for list = 1, list_count do
     end
     chunk = 64
   end
-  if at_end > 0 then redis.call('LTRIM', key, 0, -(at_end + 1)) end
-  if scanned >= window and redis.call('LLEN', key) > kept then more = 1 end
+  if at_end > 0 then call('LTRIM', key, 0, -(at_end + 1)) end
+  taken[list] = count - before
+  if scanned >= window and call('LLEN', key) > kept then more = 1 end
 end
 
 if count > 0 then
-  redis.call('HSET', KEYS[1], unpack(records))
-  redis.call('ZADD', KEYS[2], unpack(scores))
+  call('HSET', KEYS[1], unpack(records))
+  call('ZADD', KEYS[2], unpack(scores))
 end
 local waiting = {}
 for task, number in pairs(foreign) do
@@ -125,4 +120,4 @@ for task, number in pairs(foreign) do
     waiting[#waiting + 1] = number
   end
 end
-return {claimed, unclear, waiting, more}
+return {taken, messages, unclear, waiting, more}

@@ -12,59 +12,74 @@
 --
 -- A script that fails half-way is not undone. What can fail is therefore looked at before anything is written
 -- (a push to a key that is no list), or allowed to (PUBLISH needs rights of its own), and the record goes last.
+-- The index is cleared for all together at the end: an entry without a record means nothing to anybody.
 --
 -- Returns per delivery 1 if it was still held, 0 if not, -1 if nothing was done because a push leads to a key
 -- that is no list; and 1 if the result was stored, 2 if stored and not announced.
+local call, pcall_redis, find = redis.call, redis.pcall, string.find
+local unacked = KEYS[1]
+
 local function is_success(document)
   local ok, fields = pcall(cjson.decode, document)
   return ok and type(fields) == 'table' and fields.status == 'SUCCESS'
 end
 
 local function is_on_the_way(document)
-  return string.find(document, '{"status": "RETRY"', 1, true) == 1
-      or string.find(document, '{"status": "STARTED"', 1, true) == 1
+  return find(document, '{"status": "RETRY"', 1, true) == 1
+      or find(document, '{"status": "STARTED"', 1, true) == 1
+end
+
+local function set(key, document, expires, condition)
+  if expires == '0' then return call('SET', key, document, condition) end
+  return call('SET', key, document, 'EX', expires, condition)
 end
 
 local function store(key, document, expires)
-  local old = redis.pcall('GET', key)
-  if type(old) == 'string' and is_success(old) then return 0 end
-  if expires > 0 then
-    redis.call('SET', key, document, 'EX', expires)
-  else
-    redis.call('SET', key, document)
+  -- Nearly always there is no older state, and one command does.
+  if not set(key, document, expires, 'NX') then
+    local old = pcall_redis('GET', key)
+    if type(old) == 'string' and is_success(old) then return 0 end
+    set(key, document, expires, 'XX')
   end
-  local announced = redis.pcall('PUBLISH', key, document)
-  if type(announced) == 'table' then return 2 end
+  if type(pcall_redis('PUBLISH', key, document)) == 'table' then return 2 end
   return 1
 end
 
-local outcome = {}
-local key, arg = 3, 1
-while arg <= #ARGV do
-  local tag, document, expires, pushes = ARGV[arg], ARGV[arg + 1], tonumber(ARGV[arg + 2]), tonumber(ARGV[arg + 3])
-  local held = redis.call('HEXISTS', KEYS[1], tag)
+-- Whether the delivery is held, or -1 if a push leads to a key that is no list.
+local function look(tag, key, pushes)
+  if call('HEXISTS', unacked, tag) == 0 then return 0 end
   for push = 1, pushes do
-    local kind = redis.call('TYPE', KEYS[key + push]).ok
-    if held == 1 and kind ~= 'list' and kind ~= 'none' then held = -1 end
+    local kind = call('TYPE', KEYS[key + push]).ok
+    if kind ~= 'list' and kind ~= 'none' then return -1 end
   end
+  return 1
+end
 
-  local stored = 0
-  if document ~= '' and held ~= -1 and (held == 1 or tag == '' or not is_on_the_way(document)) then
-    stored = store(KEYS[key], document, expires)
-  end
+local outcome, settled, places = {}, {}, 0
+local key, arg, last = 3, 1, #ARGV
+while arg <= last do
+  local tag, document, expires, pushes = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], tonumber(ARGV[arg + 3])
   arg = arg + 4
+  local held, stored = 1, 0
+  -- Only a final result is stored by whoever comes with it.
+  if tag ~= '' and (pushes > 0 or document == '' or is_on_the_way(document)) then
+    held = look(tag, key, pushes)
+    if held ~= 1 and (held == -1 or is_on_the_way(document)) then document = '' end
+  end
+  if document ~= '' then stored = store(KEYS[key], document, expires) end
   for push = 1, pushes do
     if held == 1 then
-      redis.call(ARGV[arg] == 'R' and 'RPUSH' or 'LPUSH', KEYS[key + push], ARGV[arg + 1])
+      call(ARGV[arg] == 'R' and 'RPUSH' or 'LPUSH', KEYS[key + push], ARGV[arg + 1])
     end
     arg = arg + 2
   end
   if held ~= -1 then
-    redis.call('HDEL', KEYS[1], tag)
-    redis.call('ZREM', KEYS[2], tag)
+    held = call('HDEL', unacked, tag)
+    settled[#settled + 1] = tag
   end
   key = key + 1 + pushes
-  outcome[#outcome + 1] = held
-  outcome[#outcome + 1] = stored
+  outcome[places + 1], outcome[places + 2] = held, stored
+  places = places + 2
 end
+if #settled > 0 then call('ZREM', KEYS[2], unpack(settled)) end
 return outcome
