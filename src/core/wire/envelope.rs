@@ -1,55 +1,28 @@
 //! The message envelope: one element of a queue's list.
 //!
 //! An [`Envelope`] keeps the JSON object as it came, in its order, and reads single fields on demand: what
-//! is not understood here survives a retry or a hand-back unchanged. Reading is lenient where Python's is
+//! is not understood here survives a retry or a hand-back unchanged. The usual fields are skimmed off the text;
+//! the whole tree is built only for a message that is changed or asked for more. Reading is lenient where Python's is
 //! (absent fields have defaults) and where Python crashes (no `properties`, no `delivery_info`); it is
 //! strict only about what makes the message a task: a JSON object with a name and an id.
 //!
 //! A protocol 1 message (Celery 3) is turned into protocol 2 on reading, as Celery does when it retries one.
 
+mod error;
+mod protocol_1;
+mod skim;
+
+use std::sync::OnceLock;
+
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value, json};
-use thiserror::Error;
+use serde_json::{Map, Value};
 
 use super::body::{Body, Encoded};
 use super::body_error::BodyError;
 use super::{python_json, timestamp};
+use skim::{Plain, Skimmed};
 
-/// Why a list element is no task message.
-#[derive(Debug, Error)]
-pub enum EnvelopeError {
-    /// The bytes are not a JSON document.
-    #[error("message is not JSON: {0}")]
-    NotJson(#[from] serde_json::Error),
-    /// JSON, but not an object.
-    #[error("message is JSON but not an object")]
-    NotAnObject,
-    /// A header without which nothing can be run or reported is absent, or not text.
-    #[error("message has no usable header `{0}`")]
-    MissingHeader(&'static str),
-    /// A header is there and cannot be understood.
-    #[error("message header `{name}` has the value {value}, expected {expected}")]
-    BadHeader {
-        /// Name of the header.
-        name: &'static str,
-        /// What it holds, cut to 80 characters.
-        value: String,
-        /// What would have been understood.
-        expected: &'static str,
-    },
-    /// A protocol 1 message in a serializer or compression that this worker does not accept and another may:
-    /// whose task it is cannot be told.
-    #[error("message names no task in its headers, and its protocol 1 body cannot be read here: {error}")]
-    Foreign {
-        /// What is not accepted.
-        error: BodyError,
-        /// The message's own delivery tag, by which it is recognised.
-        publisher_tag: String,
-    },
-    /// Neither a protocol 2 header nor a protocol 1 body names a task.
-    #[error("message names no task in its headers, and its body is no protocol 1 task: {0}")]
-    NoTask(BodyError),
-}
+pub use error::EnvelopeError;
 
 /// A message priority as sent: 0 is served first, values outside 0..=9 are clamped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -69,9 +42,24 @@ impl Priority {
 }
 
 /// One task message.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Envelope {
-    fields: Map<String, Value>,
+    /// The text as it came, until something is changed.
+    source: Option<Source>,
+    /// The tree; always there when the text is not.
+    tree: OnceLock<Map<String, Value>>,
+}
+
+#[derive(Debug, Clone)]
+struct Source {
+    text: String,
+    skimmed: Skimmed,
+}
+
+impl PartialEq for Envelope {
+    fn eq(&self, other: &Self) -> bool {
+        self.tree() == other.tree()
+    }
 }
 
 impl Envelope {
@@ -80,10 +68,11 @@ impl Envelope {
     /// # Errors
     /// See [`EnvelopeError`]; the caller sets such a message aside with the error as the reason.
     pub fn parse(raw: &[u8]) -> Result<Self, EnvelopeError> {
-        let Value::Object(fields) = serde_json::from_slice(raw)? else {
-            return Err(EnvelopeError::NotAnObject);
-        };
-        let mut envelope = Self { fields };
+        let mut envelope = match std::str::from_utf8(raw) {
+            Ok(text) => Self::skim(text),
+            Err(_) => None,
+        }
+        .map_or_else(|| Self::build(raw), Ok)?;
         if envelope.header("task").is_none() {
             envelope.adopt_protocol_1()?;
         }
@@ -95,22 +84,58 @@ impl Envelope {
         Ok(envelope)
     }
 
+    fn skim(text: &str) -> Option<Self> {
+        let skimmed = Skimmed::of(text)?;
+        let text = text.to_owned();
+        Some(Self {
+            source: Some(Source { text, skimmed }),
+            tree: OnceLock::new(),
+        })
+    }
+
+    fn build(raw: &[u8]) -> Result<Self, EnvelopeError> {
+        match serde_json::from_slice(raw)? {
+            Value::Object(fields) => Ok(Self::of_tree(fields)),
+            _ => Err(EnvelopeError::NotAnObject),
+        }
+    }
+
+    fn of_tree(fields: Map<String, Value>) -> Self {
+        Self {
+            source: None,
+            tree: OnceLock::from(fields),
+        }
+    }
+
+    fn tree(&self) -> &Map<String, Value> {
+        self.tree.get_or_init(|| {
+            let text = self.source.as_ref().map_or("{}", |source| source.text.as_str());
+            serde_json::from_str(text).expect("a text that was skimmed can be built")
+        })
+    }
+
+    /// The tree, for a change: the text is out of date from now on.
+    fn tree_mut(&mut self) -> &mut Map<String, Value> {
+        self.tree();
+        self.source = None;
+        self.tree.get_mut().expect("just built")
+    }
+
     /// An envelope of the given parts; `body` is stored as base64 JSON, the form Python sends.
     #[must_use]
     pub fn assemble(headers: Map<String, Value>, properties: Map<String, Value>, body: &Body) -> Self {
-        let mut envelope = Self { fields: Map::new() };
+        let mut envelope = Self::of_tree(Map::new());
         envelope.set_body(body);
-        envelope.fields.insert("headers".into(), Value::Object(headers));
-        envelope
-            .fields
-            .insert("properties".into(), Value::Object(properties));
+        let fields = envelope.tree_mut();
+        fields.insert("headers".into(), Value::Object(headers));
+        fields.insert("properties".into(), Value::Object(properties));
         envelope
     }
 
     /// The element to push: JSON in Python's spelling.
     #[must_use]
     pub fn to_json(&self) -> String {
-        python_json::to_string(&self.fields).expect("a map of JSON values is JSON")
+        python_json::to_string(self.tree()).expect("a map of JSON values is JSON")
     }
 
     /// Name of the task.
@@ -128,7 +153,10 @@ impl Envelope {
     /// A header, unless absent or null.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&Value> {
-        self.fields
+        if let Plain::Null = self.skimmed_header(name) {
+            return None;
+        }
+        self.tree()
             .get("headers")?
             .get(name)
             .filter(|value| !value.is_null())
@@ -137,31 +165,69 @@ impl Envelope {
     /// A header that is text.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.header(name)?.as_str()
+        match (self.skimmed_header(name), &self.source) {
+            (Plain::Text(span), Some(source)) => Some(span.of(&source.text)),
+            (Plain::Other, _) => self.header(name)?.as_str(),
+            _ => None,
+        }
     }
 
     /// A property, unless absent or null.
     #[must_use]
     pub fn property(&self, name: &str) -> Option<&Value> {
-        self.fields
+        if let Plain::Null = self.skimmed(|source| source.skimmed.property(&source.text, name)) {
+            return None;
+        }
+        self.tree()
             .get("properties")?
             .get(name)
             .filter(|value| !value.is_null())
     }
 
-    /// A field beside headers and properties, such as `content-type`.
+    /// A property that is text.
     #[must_use]
-    pub fn field(&self, name: &str) -> Option<&Value> {
-        self.fields.get(name)
+    pub fn property_text(&self, name: &str) -> Option<&str> {
+        match (
+            self.skimmed(|source| source.skimmed.property(&source.text, name)),
+            &self.source,
+        ) {
+            (Plain::Text(span), Some(source)) => Some(span.of(&source.text)),
+            (Plain::Other, _) => self.property(name)?.as_str(),
+            _ => None,
+        }
+    }
+
+    /// A field beside headers and properties, such as `content-type`, if it is text.
+    #[must_use]
+    pub fn field_text(&self, name: &str) -> Option<&str> {
+        match (
+            self.skimmed(|source| source.skimmed.field(&source.text, name)),
+            &self.source,
+        ) {
+            (Plain::Text(span), Some(source)) => Some(span.of(&source.text)),
+            (Plain::Other, _) => self.tree().get(name)?.as_str(),
+            _ => None,
+        }
+    }
+
+    fn skimmed_header(&self, name: &str) -> Plain {
+        self.skimmed(|source| source.skimmed.header(&source.text, name))
+    }
+
+    /// What skimming knows; [`Plain::Other`] when there is only the tree.
+    fn skimmed(&self, look: impl FnOnce(&Source) -> Plain) -> Plain {
+        self.source.as_ref().map_or(Plain::Other, look)
     }
 
     /// Retries made so far; absent is zero.
     #[must_use]
     pub fn retries(&self) -> u32 {
-        self.header("retries")
-            .and_then(Value::as_u64)
-            .and_then(|n| u32::try_from(n).ok())
-            .unwrap_or(0)
+        let retries = match self.skimmed_header("retries") {
+            Plain::Int(retries) => u64::try_from(retries).ok(),
+            Plain::Other => self.header("retries").and_then(Value::as_u64),
+            _ => None,
+        };
+        retries.and_then(|n| u32::try_from(n).ok()).unwrap_or(0)
     }
 
     /// When the task may start at the earliest.
@@ -183,39 +249,52 @@ impl Envelope {
     /// The message's own hard and soft limit in seconds (Celery's order: hard first).
     #[must_use]
     pub fn timelimit(&self) -> (Option<f64>, Option<f64>) {
-        let limit = |at: usize| {
-            self.header("timelimit")?
-                .get(at)?
-                .as_f64()
-                .filter(|seconds| seconds.is_finite() && *seconds > 0.0)
+        let [hard, soft] = match &self.source {
+            Some(source) => source.skimmed.timelimit,
+            None => [0, 1].map(|at| self.header("timelimit")?.get(at)?.as_f64()),
         };
-        (limit(0), limit(1))
+        let sensible = |seconds: &f64| seconds.is_finite() && *seconds > 0.0;
+        (hard.filter(sensible), soft.filter(sensible))
     }
 
     /// The producer's wish not to have a result stored; `None` leaves it to the worker.
     #[must_use]
     pub fn ignore_result(&self) -> Option<bool> {
-        self.header("ignore_result")?.as_bool()
+        match self.skimmed_header("ignore_result") {
+            Plain::Bool(ignore) => Some(ignore),
+            Plain::Other => self.header("ignore_result")?.as_bool(),
+            _ => None,
+        }
     }
 
     /// The priority that decides on the list.
     #[must_use]
     pub fn priority(&self) -> Priority {
-        Priority(self.property("priority").and_then(Value::as_i64).unwrap_or(0))
+        let priority = match self.skimmed(|source| source.skimmed.property(&source.text, "priority")) {
+            Plain::Int(priority) => Some(priority),
+            Plain::Other => self.property("priority").and_then(Value::as_i64),
+            _ => None,
+        };
+        Priority(priority.unwrap_or(0))
     }
 
     /// The publisher's delivery tag, the same through every restore of the message.
     #[must_use]
     pub fn publisher_tag(&self) -> Option<&str> {
-        self.property("delivery_tag")?.as_str()
+        self.property_text("delivery_tag")
     }
 
     /// Whether the message was handed out before.
     #[must_use]
     pub fn redelivered(&self) -> bool {
-        self.header("redelivered")
-            .and_then(Value::as_bool)
-            .unwrap_or(false)
+        match self.skimmed_header("redelivered") {
+            Plain::Bool(redelivered) => redelivered,
+            Plain::Other => self
+                .header("redelivered")
+                .and_then(Value::as_bool)
+                .unwrap_or(false),
+            _ => false,
+        }
     }
 
     /// Decodes the body.
@@ -254,87 +333,46 @@ impl Envelope {
 
     fn encoded_body(&self) -> Encoded<'_> {
         Encoded {
-            text: self.field("body").and_then(Value::as_str),
-            content_type: self.field("content-type").and_then(Value::as_str),
-            is_base64: self.property("body_encoding").and_then(Value::as_str) == Some("base64"),
+            text: self.field_text("body"),
+            content_type: self.field_text("content-type"),
+            is_base64: self.property_text("body_encoding") == Some("base64"),
             compression: self.text("compression"),
         }
     }
 
     fn set_body(&mut self, body: &Body) {
-        self.fields
-            .insert("body".into(), Value::String(body.to_base64_json()));
-        self.fields
-            .insert("content-encoding".into(), Value::String("utf-8".into()));
-        self.fields
-            .insert("content-type".into(), Value::String("application/json".into()));
+        let fields = self.tree_mut();
+        for (name, value) in [
+            ("body", body.to_base64_json()),
+            ("content-encoding", "utf-8".into()),
+            ("content-type", "application/json".into()),
+        ] {
+            fields.insert(name.into(), Value::String(value));
+        }
     }
 
     fn time(&self, name: &'static str) -> Result<Option<DateTime<Utc>>, EnvelopeError> {
-        let Some(value) = self.header(name) else {
-            return Ok(None);
-        };
-        value
-            .as_str()
-            .and_then(timestamp::parse)
-            .map(Some)
-            .ok_or_else(|| EnvelopeError::BadHeader {
+        if let Some(time) = self.text(name).and_then(timestamp::parse) {
+            return Ok(Some(time));
+        }
+        self.header(name).map_or(Ok(None), |value| {
+            Err(EnvelopeError::BadHeader {
                 name,
                 value: value.to_string().chars().take(80).collect(),
                 expected: "an ISO-8601 time",
             })
+        })
     }
 
     fn object(&mut self, name: &str) -> &mut Map<String, Value> {
         let slot = self
-            .fields
+            .tree_mut()
             .entry(name)
             .or_insert_with(|| Value::Object(Map::new()));
         if !slot.is_object() {
             *slot = Value::Object(Map::new());
         }
         slot.as_object_mut().expect("just made an object")
-    }
-
-    /// Celery 3 put everything into the body; rebuild it as protocol 2.
-    fn adopt_protocol_1(&mut self) -> Result<(), EnvelopeError> {
-        let value = Body::decode_value(&self.encoded_body()).map_err(|error| match self.publisher_tag() {
-            Some(tag) if error.is_not_accepted() => EnvelopeError::Foreign {
-                error,
-                publisher_tag: tag.to_owned(),
-            },
-            _ => EnvelopeError::NoTask(error),
-        })?;
-        let Value::Object(mut old) = value else {
-            return Err(EnvelopeError::MissingHeader("task"));
-        };
-        let mut take = |name: &str| old.remove(name).unwrap_or(Value::Null);
-        let args = take("args").as_array().cloned().unwrap_or_default();
-        let kwargs = take("kwargs").as_object().cloned().unwrap_or_default();
-        let mut embed = Map::new();
-        embed.insert("callbacks".into(), take("callbacks"));
-        embed.insert("errbacks".into(), take("errbacks"));
-        embed.insert("chain".into(), Value::Null);
-        embed.insert("chord".into(), take("chord"));
-        let id = take("id");
-        for (name, value) in [
-            ("lang", json!("py")),
-            ("task", take("task")),
-            ("id", id.clone()),
-            ("eta", take("eta")),
-            ("expires", take("expires")),
-            ("group", take("taskset")),
-            ("retries", take("retries")),
-            ("timelimit", take("timelimit")),
-            ("root_id", id),
-            ("parent_id", Value::Null),
-        ] {
-            self.set_header(name, value);
-        }
-        self.set_property("body_encoding", json!("base64"));
-        self.object("headers").remove("compression");
-        self.set_body(&Body { args, kwargs, embed });
-        Ok(())
     }
 }
 

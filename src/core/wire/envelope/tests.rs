@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::*;
 
 /// A message as Celery 5.6 sent it for `add.delay(2, 3)`, with ids shortened.
@@ -107,6 +109,81 @@ fn what_is_no_task_says_why() {
     assert!(error.contains("`eta`") && error.contains("tomorrow"), "{error}");
 }
 
+/// Everything that can be asked of an envelope.
+fn answers(envelope: &Envelope) -> impl PartialEq + std::fmt::Debug + use<> {
+    let names = [
+        "task",
+        "id",
+        "group",
+        "root_id",
+        "eta",
+        "timelimit",
+        "stamps",
+        "x",
+    ];
+    let of_names = names.map(|name| {
+        let text = |text: Option<&str>| text.map(str::to_owned);
+        (
+            envelope.header(name).cloned(),
+            text(envelope.text(name)),
+            envelope.property(name).cloned(),
+            text(envelope.property_text(name)),
+        )
+    });
+    (
+        of_names,
+        (
+            envelope.retries(),
+            envelope.priority().0,
+            envelope.redelivered(),
+            envelope.ignore_result(),
+        ),
+        (envelope.timelimit(), envelope.publisher_tag().map(str::to_owned)),
+        envelope.eta().map_err(|error| error.to_string()),
+        envelope.body().map_err(|error| error.to_string()),
+    )
+}
+
+/// Asks the text first and the tree alone afterwards.
+fn assert_text_and_tree_agree(raw: &[u8]) {
+    let Ok(skimmed) = Envelope::parse(raw) else { return };
+    let mut built = skimmed.clone();
+    built.tree_mut();
+    assert_eq!(
+        answers(&skimmed),
+        answers(&built),
+        "{}",
+        String::from_utf8_lossy(raw)
+    );
+    assert_eq!(skimmed.to_json(), built.to_json());
+}
+
+#[test]
+fn skimming_and_the_tree_tell_the_same() {
+    for raw in [
+        CAPTURED,
+        r#"{"headers": {"task": "t", "id": "i", "id": "j", "retries": "3", "timelimit": [1, "x"], "group": 7}}"#,
+        r#"{"headers": {"task": "caf\u00e9", "id": "i", "ignore_result": 1, "redelivered": "yes", "x": [1e3]}}"#,
+        r#"{"headers": {"ta\u0073k": "t", "id": "i", "retries": -1, "timelimit": [18446744073709551615]}}"#,
+        r#"{"headers": {"task": "t", "id": "i", "retries": 1e3, "timelimit": {"0": 3}, "stamps": {"a": null}}}"#,
+        r#"{"headers": {"task": "t", "id": "i", "eta": 7}, "properties": [], "body": 3, "body": "[[1], {}, {}]"}"#,
+        r#"{"headers": {"task": "t", "id": "i"}, "properties": {"priority": 2.5, "delivery_tag": 5, "x": ""}}"#,
+        r#"{"headers": 1, "headers": {"task": "t", "id": "i"}, "properties": {"priority": 18446744073709551615}}"#,
+    ] {
+        assert!(Envelope::parse(raw.as_bytes()).is_ok(), "{raw}");
+        assert_text_and_tree_agree(raw.as_bytes());
+    }
+}
+
+#[test]
+fn what_no_tree_can_hold_is_refused_by_skimming_too() {
+    for value in ["1e999", r#""\ud800""#, "[", "nul"] {
+        let raw = format!(r#"{{"headers": {{"task": "t", "id": "i", "x": {value}}}}}"#);
+        let error = Envelope::parse(raw.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("not JSON"), "{value}: {error}");
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn no_bytes_panic(raw: Vec<u8>) {
@@ -120,8 +197,6 @@ proptest::proptest! {
         let mut raw = CAPTURED.as_bytes().to_vec();
         raw[at] = byte;
         raw.truncate(cut.max(at));
-        if let Ok(envelope) = Envelope::parse(&raw) {
-            let _ = (envelope.body(), envelope.eta(), envelope.timelimit(), envelope.to_json());
-        }
+        assert_text_and_tree_agree(&raw);
     }
 }

@@ -1,0 +1,49 @@
+//! Messages of Celery 3, turned into protocol 2 on reading.
+
+use serde_json::{Map, Value, json};
+
+use super::{Envelope, EnvelopeError};
+use crate::core::wire::body::Body;
+
+impl Envelope {
+    /// Celery 3 put everything into the body; rebuild it as protocol 2.
+    pub(super) fn adopt_protocol_1(&mut self) -> Result<(), EnvelopeError> {
+        let value = Body::decode_value(&self.encoded_body()).map_err(|error| match self.publisher_tag() {
+            Some(tag) if error.is_not_accepted() => EnvelopeError::Foreign {
+                error,
+                publisher_tag: tag.to_owned(),
+            },
+            _ => EnvelopeError::NoTask(error),
+        })?;
+        let Value::Object(mut old) = value else {
+            return Err(EnvelopeError::MissingHeader("task"));
+        };
+        let mut take = |name: &str| old.remove(name).unwrap_or(Value::Null);
+        let args = take("args").as_array().cloned().unwrap_or_default();
+        let kwargs = take("kwargs").as_object().cloned().unwrap_or_default();
+        let mut embed = Map::new();
+        embed.insert("callbacks".into(), take("callbacks"));
+        embed.insert("errbacks".into(), take("errbacks"));
+        embed.insert("chain".into(), Value::Null);
+        embed.insert("chord".into(), take("chord"));
+        let id = take("id");
+        for (name, value) in [
+            ("lang", json!("py")),
+            ("task", take("task")),
+            ("id", id.clone()),
+            ("eta", take("eta")),
+            ("expires", take("expires")),
+            ("group", take("taskset")),
+            ("retries", take("retries")),
+            ("timelimit", take("timelimit")),
+            ("root_id", id),
+            ("parent_id", Value::Null),
+        ] {
+            self.set_header(name, value);
+        }
+        self.set_property("body_encoding", json!("base64"));
+        self.object("headers").remove("compression");
+        self.set_body(&Body { args, kwargs, embed });
+        Ok(())
+    }
+}
