@@ -1,11 +1,11 @@
-//! Jobs on their way through the crate, found again by delivery tag.
+//! Jobs on their way through the crate.
 //!
-//! A task of the crate is built from a message by a plain function, with no place to pass anything along.
-//! The map is therefore one per process; tags are unique per process, so several workers in one test do not
-//! meet in it.
+//! A task of the crate is built from a message by a plain function, with no place to pass anything along. The
+//! job therefore waits in a map, one per process, and the message carries its number.
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::core::engine::{Engine, Job};
@@ -15,24 +15,42 @@ pub(super) struct Handoff {
     pub(super) engine: Arc<Engine>,
     pub(super) state: Arc<dyn Any + Send + Sync>,
     pub(super) job: Job,
+    /// The task's parameters, in the type it declares.
+    pub(super) parameters: Box<dyn Any + Send>,
 }
 
-static WAITING: Mutex<Option<HashMap<String, Handoff>>> = Mutex::new(None);
+/// Where a job waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Place(u64);
+
+static WAITING: Mutex<Option<HashMap<Place, Handoff>>> = Mutex::new(None);
 
 /// Leaves a job to be taken.
-pub(super) fn leave(handoff: Handoff) {
+pub(super) fn leave(handoff: Handoff) -> Place {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let place = Place(NEXT.fetch_add(1, Ordering::Relaxed));
     // Locked for a map operation only; nothing in it can panic half-way.
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-    waiting
-        .get_or_insert_default()
-        .insert(handoff.job.tag.0.clone(), handoff);
+    waiting.get_or_insert_default().insert(place, handoff);
+    place
 }
 
 /// Takes a job, once.
-pub(super) fn take(tag: &str) -> Option<Handoff> {
+pub(super) fn take(place: Place) -> Option<Handoff> {
     WAITING
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .as_mut()?
-        .remove(tag)
+        .remove(&place)
+}
+
+impl Place {
+    /// The text that leads back to the place.
+    pub(super) fn to_text(self) -> String {
+        self.0.to_string()
+    }
+
+    pub(super) fn of_text(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self)
+    }
 }

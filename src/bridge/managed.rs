@@ -9,13 +9,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use celery::error::TaskError;
 use celery::task::{Request, Task, TaskOptions, TaskResult};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{context, handoff};
+use super::context;
+use super::handoff::{self, Place};
 use crate::core::engine::{Failure, FailureKind, Limits, TaskPolicy};
 use crate::core::retry::RetryPolicy;
-use crate::core::wire::python_repr;
 use crate::core::wire::result::Exception;
 
 /// See the module.
@@ -27,6 +27,10 @@ where
     request: Request<Self>,
     options: TaskOptions,
 }
+
+/// What the crate decodes: nothing. The real parameters travel with the job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct NoParameters {}
 
 /// What the crate is told a task returned. It logs this; the real value is none of its business.
 pub(super) struct Handled;
@@ -44,9 +48,9 @@ where
     T::Returns: Serialize,
 {
     const NAME: &'static str = T::NAME;
-    const ARGS: &'static [&'static str] = T::ARGS;
+    const ARGS: &'static [&'static str] = &[];
 
-    type Params = T::Params;
+    type Params = NoParameters;
     type Returns = Handled;
 
     fn from_request(request: Request<Self>, options: TaskOptions) -> Self {
@@ -61,19 +65,26 @@ where
         &self.options
     }
 
-    async fn run(&self, params: T::Params) -> TaskResult<Handled> {
-        let Some(handoff) = handoff::take(&self.request.correlation_id) else {
+    async fn run(&self, _: NoParameters) -> TaskResult<Handled> {
+        let Some(handoff) = Place::of_text(&self.request.correlation_id).and_then(handoff::take) else {
             // Only a message that did not come through our stream could lead here, and there is no other.
             return Err(TaskError::UnexpectedError(
                 "the delivery is not known to this worker".into(),
             ));
         };
+        let params = match handoff.parameters.downcast::<T::Params>() {
+            Ok(params) => *params,
+            Err(_) => {
+                let why = "the parameters are another task's";
+                handoff.engine.refuse(handoff.job, why).await;
+                return Ok(Handled);
+            }
+        };
         let task = T::from_request(self.inner_request(&handoff.job, params.clone()), self.options);
-        let missed = max_retries_exceeded(&handoff.job);
         let run = async move {
             let (returned, typed) = context::within(handoff.state, task.run(params)).await;
             returned
-                .map_err(|error| typed.unwrap_or_else(|| failure::<T>(error, missed)))
+                .map_err(|error| typed.unwrap_or_else(|| failure::<T>(error)))
                 .and_then(|value| serde_json::to_value(value).map_err(|error| not_serializable(&error)))
         };
         handoff.engine.execute(handoff.job, &policy::<T>(), run).await;
@@ -117,11 +128,7 @@ where
             eta: job.message.eta().ok().flatten(),
             expires: job.message.expires().ok().flatten(),
             hostname: self.request.hostname.clone(),
-            reply_to: job
-                .message
-                .property("reply_to")
-                .and_then(Value::as_str)
-                .map(str::to_owned),
+            reply_to: job.message.property_text("reply_to").map(str::to_owned),
             time_limit: soft.or(hard).map(whole_seconds),
         }
     }
@@ -159,7 +166,7 @@ pub(super) fn policy<T: Task>() -> TaskPolicy {
 }
 
 /// Reads the crate's error as a failure.
-fn failure<T: Task>(error: TaskError, missed: Exception) -> Failure {
+fn failure<T: Task>(error: TaskError) -> Failure {
     match error {
         TaskError::ExpectedError(text) => Failure {
             exception: Exception::builtin("RuntimeError", text),
@@ -184,27 +191,8 @@ fn failure<T: Task>(error: TaskError, missed: Exception) -> Failure {
                 kind: FailureKind::Retryable(None),
             }
         }
-        TaskError::Retry(eta) => Failure {
-            exception: missed,
-            kind: FailureKind::RetryRequested(eta),
-        },
+        TaskError::Retry(eta) => Failure::retry(eta),
     }
-}
-
-/// The exception of a task that asks to be retried once too often, worded as Celery words it.
-fn max_retries_exceeded(job: &crate::core::engine::Job) -> Exception {
-    let text = format!(
-        "Can't retry {}[{}] args:{} kwargs:{}",
-        job.message.task(),
-        job.message.id(),
-        python_repr::args(&job.body.args),
-        python_repr::kwargs(&job.body.kwargs)
-    );
-    Exception::new(
-        "celery.exceptions",
-        "MaxRetriesExceededError",
-        vec![Value::String(text)],
-    )
 }
 
 fn not_serializable(error: &serde_json::Error) -> Failure {

@@ -10,7 +10,7 @@ use futures_util::Stream;
 use tokio::sync::mpsc;
 
 use super::delivery::KombuDelivery;
-use super::handoff::{self, Handoff};
+use super::handoff::Handoff;
 use super::task_set::TaskSet;
 use crate::core::engine::{Engine, Job};
 
@@ -25,12 +25,15 @@ pub(super) struct JobStream {
 impl JobStream {
     /// Matches the arguments with the task's parameters; a mismatch fails the task here and now.
     fn deliver(&self, job: Job) -> Option<KombuDelivery> {
-        match self.tasks.bind_arguments(job.message.task(), &job.body) {
+        match self.tasks.parameters(job.message.task(), &job.body) {
             Ok(parameters) => {
-                let delivery = KombuDelivery::new(&job, &parameters);
                 let (engine, state) = (Arc::clone(&self.engine), Arc::clone(&self.state));
-                handoff::leave(Handoff { engine, state, job });
-                Some(delivery)
+                Some(KombuDelivery::new(Handoff {
+                    engine,
+                    state,
+                    job,
+                    parameters,
+                }))
             }
             Err(why) => {
                 let engine = Arc::clone(&self.engine);

@@ -1,5 +1,6 @@
 //! The tasks of a worker: registered here once, known from here to the engine and to the crate.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -7,7 +8,7 @@ use std::pin::Pin;
 use celery::Celery;
 use celery::error::CeleryError;
 use celery::task::Task;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::managed::Managed;
@@ -23,8 +24,8 @@ pub struct TaskSet {
 
 struct Entry {
     parameters: &'static [&'static str],
-    /// Trial decoding, so that a refusal comes with its reason.
-    decodes: fn(&Map<String, Value>) -> Result<(), serde_json::Error>,
+    /// Gives the parameters the type that the task declares.
+    decode: fn(Value) -> Result<Box<dyn Any + Send>, serde_json::Error>,
     register: fn(&Celery) -> Registering<'_>,
 }
 
@@ -44,7 +45,7 @@ impl TaskSet {
     {
         let entry = Entry {
             parameters: T::ARGS,
-            decodes: |parameters| T::Params::deserialize(parameters).map(drop),
+            decode: |parameters| Ok(Box::new(serde_json::from_value::<T::Params>(parameters)?)),
             register: |app| Box::pin(app.register_task::<Managed<T>>()),
         };
         self.entries.insert(T::NAME, entry);
@@ -64,29 +65,36 @@ impl TaskSet {
         Ok(())
     }
 
-    /// Matches positional and keyword arguments with a task's parameters, as a Python call would. The error
-    /// is worded like the `TypeError` that Python raises.
-    pub(super) fn bind_arguments(&self, task: &str, body: &Body) -> Result<Map<String, Value>, String> {
+    /// A task's parameters from positional and keyword arguments, matched as a Python call would. The error is
+    /// worded like the `TypeError` that Python raises.
+    pub(super) fn parameters(&self, task: &str, body: &Body) -> Result<Box<dyn Any + Send>, String> {
         let Some(entry) = self.entries.get(task) else {
             return Err(format!("{task} is not registered"));
         };
         let function = task.rsplit('.').next().unwrap_or(task);
-        if body.args.len() > entry.parameters.len() {
-            let (taken, given) = (entry.parameters.len(), body.args.len());
+        let bound = entry.bind(function, body)?;
+        (entry.decode)(Value::Object(bound)).map_err(|error| format!("{function}(): {error}"))
+    }
+}
+
+impl Entry {
+    fn bind(&self, function: &str, body: &Body) -> Result<Map<String, Value>, String> {
+        if body.args.len() > self.parameters.len() {
+            let (taken, given) = (self.parameters.len(), body.args.len());
             return Err(format!(
                 "{function}() takes {taken} positional argument{} but {given} {} given",
                 if taken == 1 { "" } else { "s" },
                 if given == 1 { "was" } else { "were" },
             ));
         }
-        let mut bound: Map<String, Value> = entry
+        let mut bound: Map<String, Value> = self
             .parameters
             .iter()
             .zip(&body.args)
             .map(|(name, value)| ((*name).into(), value.clone()))
             .collect();
         for (name, value) in &body.kwargs {
-            if !entry.parameters.contains(&name.as_str()) {
+            if !self.parameters.contains(&name.as_str()) {
                 return Err(format!(
                     "{function}() got an unexpected keyword argument '{name}'"
                 ));
@@ -95,7 +103,6 @@ impl TaskSet {
                 return Err(format!("{function}() got multiple values for argument '{name}'"));
             }
         }
-        (entry.decodes)(&bound).map_err(|error| format!("{function}(): {error}"))?;
         Ok(bound)
     }
 }
@@ -113,21 +120,20 @@ mod tests {
         Ok(x + y)
     }
 
-    fn bind(args: Value, kwargs: Value) -> Result<Map<String, Value>, String> {
+    fn bind(args: Value, kwargs: Value) -> Result<(i64, i64), String> {
         let body = Body {
             args: args.as_array().cloned().unwrap(),
             kwargs: kwargs.as_object().cloned().unwrap(),
             ..Body::default()
         };
-        TaskSet::new().with::<add>().bind_arguments("tests.add", &body)
+        let parameters = TaskSet::new().with::<add>().parameters("tests.add", &body)?;
+        let parameters: Box<<add as Task>::Params> = parameters.downcast().unwrap();
+        Ok((parameters.x, parameters.y))
     }
 
     #[test]
     fn arguments_are_bound_by_place_and_by_name() {
-        assert_eq!(
-            Value::Object(bind(json!([1]), json!({"y": 2})).unwrap()),
-            json!({"x": 1, "y": 2})
-        );
+        assert_eq!(bind(json!([1]), json!({"y": 2})), Ok((1, 2)));
     }
 
     #[celery::task(name = "tests.now")]
@@ -144,7 +150,7 @@ mod tests {
         assert_eq!(
             TaskSet::new()
                 .with::<now>()
-                .bind_arguments("tests.now", &body)
+                .parameters("tests.now", &body)
                 .unwrap_err(),
             "now() takes 0 positional arguments but 1 was given"
         );

@@ -65,6 +65,18 @@ pub struct Failure {
     pub kind: FailureKind,
 }
 
+impl Failure {
+    /// The failure of a task that asks to be retried. The engine words its exception, should it have been
+    /// retried often enough.
+    #[must_use]
+    pub fn retry(eta: Option<DateTime<Utc>>) -> Self {
+        Self {
+            exception: Exception::new("celery.exceptions", "MaxRetriesExceededError", Vec::new()),
+            kind: FailureKind::RetryRequested(eta),
+        }
+    }
+}
+
 /// How the run of a task ended.
 enum Ended {
     Returned(Result<Value, Failure>),
@@ -128,19 +140,25 @@ impl Engine {
                 let successors = canvas::after_success(context, &value);
                 (State::Success(value), successors)
             }
-            Err(failure) => match self.next_try(&job, policy, &failure) {
-                Some(next) => (
-                    State::Retry(failure.exception.clone(), traceback(&failure.exception)),
-                    vec![next],
-                ),
-                None => {
-                    let text = (!is_hard_limit(&failure.exception)).then(|| traceback(&failure.exception));
-                    (
-                        State::Failure(failure.exception, text),
-                        canvas::after_failure(context),
-                    )
+            Err(mut failure) => {
+                if matches!(failure.kind, FailureKind::RetryRequested(_)) {
+                    failure.exception = max_retries_exceeded(&job);
                 }
-            },
+                match self.next_try(&job, policy, &failure) {
+                    Some(next) => (
+                        State::Retry(failure.exception.clone(), traceback(&failure.exception)),
+                        vec![next],
+                    ),
+                    None => {
+                        let text =
+                            (!is_hard_limit(&failure.exception)).then(|| traceback(&failure.exception));
+                        (
+                            State::Failure(failure.exception, text),
+                            canvas::after_failure(context),
+                        )
+                    }
+                }
+            }
         };
         if matches!(state, State::Failure(..)) {
             self.fail_rest_of_chain(&job, &state).await;
@@ -218,6 +236,22 @@ async fn limit_reached(limits: Limits) -> Failure {
     }
 }
 
+/// The exception of a task that asks to be retried once too often, worded as Celery words it.
+fn max_retries_exceeded(job: &Job) -> Exception {
+    let text = format!(
+        "Can't retry {}[{}] args:{} kwargs:{}",
+        job.message.task(),
+        job.message.id(),
+        python_repr::args(&job.body.args),
+        python_repr::kwargs(&job.body.kwargs)
+    );
+    Exception::new(
+        "celery.exceptions",
+        "MaxRetriesExceededError",
+        vec![Value::String(text)],
+    )
+}
+
 fn is_hard_limit(exception: &Exception) -> bool {
     exception.kind == "TimeLimitExceeded"
 }
@@ -247,7 +281,7 @@ fn report(job: &Job, state: &State, successors: &[Successor], runtime: Duration)
     let retries = job.message.retries();
     match state {
         State::Success(value) => {
-            let result = python_repr::value(value);
+            let result = tracing::enabled!(tracing::Level::INFO).then(|| python_repr::value(value));
             info!(
                 task.name = name,
                 task.id = id,
