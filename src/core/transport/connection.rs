@@ -199,8 +199,8 @@ impl Connection {
             .cmd("EVALSHA")
             .arg(script.get_hash())
             .arg(call.keys.len());
-        for part in call.keys.iter().chain(&call.args) {
-            pipeline.arg(part.as_slice());
+        for part in call.keys.iter().chain(call.args.iter()) {
+            pipeline.arg(part);
         }
         let mut live = self.live().await?;
         failpoint::pass("script sent");
@@ -355,32 +355,58 @@ impl fmt::Debug for Connection {
 /// Keys and arguments of a script.
 #[derive(Debug, Default)]
 pub struct ScriptCall {
-    keys: Vec<Vec<u8>>,
-    args: Vec<Vec<u8>>,
+    keys: Texts,
+    args: Texts,
+}
+
+/// Texts end to end, with the end of each.
+#[derive(Debug, Default)]
+struct Texts {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
 }
 
 impl ScriptCall {
     /// Adds a key.
-    pub fn key(&mut self, key: impl Into<Vec<u8>>) -> &mut Self {
-        self.keys.push(key.into());
+    pub fn key(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
+        self.keys.push(key.as_ref());
         self
     }
 
     /// Adds an argument.
-    pub fn arg(&mut self, arg: impl Into<Vec<u8>>) -> &mut Self {
-        self.args.push(arg.into());
+    pub fn arg(&mut self, arg: impl AsRef<[u8]>) -> &mut Self {
+        self.args.push(arg.as_ref());
         self
-    }
-
-    /// Adds several keys and arguments.
-    pub fn extend(&mut self, keys: Vec<Vec<u8>>, args: Vec<Vec<u8>>) {
-        self.keys.extend(keys);
-        self.args.extend(args);
     }
 
     /// Adds a number as an argument.
     pub fn number(&mut self, number: impl fmt::Display) -> &mut Self {
-        self.arg(number.to_string())
+        use std::io::Write;
+        write!(self.args.bytes, "{number}").expect("memory takes every text");
+        self.args.end();
+        self
+    }
+}
+
+impl Texts {
+    fn push(&mut self, text: &[u8]) {
+        self.bytes.extend_from_slice(text);
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.ends.push(self.bytes.len());
+    }
+
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts
+            .zip(&self.ends)
+            .map(|(start, end)| &self.bytes[start..*end])
     }
 }
 

@@ -19,14 +19,15 @@ const MAX_BATCH: usize = 128;
 /// The script and the line in front of it.
 pub(super) struct Settler {
     script: Script,
-    waiting: Mutex<VecDeque<Request>>,
+    waiting: Mutex<VecDeque<Batch>>,
     line: tokio::sync::Mutex<()>,
 }
 
-struct Request {
-    keys: Vec<Vec<u8>>,
-    args: Vec<Vec<u8>>,
-    answer: oneshot::Sender<Result<Settled, RedisTrouble>>,
+/// What one script will settle.
+#[derive(Default)]
+struct Batch {
+    call: ScriptCall,
+    answers: Vec<oneshot::Sender<Result<Settled, RedisTrouble>>>,
 }
 
 impl Settler {
@@ -48,8 +49,7 @@ impl Settler {
         pushes: &[Push],
     ) -> Result<Settled, RedisTrouble> {
         let (answer, mut answered) = oneshot::channel();
-        self.waiting()
-            .push_back(Request::new(tag, result, pushes, answer));
+        self.join_line(keys, tag, result, pushes, answer);
         loop {
             // Both branches are cancel-safe. A request whose caller is gone is settled with the next batch.
             let _line = tokio::select! {
@@ -60,26 +60,51 @@ impl Settler {
             if let Ok(answer) = answered.try_recv() {
                 return answer;
             }
-            self.send_batch(connection, keys).await;
+            self.send_batch(connection).await;
             if let Ok(answer) = answered.try_recv() {
                 return answer;
             }
         }
     }
 
-    async fn send_batch(&self, connection: &Connection, keys: &Keys) {
-        let batch: Vec<Request> = {
-            let mut waiting = self.waiting();
-            let size = waiting.len().min(MAX_BATCH);
-            waiting.drain(..size).collect()
-        };
-        let mut call = ScriptCall::default();
-        call.key(keys.unacked()).key(keys.unacked_index());
-        let mut answers = Vec::with_capacity(batch.len());
-        for request in batch {
-            call.extend(request.keys, request.args);
-            answers.push(request.answer);
+    fn join_line(
+        &self,
+        keys: &Keys,
+        tag: &DeliveryTag,
+        result: Option<&StoredResult>,
+        pushes: &[Push],
+        answer: oneshot::Sender<Result<Settled, RedisTrouble>>,
+    ) {
+        let mut waiting = self.waiting();
+        if waiting
+            .back()
+            .is_none_or(|batch| batch.answers.len() == MAX_BATCH)
+        {
+            let mut batch = Batch::default();
+            batch.call.key(keys.unacked()).key(keys.unacked_index());
+            waiting.push_back(batch);
         }
+        let Some(batch) = waiting.back_mut() else { return };
+        batch.answers.push(answer);
+        let call = &mut batch.call;
+        let (key, document, expires) = result.map_or(("", "", 0), |result| {
+            (&result.key, &result.document, result.expires_seconds)
+        });
+        call.key(key)
+            .arg(&tag.0)
+            .arg(document)
+            .number(expires)
+            .number(pushes.len());
+        for push in pushes {
+            let end = if push.end == End::Front { "R" } else { "L" };
+            call.key(&push.list).arg(end).arg(&push.message);
+        }
+    }
+
+    async fn send_batch(&self, connection: &Connection) {
+        let Some(Batch { call, answers }) = self.waiting().pop_front() else {
+            return;
+        };
         let settled: Result<Vec<i64>, RedisTrouble> = connection.script(None, &self.script, &call).await;
         for (number, answer) in answers.into_iter().enumerate() {
             let one = settled.as_ref().map_err(Clone::clone).map(|flags| {
@@ -96,38 +121,8 @@ impl Settler {
         }
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<Request>> {
-        // Locked for a push or a drain, never across an await.
+    fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<Batch>> {
+        // Locked for a push or a pop, never across an await.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Request {
-    fn new(
-        tag: &DeliveryTag,
-        result: Option<&StoredResult>,
-        pushes: &[Push],
-        answer: oneshot::Sender<Result<Settled, RedisTrouble>>,
-    ) -> Self {
-        let (key, document, expires) = result.map_or(("", "", 0), |result| {
-            (&result.key, &result.document, result.expires_seconds)
-        });
-        let mut keys = vec![key.as_bytes().to_vec()];
-        let mut args: Vec<Vec<u8>> = vec![
-            tag.0.as_bytes().to_vec(),
-            document.as_bytes().to_vec(),
-            expires.to_string().into_bytes(),
-            pushes.len().to_string().into_bytes(),
-        ];
-        for push in pushes {
-            keys.push(push.list.as_bytes().to_vec());
-            args.push(if push.end == End::Front {
-                b"R".to_vec()
-            } else {
-                b"L".to_vec()
-            });
-            args.push(push.message.as_bytes().to_vec());
-        }
-        Self { keys, args, answer }
     }
 }
