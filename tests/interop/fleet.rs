@@ -30,6 +30,9 @@ pub(crate) const OURS: &str = "symbols";
 /// The environment of a Python worker that has the warm-ups too, as the deployment's do.
 pub(crate) const WITH_WARMUPS: (&str, &str) = ("WITH_WARMUPS", "1");
 
+/// Arguments of a Python worker. Without mingle: it would wait a second for other Python workers.
+const ONE_AT_A_TIME: [&str; 5] = ["--concurrency", "1", "--pool", "solo", "--without-mingle"];
+
 /// The common ground of one test, and the Python that it is about.
 pub(crate) struct Fleet {
     python: Python,
@@ -62,16 +65,21 @@ impl Fleet {
 
     /// Our worker with further settings.
     pub(crate) fn worker_with(&self, queues: &str, env: &[(&str, &str)]) -> Process {
-        let worker = Process::builder(bin("tradebot-symbols"))
-            .args(["worker", "-Q", queues, "-c", "2"])
+        let worker = self.worker_named("symbols@test", queues, env);
+        worker.wait_for_line("connected", PATIENCE);
+        worker
+    }
+
+    /// Our worker by a name of its own, not waited for.
+    pub(crate) fn worker_named(&self, node: &str, queues: &str, env: &[(&str, &str)]) -> Process {
+        Process::builder(bin("tradebot-symbols"))
+            .args(["worker", "-Q", queues, "-c", "2", "-n", node])
             .envs(self.redis_env())
             .env("BINANCE_SPOT_BASE_URL", self.exchange.base_url())
             .env("BINANCE_FUTURES_BASE_URL", self.exchange.base_url())
             .env("BINANCE_RETRY_MAX_ATTEMPTS", "1")
             .envs(env.iter().copied())
-            .spawn();
-        worker.wait_for_line("connected", PATIENCE);
-        worker
+            .spawn()
     }
 
     /// Our beat, not waited for, with these intervals in seconds.
@@ -85,11 +93,15 @@ impl Fleet {
 
     /// A Python worker that takes one task at a time, ready. `env` says what it knows, see `tradebot_app.py`.
     pub(crate) fn python_worker(&self, env: &[(&str, &str)]) -> Process {
-        // Without mingle: it would wait a second for other Python workers.
-        let args = ["--concurrency", "1", "--pool", "solo", "--without-mingle"];
-        let worker = self.python("worker", &args, env);
+        let worker = self.python("worker", &ONE_AT_A_TIME, env);
         worker.wait_for_line(" ready.", PATIENCE);
         worker
+    }
+
+    /// A worker of another Python than the fleet's, by another name, not waited for.
+    pub(crate) fn python_worker_of(&self, python: Python, node: &str, env: &[(&str, &str)]) -> Process {
+        let args = [&ONE_AT_A_TIME[..], &["--hostname", node]].concat();
+        self.run_python(python, "worker", &args, env)
     }
 
     /// Python's beat with both warm-ups at this interval, not waited for.
@@ -99,11 +111,15 @@ impl Fleet {
     }
 
     fn python(&self, program: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
+        self.run_python(self.python, program, args, env)
+    }
+
+    fn run_python(&self, python: Python, program: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
         let args = [&["-A", "tradebot_app", program, "--loglevel", "info"], args].concat();
         let redis = self.redis_env();
         let mut all: Vec<(&str, &str)> = redis.iter().map(|(name, url)| (*name, url.as_str())).collect();
         all.extend(env);
-        self.python.celery(&args, &all)
+        python.celery(&args, &all)
     }
 
     /// Has a Python client send these orders and wait for what they say; see `send.py`. One answer per order.
@@ -111,10 +127,12 @@ impl Fleet {
         let redis = self.redis_env();
         let mut env: Vec<(&str, &str)> = redis.iter().map(|(name, url)| (*name, url.as_str())).collect();
         env.push(WITH_WARMUPS);
-        let orders = Value::from(orders).to_string();
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        serde_json::to_writer(&mut file, orders).expect("a written file");
+        let argument = format!("@{}", file.path().display());
         let answers = self
             .python
-            .script_within(2 * PATIENCE, "send.py", &[&orders], &env);
+            .script_within(2 * PATIENCE, "send.py", &[&argument], &env);
         answers.as_array().expect("a list for a list").clone()
     }
 

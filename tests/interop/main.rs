@@ -7,5 +7,6 @@ mod captures;
 mod client;
 mod envelope;
 mod fleet;
+mod mixed_fleet;
 mod python_takes_over;
 mod shared_queue;

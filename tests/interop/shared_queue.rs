@@ -1,65 +1,15 @@
-//! The mixed fleet: a Python worker and ours on the one queue `celery`.
+//! One queue for two kinds of workers: a Python worker and ours on `celery`. How they fare in numbers is in
+//! [`mixed_fleet`](crate::mixed_fleet).
 //!
 //! A Python worker takes whatever comes first. One that does not have the warm-ups would answer them with
 //! `NotRegistered`; the deployment's have them, and so has the one here wherever both serve the queue together.
 
-use std::collections::HashSet;
-
 use serde_json::{Value, json};
 use tradebot_test_support::{Process, Python, Signal};
 
-use crate::fleet::{
-    BOT_TASK, FUTURES_OK, Fleet, OURS, PATIENCE, PYTHON_OK, SPOT_OK, WARMUPS, WITH_WARMUPS, message, task_of,
-    text,
-};
+use crate::fleet::{BOT_TASK, FUTURES_OK, Fleet, OURS, PATIENCE, SPOT_OK, WARMUPS, message, task_of, text};
 
 const EACH: usize = 200;
-
-#[tokio::test]
-async fn a_mixed_fleet_runs_every_task_once_and_where_it_can_be_run() {
-    for python in Python::ALL {
-        let fleet = Fleet::start(python).await;
-        let _workers = (fleet.worker(), fleet.python_worker(&[WITH_WARMUPS]));
-        let orders: Vec<Value> = (0..EACH)
-            .flat_map(|number| [bot_order(number), warmup_order(number)])
-            .collect();
-        let answers = fleet.send(&orders);
-        fleet.wait_until_all_is_done().await;
-
-        let runs = fleet.ran().await;
-        let of_bots = |run: &&Value| run["task"] == BOT_TASK;
-        let ids: HashSet<&str> = runs.iter().filter_map(|run| run["id"].as_str()).collect();
-        assert_eq!(ids.len(), runs.len(), "Python ran a task twice");
-        assert_eq!(runs.iter().filter(of_bots).count(), EACH);
-        for (number, answer) in answers.iter().step_by(2).enumerate() {
-            let run = runs
-                .iter()
-                .find(|run| run["id"] == answer["id"])
-                .expect("a bot task that was run");
-            assert_eq!(arguments(run), arguments(&bot_order(number)));
-            assert_ne!(run["delivery_info"]["redelivered"], true, "{run}");
-        }
-
-        let by_us = successes(&fleet).await;
-        let by_python = runs.len() - EACH;
-        assert_eq!(by_us + by_python, EACH, "every warm-up is run once");
-        assert!(by_us > 0, "Python took all of the warm-ups");
-        for answer in answers.iter().skip(1).step_by(2) {
-            let result = text(&answer["result"]);
-            assert_eq!(answer["state"], "SUCCESS", "{answer}");
-            assert!(
-                [SPOT_OK, FUTURES_OK, PYTHON_OK].contains(&result.as_str()),
-                "{answer}"
-            );
-        }
-        let results = answers
-            .iter()
-            .skip(1)
-            .step_by(2)
-            .filter(|answer| answer["result"] != PYTHON_OK);
-        assert_eq!(results.count(), by_us);
-    }
-}
 
 #[tokio::test]
 async fn bot_tasks_wait_untouched_for_a_python_worker_while_warm_ups_run() {
@@ -125,7 +75,7 @@ async fn warm_ups_on_a_queue_of_their_own_are_safe_from_a_python_worker_that_has
 }
 
 /// Arguments that do not survive careless hands: not ASCII, large, small, nested, empty.
-fn bot_order(number: usize) -> Value {
+pub(crate) fn bot_order(number: usize) -> Value {
     json!({
         "name": BOT_TASK,
         "args": [number, "çok güzel 币安 \u{1F680} \"\\ \n", 1e-8, 12_345_678_901_234_567_890_u64, {"size": "0.10"}],
@@ -135,7 +85,7 @@ fn bot_order(number: usize) -> Value {
     })
 }
 
-fn warmup_order(number: usize) -> Value {
+pub(crate) fn warmup_order(number: usize) -> Value {
     let name = WARMUPS[number % 2];
     json!({"name": name, "wait": 60})
 }
@@ -146,7 +96,7 @@ fn result_of(number: usize) -> &'static str {
 }
 
 /// Arguments as text, in which also the order of members and the spelling of numbers count.
-fn arguments(task: &Value) -> (String, String) {
+pub(crate) fn arguments(task: &Value) -> (String, String) {
     (task["args"].to_string(), task["kwargs"].to_string())
 }
 
@@ -158,7 +108,7 @@ async fn bot_messages(fleet: &Fleet) -> Vec<Vec<u8>> {
 }
 
 /// Refreshes that our worker counted.
-async fn successes(fleet: &Fleet) -> usize {
+pub(crate) async fn successes(fleet: &Fleet) -> usize {
     let mut sum = 0;
     for market in ["spot", "futures"] {
         sum += fleet

@@ -1,8 +1,9 @@
 """Sends tasks by name, as the existing producers do, and waits for their results.
 
     send.py JSON
+    send.py @FILE
 
-The argument is one order, or a list of orders: all of them are sent before the first is waited for. An order is one
+The argument, or the content of the file, is one order, or a list of orders: all of them are sent before the first is waited for. An order is one
 object:
 
     name, args, kwargs    the task; args and kwargs may be missing
@@ -93,7 +94,12 @@ def answer(order, sent, results):
 
 
 def main():
-    orders = json.loads(sys.argv[1])
+    text = sys.argv[1]
+    if text.startswith("@"):
+        # One argument of a command line holds 128 KiB.
+        with open(text[1:], encoding="utf-8") as file:
+            text = file.read()
+    orders = json.loads(text)
     several = isinstance(orders, list)
     sent = [(order, time.time(), send(order)) for order in (orders if several else [orders])]
     answers = [answer(*each) for each in sent]
