@@ -56,8 +56,10 @@ impl Formatter for PythonFormatter {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use proptest::{prop_assert_eq, proptest};
     use serde_json::{Value, json};
+
+    use super::*;
 
     #[test]
     fn matches_text_taken_from_python() {
@@ -71,12 +73,20 @@ mod tests {
         );
     }
 
-    proptest::proptest! {
+    proptest! {
         #[test]
         fn any_text_survives_and_is_ascii(text: String) {
             let written = to_string(&text).unwrap();
             assert!(written.is_ascii());
             assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), Value::String(text));
+        }
+
+        /// An amount must not change by being read and written, not in its last digit either.
+        #[test]
+        fn any_float_survives_to_the_last_bit(number: f64) {
+            let written = to_string(&number).unwrap();
+            let read: f64 = serde_json::from_value(serde_json::from_str(&written).unwrap()).unwrap();
+            prop_assert_eq!(read.to_bits(), number.to_bits(), "{}", written);
         }
     }
 }
