@@ -13,7 +13,8 @@ use crate::core::wire::keys::Keys;
 
 /// Lists, replays or drops messages that were set aside.
 ///
-/// A message is parked when nobody can read it, or after three workers died while they ran it.
+/// A message is parked when nobody can read it, or after three workers died while they ran it, the last of them while
+/// it ran nothing else.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  tradebot-symbols parked list\n  tradebot-symbols parked replay 5f0c\n  \

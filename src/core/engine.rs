@@ -13,6 +13,7 @@
 //! A concurrency slot is held from before a message is claimed until it is settled, so no more is ever taken
 //! than can run. Messages with an `eta` wait in `unacked` without a slot.
 
+mod caution;
 mod consumer;
 mod execution;
 mod foreign;
@@ -77,6 +78,8 @@ pub struct Job {
     /// Its body.
     pub body: Body,
     slot: Slot,
+    /// Its start was marked, because it waited before.
+    marked: bool,
     /// Keeps [`Engine::drained`] waiting while the job exists.
     #[expect(dead_code, reason = "held for its drop")]
     unfinished: TaskTrackerToken,
@@ -256,4 +259,5 @@ struct Received {
     claimed: Claimed,
     message: Envelope,
     body: Body,
+    marked: bool,
 }

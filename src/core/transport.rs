@@ -10,6 +10,7 @@
 
 mod claim;
 mod connection;
+mod crashes;
 mod endpoint;
 mod held;
 mod parked;
@@ -28,6 +29,7 @@ use settler::Settler;
 
 pub use claim::{Claim, Claimed, SCAN_WINDOW};
 pub use connection::{CONNECT_TIMEOUT, Connection, RESPONSE_TIMEOUT, RedisTrouble, ScriptCall};
+pub use crashes::ALONE_FROM;
 pub use parked::Parked;
 pub use recovery::{GRACE, HEARTBEAT, LEASE, RESTORE_INTERVAL, SCORE_RENEWAL};
 
@@ -41,6 +43,11 @@ use crate::core::wire::python_json;
 pub struct DeliveryTag(pub String);
 
 impl DeliveryTag {
+    /// The worker whose claim it was, for tags of this system.
+    fn worker(&self) -> Option<&str> {
+        self.0.split_once('-').map(|(worker, _)| worker)
+    }
+
     /// Number of the claim and place within it, for tags of this system: `worker-claim-place`.
     fn sequence(&self) -> (u64, u64) {
         let mut parts = self.0.rsplit('-').map(|part| part.parse().unwrap_or(0));

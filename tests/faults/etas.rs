@@ -86,9 +86,39 @@ async fn killed() {
     punctual("etas and a kill", &ledger, &sums, due).await;
 }
 
+/// Messages that are due and wait for a slot did not kill the worker: only the one that runs is counted.
+async fn killed_when_due() {
+    let scene = Scene::start();
+    let mut ledger = Ledger::open(&scene, "due etas and a kill");
+    let eta = SystemClock.now() + TimeDelta::seconds(3);
+    for _ in 0..10 {
+        let mut task = ledger.task(400);
+        task.eta = Some(eta);
+        ledger.send(task).await;
+    }
+    let first = scene.worker("first", 1).ready().await;
+    until_held(&scene, 10).await;
+    ledger.first_start_after(0).await;
+    first.kill().await;
+    let second = scene.worker("second", 1).ready().await;
+    second
+        .says("restored the messages of a worker that is gone", 1)
+        .await;
+    let counted: Vec<u64> = ask(&scene.observer(), cmd("HVALS").arg(Keys::default().crashes())).await;
+    assert!(counted.iter().sum::<u64>() <= 1, "{counted:?}");
+    let sums = ledger.close("due etas and a kill", 2 * SOON).await;
+    assert!(sums.duplicated <= 1, "{}", sums.duplicated);
+    assert!(sums.parked.is_empty());
+    eventually("no marks of started messages any more", SOON, async || {
+        let marks: Vec<String> = ask(&scene.observer(), cmd("KEYS").arg("tradebot-symbols:started:*")).await;
+        marks.is_empty().then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_is_stopped_or_killed_loses_no_waiting_message() {
-    future::join(stopped(), killed()).await;
+    Box::pin(future::join3(stopped(), killed(), killed_when_due())).await;
 }
 
 async fn beside_other_work() {

@@ -30,10 +30,10 @@ fn parked_list(scene: &Scene) -> Vec<Value> {
 }
 
 /// Restarts a worker whenever it dies until so many messages are parked; gives the number of deaths.
-async fn supervise_until_parked(scene: &Scene, parked: usize) -> (usize, Worker) {
+async fn supervise_until_parked(scene: &Scene, concurrency: usize, parked: usize) -> (usize, Worker) {
     let mut deaths = 0;
     loop {
-        let worker = scene.worker(&format!("s{deaths}"), 1);
+        let worker = scene.worker(&format!("s{deaths}"), concurrency);
         let done = eventually("a death or the last parked message", 2 * SOON, async || {
             if parked_count(scene).await >= parked {
                 return Some(true);
@@ -83,7 +83,7 @@ async fn killers() {
             ledger.record(5).await;
         }
     }
-    let (deaths, worker) = supervise_until_parked(&scene, 2).await;
+    let (deaths, worker) = supervise_until_parked(&scene, 1, 2).await;
     let sums = ledger.close("poison", SOON).await;
     println!("poison: {deaths} deaths");
     assert_eq!(deaths, 6);
@@ -104,6 +104,31 @@ async fn killers() {
     assert!(scene.parked(&["drop", "--all"]).contains("dropped"));
     assert!(scene.parked(&["list"]).contains("nothing is parked"));
     assert!(worker.process.is_running(), "the worker goes on");
+}
+
+/// A worker with four slots dies with four messages, and it is not to be seen which of them did it. Those that merely
+/// ran beside the one that kills are run again until they succeed, however often they were beside it.
+async fn bystanders() {
+    let scene = Scene::start();
+    let mut ledger = Ledger::open(&scene, "beside poison");
+    for _ in 0..3 {
+        ledger.record(1_500).await;
+    }
+    let poison = ledger.send(plain("tests.exit", json!([700]))).await;
+    for _ in 0..9 {
+        ledger.record(100).await;
+    }
+    let (deaths, _worker) = supervise_until_parked(&scene, 4, 1).await;
+    let sums = ledger.close("beside poison", 2 * SOON).await;
+    println!("beside poison: {deaths} deaths");
+    assert_eq!(deaths, 3);
+    assert_eq!(sums.parked.into_iter().collect::<Vec<_>>(), [poison]);
+    let most = sums.runs.values().max().copied().unwrap_or_default();
+    assert!(most <= 3, "a bystander ran {most} times");
+    eventually("an empty count", SOON, async || {
+        crashes(&scene).await.is_empty().then_some(())
+    })
+    .await;
 }
 
 /// Kills the worker that runs `id`, so many times, each time with a new one at hand.
@@ -155,7 +180,12 @@ async fn replayed(scene: &Scene) {
 async fn a_message_is_parked_after_the_third_death_unless_it_succeeds_before() {
     let scene = Scene::start();
     let (first, second) = (scene.in_database(1), scene.in_database(2));
-    let all = future::join3(killers(), forgotten_by_success(&first), replayed(&second));
+    let all = future::join4(
+        killers(),
+        bystanders(),
+        forgotten_by_success(&first),
+        replayed(&second),
+    );
     Box::pin(all).await;
 }
 

@@ -264,6 +264,10 @@ impl Engine {
         };
         let engine = Arc::clone(self);
         match verdict {
+            Verdict::Run if received.message.redelivered() => {
+                let jobs = jobs.clone();
+                self.track(engine.start_again(received, slot, jobs));
+            }
             Verdict::Run => self.send(received, slot, jobs).await,
             Verdict::WaitUntil(eta) => {
                 drop(slot);
@@ -310,6 +314,7 @@ impl Engine {
             claimed,
             message,
             body,
+            marked: false,
         };
         let verdict = self.judge(&received);
         Ok((received, verdict))
@@ -338,11 +343,12 @@ impl Engine {
     }
 
     /// Hands a due message to whoever runs it. Once stopping, nothing more is started.
-    async fn send(&self, received: Received, slot: Slot, jobs: &mpsc::Sender<Job>) {
+    pub(super) async fn send(&self, received: Received, slot: Slot, jobs: &mpsc::Sender<Job>) {
         let Received {
             claimed,
             message,
             body,
+            marked,
         } = received;
         let unfinished = self.tracker.token();
         let job = Job {
@@ -351,6 +357,7 @@ impl Engine {
             message,
             body,
             slot,
+            marked,
             unfinished,
         };
         let refused = if self.stop.is_stopping() {
@@ -388,7 +395,7 @@ impl Engine {
         };
         match received.message.expires() {
             Ok(Some(expires)) if self.clock.now() >= expires => self.settle_expired(&received).await,
-            _ => self.send(received, Slot(slot), &jobs).await,
+            _ => self.start_due(received, Slot(slot), &jobs).await,
         }
     }
 }

@@ -170,6 +170,9 @@ impl Engine {
         {
             debug!(error = %error_chain(&trouble), "a crash count stays until it expires");
         }
+        if job.marked {
+            self.unmark(job.tag.clone());
+        }
         report(&job, &state, &successors, runtime);
         drop(job.slot);
     }

@@ -131,7 +131,7 @@ impl Engine {
     }
 
     /// Repeats `attempt` until it succeeds or a cold stop gives up.
-    async fn until_done<T, F>(&self, what: &str, mut attempt: impl FnMut() -> F) -> Option<T>
+    pub(super) async fn until_done<T, F>(&self, what: &str, mut attempt: impl FnMut() -> F) -> Option<T>
     where
         F: Future<Output = Result<T, RedisTrouble>>,
     {

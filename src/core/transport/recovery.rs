@@ -67,6 +67,7 @@ impl Transport {
         pipeline.atomic().del(self.keys.lease(self.worker_id())).ignore();
         if drained {
             pipeline.hdel(self.keys.workers(), self.worker_id()).ignore();
+            pipeline.del(self.keys.started(self.worker_id())).ignore();
             pipeline.zrem(self.keys.suspects(), self.worker_id()).ignore();
         } else {
             pipeline.zadd(self.keys.suspects(), self.worker_id(), 0).ignore();
@@ -111,6 +112,8 @@ impl Transport {
             pipeline
                 .atomic()
                 .hdel(self.keys.workers(), worker)
+                .ignore()
+                .del(self.keys.started(worker))
                 .ignore()
                 .zrem(self.keys.suspects(), worker)
                 .ignore();

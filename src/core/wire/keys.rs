@@ -93,6 +93,12 @@ impl Keys {
         format!("{}{OWN}:crashes", self.prefix)
     }
 
+    /// Set of the delivery tags that a worker has started after they waited.
+    #[must_use]
+    pub fn started(&self, worker: &str) -> String {
+        format!("{}{OWN}:started:{worker}", self.prefix)
+    }
+
     /// List of messages set aside with the reason; see [`crate::core::transport`].
     #[must_use]
     pub fn parked(&self) -> String {

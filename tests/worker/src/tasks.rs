@@ -103,8 +103,9 @@ pub async fn panic() -> TaskResult<()> {
     std::panic::panic_any("this task always panics")
 }
 
-/// Ends the process as a crash would: at once, without any clean-up.
+/// Ends the process as a crash would: at once or so many milliseconds later, without any clean-up.
 #[task(name = "tests.exit")]
-pub async fn exit() -> TaskResult<()> {
+pub async fn exit(milliseconds: Option<u64>) -> TaskResult<()> {
+    tokio::time::sleep(Duration::from_millis(milliseconds.unwrap_or_default())).await;
     std::process::abort()
 }

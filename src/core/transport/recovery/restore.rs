@@ -3,8 +3,8 @@
 //! It is one script, so a delivery is restored at most once, by whichever survivor comes first, and never
 //! together with its acknowledgement.
 //!
-//! A message that was running each time its worker died is parked after the third time. The same script counts,
-//! by the publisher's delivery tag; the count ends when the message is settled in the normal way or parked.
+//! A message that was running each time its worker died is parked after the third time, see `crashes`. The same
+//! script counts; the count ends when the message is settled in the normal way or parked.
 
 use std::sync::LazyLock;
 
@@ -12,14 +12,10 @@ use redis::{Script, cmd};
 use serde_json::Value;
 use tracing::error;
 
+use super::super::crashes::{self, ALONE_FROM, MAX_CRASHES, MEMORY};
 use super::super::{DeliveryTag, RedisTrouble, ScriptCall, Source, Transport};
 use crate::core::wire::envelope::Envelope;
 use crate::core::wire::keys::SEP;
-
-/// How often a message may be running when its worker dies.
-const MAX_CRASHES: u64 = 3;
-/// How long crashes are remembered.
-const CRASH_MEMORY_SECONDS: u64 = 7 * 86_400;
 
 static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/restore.lua")));
 
@@ -73,9 +69,9 @@ impl Transport {
         message: &Envelope,
         loss: Loss,
     ) -> Result<bool, RedisTrouble> {
-        let now = self.clock.now();
-        // Who waits for an eta has not run; it is the ones that ran that may have killed their worker.
-        let was_running = loss == Loss::WorkerDied && !matches!(message.eta(), Ok(Some(eta)) if eta > now);
+        let dead = tag.worker().filter(|_| loss == Loss::WorkerDied);
+        let counted_as = dead.map_or("", |_| crashes::field(message));
+        let waits_first = message.header("eta").is_some();
         let reason = format!("{MAX_CRASHES} workers died while they ran this message");
         let back = Self::hand_back(source, message);
         let aside = self.park(source, message.to_json().as_bytes(), &reason);
@@ -84,13 +80,15 @@ impl Transport {
             .key(self.keys.unacked_index())
             .key(back.list)
             .key(self.keys.crashes())
-            .key(aside.list);
+            .key(aside.list)
+            .key(self.keys.started(dead.unwrap_or_default()));
         call.arg(tag.0.as_str())
             .arg(back.message)
-            .arg(if was_running { crash_field(message) } else { "" })
+            .arg(counted_as)
             .number(MAX_CRASHES)
-            .number(CRASH_MEMORY_SECONDS)
-            .arg(aside.message);
+            .number(MEMORY.as_secs())
+            .arg(aside.message)
+            .number(if waits_first { 0 } else { ALONE_FROM });
         let outcome: i8 = self.connection.script(None, &RESTORE, &call).await?;
         // The server does not report our own changes to us (NOLOOP).
         self.changed.notify_one();
@@ -103,17 +101,6 @@ impl Transport {
             );
         }
         Ok(outcome > 0)
-    }
-
-    /// Forgets the crashes of a message that was settled in the normal way.
-    ///
-    /// # Errors
-    /// [`RedisTrouble`]; a count that stays expires once no message has crashed a worker for a week.
-    pub async fn forget_crashes(&self, message: &Envelope) -> Result<(), RedisTrouble> {
-        self.connection
-            .command::<i64>(cmd("HDEL").arg(self.keys.crashes()).arg(crash_field(message)))
-            .await
-            .map(drop)
     }
 
     /// Reads kombu's triple `[message, exchange, routing_key]` and finds the queue it leads back to.
@@ -167,11 +154,6 @@ impl Transport {
             (key == routing_key && pattern.is_empty()).then(|| queue.to_owned())
         }))
     }
-}
-
-/// What crashes are counted by: kept by a restored message, new in every retry.
-fn crash_field(message: &Envelope) -> &str {
-    message.publisher_tag().unwrap_or(message.id())
 }
 
 /// Whether a record that is no JSON by the standard is one for Python, which also reads `NaN`, `Infinity` and

@@ -1,9 +1,10 @@
 -- Puts a delivery back whose holder is gone, or sets it aside if too many died with it. All in one step, so that
 -- a death is counted once, by whoever puts the message back, and is not counted when nobody does.
 --
--- KEYS  unacked, unacked_index, list, hash of crashes, list of messages set aside
+-- KEYS  unacked, unacked_index, list, hash of crashes, list of messages set aside, set of started deliveries
 -- ARGV  tag, message, its field in the hash of crashes or '' (not counted), crashes after which it is set aside,
---       seconds for which crashes are remembered, entry for the messages set aside
+--       seconds for which crashes are remembered, entry for the messages set aside, crashes from which on a message
+--       waits before it starts (0: this one does in any case) and is only counted if it is among the started ones
 --
 -- Returns 0 if the delivery is gone already, 1 if it was put back, 2 if it was set aside, -1 if its list is no
 -- list; nothing is done then. What can fail is looked at first, because a script is not undone.
@@ -14,7 +15,8 @@ end
 local kind = redis.call('TYPE', KEYS[3]).ok
 if kind ~= 'list' and kind ~= 'none' then return -1 end
 local set_aside = false
-if ARGV[3] ~= '' then
+local crashes = ARGV[3] ~= '' and tonumber(redis.call('HGET', KEYS[4], ARGV[3]) or 0)
+if crashes and (crashes < tonumber(ARGV[7]) or redis.call('SISMEMBER', KEYS[6], ARGV[1]) == 1) then
   set_aside = redis.call('HINCRBY', KEYS[4], ARGV[3], 1) >= tonumber(ARGV[4])
   redis.call('EXPIRE', KEYS[4], ARGV[5])
 end

@@ -1,0 +1,77 @@
+//! Messages that kill their worker.
+//!
+//! A worker that dies takes along everything it runs, and it is not to be seen which of it did it. So everything that
+//! ran is counted, by the publisher's delivery tag, and a message that two workers died with is run *alone*: the third
+//! death is then its own, and it is parked. One that merely ran beside such a message succeeds when it is alone, and a
+//! message that is settled is not counted any more.
+//!
+//! A claimed message holds a slot and has been started, as good as. Two kinds wait first and hold none: those with an
+//! `eta`, which fall due in any number at a time, and those that are to run alone. These are marked when they start,
+//! in a set of the worker's own, and only marked ones are counted. All others cost nothing here.
+
+use std::time::Duration;
+
+use redis::cmd;
+
+use super::{DeliveryTag, RedisTrouble, Transport};
+use crate::core::wire::envelope::Envelope;
+
+/// How often a message may be running when its worker dies.
+pub(super) const MAX_CRASHES: u64 = 3;
+/// From how many crashes on a message is run alone.
+pub const ALONE_FROM: u64 = MAX_CRASHES - 1;
+/// How long crashes, and marks of a worker that nobody restores, are remembered.
+pub(super) const MEMORY: Duration = Duration::from_secs(7 * 86_400);
+
+impl Transport {
+    /// How many workers died while they ran this message.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`].
+    pub async fn crashes_of(&self, message: &Envelope) -> Result<u64, RedisTrouble> {
+        let count: Option<u64> = self
+            .connection
+            .command(cmd("HGET").arg(self.keys.crashes()).arg(field(message)))
+            .await?;
+        Ok(count.unwrap_or_default())
+    }
+
+    /// Forgets the crashes of a message that was settled in the normal way.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`]; a count that stays expires once no message has crashed a worker for a week.
+    pub async fn forget_crashes(&self, message: &Envelope) -> Result<(), RedisTrouble> {
+        self.connection
+            .command::<i64>(cmd("HDEL").arg(self.keys.crashes()).arg(field(message)))
+            .await
+            .map(drop)
+    }
+
+    /// Notes that a delivery which waited is started now.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`]; calling it again is safe.
+    pub async fn mark_started(&self, tag: &DeliveryTag) -> Result<(), RedisTrouble> {
+        let key = self.keys.started(self.worker_id());
+        let mut pipeline = redis::pipe();
+        pipeline.sadd(&key, &tag.0).ignore();
+        pipeline.cmd("EXPIRE").arg(&key).arg(MEMORY.as_secs()).ignore();
+        self.connection.pipeline(&pipeline).await
+    }
+
+    /// Takes the mark off a delivery that has been settled.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`]; a mark that stays does no harm, because delivery tags are never used again.
+    pub async fn unmark_started(&self, tag: &DeliveryTag) -> Result<(), RedisTrouble> {
+        self.connection
+            .command::<i64>(cmd("SREM").arg(self.keys.started(self.worker_id())).arg(&tag.0))
+            .await
+            .map(drop)
+    }
+}
+
+/// What crashes are counted by: kept by a restored message, new in every retry.
+pub(super) fn field(message: &Envelope) -> &str {
+    message.publisher_tag().unwrap_or(message.id())
+}
