@@ -66,6 +66,8 @@ pub struct WorkerConfig {
     pub time_limit: Duration,
     /// Soft limit of a task.
     pub soft_time_limit: Duration,
+    /// How many messages are held until their `eta`.
+    pub eta_task_limit: usize,
     /// How long a warm stop may take.
     pub shutdown_timeout: Duration,
 }
@@ -76,6 +78,8 @@ impl WorkerConfig {
         Self {
             time_limit: reader.seconds("CELERY_TASK_TIME_LIMIT"),
             soft_time_limit: reader.seconds("CELERY_TASK_SOFT_TIME_LIMIT"),
+            eta_task_limit: usize::try_from(reader.number("CELERY_WORKER_ETA_TASK_LIMIT", 0..=1_000_000))
+                .unwrap_or(usize::MAX),
             shutdown_timeout: reader.seconds("WORKER_SHUTDOWN_TIMEOUT_SECONDS"),
         }
     }

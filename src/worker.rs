@@ -171,6 +171,7 @@ fn engine(
             hard: limit(settings.worker.time_limit),
             soft: limit(settings.worker.soft_time_limit),
         },
+        eta_task_limit: settings.worker.eta_task_limit,
         visibility_timeout: settings.redis.visibility_timeout,
     };
     Ok(Engine::new(engine_settings, transport, results, clock, stop))

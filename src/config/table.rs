@@ -72,6 +72,11 @@ pub const VARIABLES: &[Variable] = &[
         "soft limit of a task, in seconds",
     ),
     variable(
+        "CELERY_WORKER_ETA_TASK_LIMIT",
+        "10000",
+        "messages held until their `eta`; further ones stay in the queue until they are due",
+    ),
+    variable(
         "WORKER_SHUTDOWN_TIMEOUT_SECONDS",
         "8",
         "how long a stop waits for running tasks before it hands them back",

@@ -15,13 +15,14 @@
 
 mod caution;
 mod consumer;
+mod etas;
 mod execution;
 mod foreign;
 mod heartbeat;
 mod settlement;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -42,8 +43,6 @@ use crate::core::wire::body::Body;
 use crate::core::wire::envelope::Envelope;
 use crate::core::wire::python_json;
 
-/// How many messages with a future `eta` one worker holds.
-const MAX_WAITING: usize = 10_000;
 /// How many texts that identify messages left to others are remembered, two a message.
 const MAX_LEFT_OUT: usize = 2_000;
 
@@ -62,6 +61,8 @@ pub struct EngineSettings {
     pub concurrency: usize,
     /// Limits for tasks and messages that have none of their own.
     pub limits: Limits,
+    /// Celery's `worker_eta_task_limit`: messages held until their `eta`.
+    pub eta_task_limit: usize,
     /// kombu's `visibility_timeout`: how old a delivery of anybody must be to be restored.
     pub visibility_timeout: Duration,
 }
@@ -100,6 +101,7 @@ pub struct Engine {
     slots: Arc<Semaphore>,
     tracker: TaskTracker,
     waiting: AtomicUsize,
+    warned_of_etas: AtomicBool,
     left_out: Mutex<VecDeque<String>>,
     foreign: ForeignWatch,
     heartbeat: Mutex<Option<Heartbeat>>,
@@ -127,6 +129,7 @@ impl Engine {
             stop,
             tracker: TaskTracker::new(),
             waiting: AtomicUsize::new(0),
+            warned_of_etas: AtomicBool::new(false),
             left_out: Mutex::default(),
             foreign: ForeignWatch::default(),
             heartbeat: Mutex::default(),

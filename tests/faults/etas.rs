@@ -179,7 +179,78 @@ async fn on_the_way_back() {
     assert!(restorer.process.is_running());
 }
 
+/// A worker that holds as many as it may leaves the others where they are, in any spelling of their time, and goes on
+/// with what is due: other messages and theirs.
+async fn beyond_the_bound() {
+    const BOUND: usize = 5;
+    let scene = Scene::start().with("CELERY_WORKER_ETA_TASK_LIMIT", BOUND.to_string());
+    let mut held_ones = Ledger::open(&scene, "held");
+    let last_due = due_in(&mut held_ones, 14, 20).await;
+    let mut left = Ledger::open(&scene, "left in the queue");
+    let due = SystemClock.now() + TimeDelta::seconds(7);
+    let due_ms = u64::try_from(due.timestamp_millis()).expect("a time after 1970");
+    for offset in ["", "Z", "+00:00", "+05:30", "-0330"] {
+        for _ in 0..4 {
+            let mut task = left.task(0);
+            task.headers.insert("eta".into(), spelled(due, offset).into());
+            left.send(task).await;
+        }
+    }
+    let worker = scene.worker("w", 2).ready().await;
+    worker.says("as many messages with an eta as it may", 1).await;
+    let mut others = Ledger::open(&scene, "beside the bound");
+    for _ in 0..20 {
+        others.record(10).await;
+    }
+    let done = async || (others.starts().await.len() == 20).then_some(());
+    eventually("messages without an eta", SOON, done).await;
+    assert!(now_ms() < due_ms, "too late to show anything");
+
+    let before = scripts(&scene).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let rate = scripts(&scene).await - before;
+    println!("beyond the bound: {rate} scripts in two seconds");
+    assert!(rate <= 20, "{rate} scripts in two seconds");
+    assert!(held(&scene).await <= BOUND, "{}", held(&scene).await);
+    let queued: Vec<String> = ask(&scene.observer(), cmd("LRANGE").arg(QUEUE).arg(0).arg(-1)).await;
+    assert!(queued.iter().all(|message| !message.contains("redelivered")));
+
+    let sums = left.close("left in the queue", SOON).await;
+    punctual("left in the queue", &left, &sums, due_ms).await;
+    assert!(now_ms() < last_due, "they ran before those that were held");
+    let sums = held_ones.close("held", SOON).await;
+    punctual("held", &held_ones, &sums, last_due).await;
+    others.close("beside the bound", SOON).await;
+    assert_eq!(worker.count("as many messages with an eta as it may"), 1);
+}
+
+/// A time as Python may write it: with this offset, or without any.
+fn spelled(time: chrono::DateTime<chrono::Utc>, offset: &str) -> String {
+    let minutes = match offset {
+        "+05:30" => 330,
+        "-0330" => -210,
+        _ => 0,
+    };
+    let local = time.naive_utc() + TimeDelta::minutes(minutes);
+    format!("{}{offset}", local.format("%Y-%m-%dT%H:%M:%S%.6f"))
+}
+
+/// How many scripts the server has run.
+async fn scripts(scene: &Scene) -> u64 {
+    let info: String = ask(&scene.observer(), cmd("INFO").arg("commandstats")).await;
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    line.and_then(|line| line.split(',').next()?.parse().ok())
+        .unwrap_or_default()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundreds_of_waiting_messages_hold_up_neither_other_work_nor_a_lease() {
-    future::join(beside_other_work(), on_the_way_back()).await;
+    Box::pin(future::join3(
+        beside_other_work(),
+        on_the_way_back(),
+        beyond_the_bound(),
+    ))
+    .await;
 }

@@ -197,7 +197,7 @@ async fn a_death_counts_once_however_many_survivors_see_it() {
     let (dead, survivors) = (scene.transport(), [(); 8].map(|()| scene.transport()));
     for death in 1..=20 {
         let id = ledger.record(0).await;
-        let claim = dead.claim(1, 0, &["tests.record".to_owned()], &[]).await;
+        let claim = dead.claim(1, 0, &["tests.record".to_owned()], &[], false).await;
         assert_eq!(claim.expect("a claim").claimed.len(), 1);
         let restored = survivors.iter().map(|one| one.restore_worker(dead.worker_id()));
         future::try_join_all(restored).await.expect("Redis answers");

@@ -22,7 +22,7 @@ async fn a_settlement_that_is_sent_again_brings_no_older_state_back() {
     };
     let names = ["tests.record".to_owned()];
     let tries = async |transport: &Transport| {
-        let claim = transport.claim(1, 0, &names, &[]).await.expect("a claim");
+        let claim = transport.claim(1, 0, &names, &[], false).await.expect("a claim");
         claim.claimed.into_iter().next().expect("the message")
     };
     let one = tries(&first).await;

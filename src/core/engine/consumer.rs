@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::{debug, error, info, warn};
 
-use super::{Engine, Job, MAX_WAITING, Received, Slot};
+use super::{Engine, Job, Received, Slot};
 use crate::core::backoff::Reconnect;
 use crate::core::canvas;
 use crate::core::error_chain;
@@ -21,6 +21,8 @@ use crate::core::wire::envelope::{Envelope, EnvelopeError};
 const SAFETY_POLL: Duration = Duration::from_secs(5);
 /// The same for a server that cannot notify (before Redis 6).
 const PLAIN_POLL: Duration = Duration::from_millis(500);
+/// The same while messages are left in the queue that fall due there.
+const LATER_POLL: Duration = Duration::from_secs(1);
 /// The pause that one foreign message in the queue adds between two passes, and the longest in all.
 const PASS_COST: Duration = Duration::from_micros(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -36,14 +38,16 @@ struct Consuming {
     late_claims: Option<Instant>,
     /// Elements already looked at in this pass.
     offset: usize,
-    /// Foreign messages among them.
+    /// Foreign messages among them, and messages left for their `eta`.
     foreign: usize,
+    later: usize,
 }
 
 impl Consuming {
     fn restart(&mut self) {
         self.offset = 0;
         self.foreign = 0;
+        self.later = 0;
     }
 }
 
@@ -51,8 +55,8 @@ impl Consuming {
 enum Next {
     /// Another one.
     Claim,
-    /// A change of the queues; so many foreign messages are in them.
-    Wait { foreign: usize },
+    /// A change of the queues; so many foreign messages are in them, and so many that are left for their `eta`.
+    Wait { foreign: usize, later: usize },
 }
 
 /// What to do with a message that was read.
@@ -72,9 +76,9 @@ impl Engine {
         while let Some(slots) = self.free_slots().await {
             match self.round(slots, &jobs, &mut state).await {
                 Ok(Next::Claim) => waits.reset(),
-                Ok(Next::Wait { foreign }) => {
+                Ok(Next::Wait { foreign, later }) => {
                     waits.reset();
-                    self.idle(foreign).await;
+                    self.idle(foreign, later).await;
                 }
                 Err(trouble) => self.back_off(&trouble, &mut waits, &mut state).await,
             }
@@ -102,7 +106,13 @@ impl Engine {
         }
         let claim = self
             .transport
-            .claim(slots.len(), state.offset, &self.settings.tasks, &self.left_out())
+            .claim(
+                slots.len(),
+                state.offset,
+                &self.settings.tasks,
+                &self.left_out(),
+                self.holds_enough(slots.len()),
+            )
             .await?;
         failpoint::pass("claimed");
         let Claim {
@@ -110,6 +120,7 @@ impl Engine {
             unclear,
             foreign,
             more,
+            later,
         } = claim;
         let mut busy = !claimed.is_empty();
         // First of all, what was claimed is sent on its way: whatever fails below must not drop it.
@@ -126,6 +137,7 @@ impl Engine {
             }
         }
         state.foreign += foreign.iter().map(|(_, messages)| messages).sum::<usize>();
+        state.later += later;
         if !busy {
             self.foreign.note(foreign, !more);
         }
@@ -138,9 +150,9 @@ impl Engine {
             state.offset += SCAN_WINDOW;
             return Ok(Next::Claim);
         }
-        let foreign = state.foreign;
+        let (foreign, later) = (state.foreign, state.later);
         state.restart();
-        Ok(Next::Wait { foreign })
+        Ok(Next::Wait { foreign, later })
     }
 
     async fn sort_into_slot(
@@ -170,11 +182,6 @@ impl Engine {
 
     /// Waits for at least one free slot and takes up to a batch of them; `None` once stopping.
     async fn free_slots(&self) -> Option<Vec<OwnedSemaphorePermit>> {
-        while self.waiting() >= MAX_WAITING {
-            if !sleep_unless_stopping(&self.stop, Duration::from_millis(200)).await {
-                return None;
-            }
-        }
         let first = tokio::select! {
             biased;
             () = self.stop.warm() => return None,
@@ -190,17 +197,18 @@ impl Engine {
         Some(slots)
     }
 
-    /// Waits for a change. A backlog of foreign messages makes every pass cost the server something, so the
-    /// longer it is, the longer the pause between two passes.
-    async fn idle(&self, foreign: usize) {
-        let pause = (PASS_COST * u32::try_from(foreign).unwrap_or(u32::MAX)).min(LONGEST_PAUSE);
+    /// Waits for a change. A backlog of messages that are not taken makes every pass cost the server something, so
+    /// the longer it is, the longer the pause between two passes.
+    async fn idle(&self, foreign: usize, later: usize) {
+        let passed_over = u32::try_from(foreign + later).unwrap_or(u32::MAX);
+        let pause = PASS_COST.saturating_mul(passed_over).min(LONGEST_PAUSE);
         if !pause.is_zero() {
             sleep_unless_stopping(&self.stop, pause).await;
         }
-        let poll = if self.transport.connection().is_tracking() {
-            SAFETY_POLL
-        } else {
-            PLAIN_POLL
+        let poll = match self.transport.connection().is_tracking() {
+            false => PLAIN_POLL,
+            true if later > 0 => LATER_POLL,
+            true => SAFETY_POLL,
         };
         // All three are cancel-safe: a notification that is not consumed stays stored.
         tokio::select! {
@@ -367,35 +375,6 @@ impl Engine {
         };
         if let Some(job) = refused {
             self.hand_back(&job.tag, &job.source, &job.message).await;
-        }
-    }
-
-    async fn wait_for_eta(self: Arc<Self>, received: Received, eta: DateTime<Utc>, jobs: mpsc::Sender<Job>) {
-        let wait = (eta - self.clock.now()).to_std().unwrap_or_default();
-        debug!(
-            task.id = received.message.id(),
-            wait_seconds = wait.as_secs_f64(),
-            "waiting for the eta"
-        );
-        let due = sleep_unless_stopping(&self.stop, wait).await;
-        let slot = if due {
-            tokio::select! {
-                biased;
-                () = self.stop.warm() => None,
-                slot = Arc::clone(&self.slots).acquire_owned() => slot.ok(),
-            }
-        } else {
-            None
-        };
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        let Some(slot) = slot else {
-            self.hand_back(&received.claimed.tag, &received.claimed.source, &received.message)
-                .await;
-            return;
-        };
-        match received.message.expires() {
-            Ok(Some(expires)) if self.clock.now() >= expires => self.settle_expired(&received).await,
-            _ => self.start_due(received, Slot(slot), &jobs).await,
         }
     }
 }

@@ -30,10 +30,13 @@ pub struct Claim {
     pub foreign: Vec<(String, usize)>,
     /// A list goes on beyond what was looked at: claim again with a higher offset.
     pub more: bool,
+    /// Messages that were seen and left because their `eta` is to come.
+    pub later: usize,
 }
 
 impl Transport {
-    /// Claims up to `want` messages of the tasks in `names`; messages whose text holds one of `left_out` stay.
+    /// Claims up to `want` messages of the tasks in `names`; messages whose text holds one of `left_out` stay, and
+    /// with `leave_etas` those whose `eta` is to come.
     ///
     /// Also arms the change notification, before looking: whatever is pushed afterwards ends
     /// [`changed`](Self::changed). Finding nothing therefore means that waiting is safe, once the lists have
@@ -48,6 +51,7 @@ impl Transport {
         offset: usize,
         names: &[String],
         left_out: &[String],
+        leave_etas: bool,
     ) -> Result<Claim, RedisTrouble> {
         let prefix = self.tags.next();
         let mut arm = Cmd::new();
@@ -62,7 +66,8 @@ impl Transport {
             .number(SCAN_WINDOW)
             .number(offset)
             .number(self.score())
-            .arg(prefix.as_str());
+            .arg(prefix.as_str())
+            .number(u8::from(leave_etas));
         call.number(names.len());
         for name in names {
             call.arg(name.as_str());
@@ -75,7 +80,8 @@ impl Transport {
         }
         type Unclear = Vec<(usize, Vec<u8>)>;
         type Foreign = Vec<(Vec<u8>, usize)>;
-        let (taken, messages, unclear, foreign, more): (Vec<usize>, Vec<Vec<u8>>, Unclear, Foreign, bool) =
+        type Answer = (Vec<usize>, Vec<Vec<u8>>, Unclear, Foreign, bool, usize);
+        let (taken, messages, unclear, foreign, more, later): Answer =
             self.connection.script(Some(&arm), &self.claim, &call).await?;
         let sources = self.sources.iter().zip(taken);
         let claimed: Vec<Claimed> = sources
@@ -101,6 +107,7 @@ impl Transport {
                 .map(|(task, n)| (String::from_utf8_lossy(&task).into_owned(), n))
                 .collect(),
             more,
+            later,
         })
     }
 

@@ -2,7 +2,8 @@
 --
 -- KEYS  unacked, unacked_index, then the lists to serve in order
 -- ARGV  want, window, number of elements to skip at the served end, now (Unix seconds), tag prefix,
---       number of names, the names of the tasks this worker runs,
+--       1 to leave messages whose `eta` is to come (else 0), number of names, the names of the tasks this worker
+--       runs,
 --       one routing suffix per list: the end of the stored triple, `, "", "queue"]`,
 --       then texts that occur in messages which must be left to others
 --
@@ -11,19 +12,20 @@
 -- (protocol 1, escaped names) it is reported and not moved either.
 --
 -- Returns how many messages were taken off each list; those messages, of which the n-th has the tag
--- `prefix .. n`; {list number, message, ...} of the unclear ones; {foreign task, count, ...}; and 1 if a list
--- goes on beyond the window.
+-- `prefix .. n`; {list number, message, ...} of the unclear ones; {foreign task, count, ...}; 1 if a list goes on
+-- beyond the window; and the number of messages left for their `eta`.
 local find, sub, call = string.find, string.sub, redis.call
 local want, window, skip = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local now, prefix = ARGV[4], ARGV[5]
-local name_count = tonumber(ARGV[6])
+local leave_etas = ARGV[6] == '1'
+local name_count = tonumber(ARGV[7])
 local names, known = {}, {}
 for i = 1, name_count do
-  local name = ARGV[6 + i]
+  local name = ARGV[7 + i]
   names[i] = name
   known[name] = true
 end
-local suffixes = 6 + name_count
+local suffixes = 7 + name_count
 local list_count = #KEYS - 2
 local first_left_out, last_left_out = suffixes + list_count + 1, #ARGV
 
@@ -47,6 +49,33 @@ local function task_of(raw)
   return sub(raw, open + 1, close - 1)
 end
 
+-- Days from 1970 to a date, years beginning in March.
+local function days(year, month, day)
+  if month <= 2 then year, month = year - 1, month + 12 end
+  local leaps = math.floor(year / 4) - math.floor(year / 100) + math.floor(year / 400)
+  return year * 365 + leaps + math.floor((153 * (month - 3) + 2) / 5) + day - 719469
+end
+
+-- Whether a message has an `eta` that is to come. One in an unusual spelling has none: it is claimed and waits.
+local function is_later(raw)
+  local _, open = find(raw, '"eta": "', 1, true)
+  if not open then
+    _, open = find(raw, '"eta":"', 1, true)
+    if not open then return false end
+  end
+  local year, month, day, hour, minute, second, offset = string.match(sub(raw, open + 1, open + 40),
+    '^(%d%d%d%d)%-(%d%d)%-(%d%d)[T ](%d%d):(%d%d):(%d%d)%.?%d*([^"]*)"')
+  if not year then return false end
+  local ahead = 0
+  if offset ~= '' and offset ~= 'Z' then
+    local sign, hours, minutes = string.match(offset, '^([+-])(%d%d):?(%d%d)$')
+    if not sign then return false end
+    ahead = (hours * 3600 + minutes * 60) * (sign == '-' and -1 or 1)
+  end
+  local eta = days(tonumber(year), tonumber(month), tonumber(day)) * 86400 + hour * 3600 + minute * 60 + second
+  return eta - ahead > tonumber(now)
+end
+
 -- Whose a message is that is not plainly ours.
 local function verdict(raw, found)
   if is_left_out(raw) then return 'foreign', found or '?' end
@@ -58,7 +87,7 @@ local function verdict(raw, found)
 end
 
 local taken, messages, records, scores, count = {}, {}, {}, {}, 0
-local unclear, foreign, more = {}, {}, 0
+local unclear, foreign, more, later = {}, {}, 0, 0
 
 for list = 1, list_count do
   local key, suffix, before = KEYS[list + 2], ARGV[suffixes + list], count
@@ -74,7 +103,11 @@ for list = 1, list_count do
     for i = size, 1, -1 do
       local raw = batch[i]
       local task = task_of(raw)
-      if count < want and known[task] and not is_left_out(raw) then
+      local waits = leave_etas and known[task] and is_later(raw)
+      if waits then
+        kept = kept + 1
+        later = later + 1
+      elseif count < want and known[task] and not is_left_out(raw) then
         if kept == 0 then
           at_end = at_end + 1
         else
@@ -120,4 +153,4 @@ for task, number in pairs(foreign) do
     waiting[#waiting + 1] = number
   end
 end
-return {taken, messages, unclear, waiting, more}
+return {taken, messages, unclear, waiting, more, later}
