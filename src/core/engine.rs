@@ -19,6 +19,7 @@ mod etas;
 mod execution;
 mod foreign;
 mod heartbeat;
+mod parked_watch;
 mod settlement;
 
 use std::collections::{BTreeMap, VecDeque};

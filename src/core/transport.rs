@@ -30,7 +30,7 @@ use settler::Settler;
 pub use claim::{Claim, Claimed, SCAN_WINDOW};
 pub use connection::{CONNECT_TIMEOUT, Connection, RESPONSE_TIMEOUT, RedisTrouble, ScriptCall};
 pub use crashes::ALONE_FROM;
-pub use parked::Parked;
+pub use parked::{Parked, ParkedPages};
 pub use recovery::{GRACE, HEARTBEAT, LEASE, RESTORE_INTERVAL, SCORE_RENEWAL};
 
 use crate::core::clock::SharedClock;
@@ -295,6 +295,14 @@ impl Transport {
             end: End::Back,
             message: self.parked_entry(source, raw, reason),
         }
+    }
+
+    /// How many messages are parked.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`].
+    pub async fn parked_count(&self) -> Result<usize, RedisTrouble> {
+        Parked::count(&self.connection, &self.keys).await
     }
 
     /// Publishes a message to the back of its queue's list.

@@ -11,6 +11,7 @@ mod crash;
 mod latency;
 mod oddities;
 mod outcomes;
+mod parked;
 mod queue;
 mod reach;
 mod sandbox;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::parked_watch::ParkedWatch;
 use crate::core::error_chain;
 use crate::core::transport::{
     DeliveryTag, HEARTBEAT, RESTORE_INTERVAL, RedisTrouble, SCORE_RENEWAL, Transport,
@@ -44,6 +45,7 @@ impl Heartbeat {
             last_scores: None,
             last_restore: None,
             overdue: HashMap::new(),
+            parked: ParkedWatch::default(),
             restoring: false,
         };
         let (token, flag) = (end.clone(), Arc::clone(&drained));
@@ -81,6 +83,7 @@ struct Beat {
     last_restore: Option<Instant>,
     /// Deliveries that the last look found past the visibility timeout, with their scores.
     overdue: HashMap<DeliveryTag, String>,
+    parked: ParkedWatch,
     /// A dead worker held more than one tick restores.
     restoring: bool,
 }
@@ -132,6 +135,7 @@ impl Beat {
             self.transport
                 .restore_timed_out(self.visibility_timeout, &mut self.overdue)
                 .await?;
+            self.parked.note(self.transport.parked_count().await?);
             self.last_restore = Some(Instant::now());
         }
         Ok(())

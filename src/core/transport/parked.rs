@@ -7,6 +7,46 @@ use serde_json::Value;
 use super::{Connection, RedisTrouble, ScriptCall};
 use crate::core::wire::keys::Keys;
 
+/// How many entries are read at a time.
+const PAGE: usize = 100;
+
+/// The parked messages in pages, the oldest first. What is parked meanwhile comes at the end.
+#[derive(Debug, Default)]
+pub struct ParkedPages {
+    /// Entries at the old end of the list that have been passed.
+    passed: usize,
+}
+
+impl ParkedPages {
+    /// The next page, `None` at the end. Entries that are no parked messages are left out, so a page may be empty.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`].
+    pub async fn next(
+        &mut self,
+        connection: &Connection,
+        keys: &Keys,
+    ) -> Result<Option<Vec<Parked>>, RedisTrouble> {
+        let mut range = cmd("LRANGE");
+        range.arg(keys.parked());
+        // Counted from the old end, places do not change when something is parked.
+        range
+            .arg(format!("-{}", self.passed + PAGE))
+            .arg(format!("-{}", self.passed + 1));
+        let entries: Vec<String> = connection.command(&range).await?;
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        self.passed += entries.len();
+        Ok(Some(entries.into_iter().rev().filter_map(Parked::read).collect()))
+    }
+
+    /// Says that one of the messages that came by is not in the list any more.
+    pub fn one_is_gone(&mut self) {
+        self.passed = self.passed.saturating_sub(1);
+    }
+}
+
 /// One parked message.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Parked {
@@ -28,20 +68,18 @@ pub struct Parked {
 }
 
 impl Parked {
-    /// All parked messages, the oldest first. Entries that are none are left out.
+    /// How many messages are parked.
     ///
     /// # Errors
     /// [`RedisTrouble`].
-    pub async fn all(connection: &Connection, keys: &Keys) -> Result<Vec<Self>, RedisTrouble> {
-        let entries: Vec<String> = connection
-            .command(cmd("LRANGE").arg(keys.parked()).arg(0).arg(-1))
-            .await?;
-        let read = |stored: String| {
-            let mut parked: Self = serde_json::from_str(&stored).ok()?;
-            parked.stored = stored;
-            Some(parked)
-        };
-        Ok(entries.into_iter().rev().filter_map(read).collect())
+    pub async fn count(connection: &Connection, keys: &Keys) -> Result<usize, RedisTrouble> {
+        connection.command(cmd("LLEN").arg(keys.parked())).await
+    }
+
+    fn read(stored: String) -> Option<Self> {
+        let mut parked: Self = serde_json::from_str(&stored).ok()?;
+        parked.stored = stored;
+        Some(parked)
     }
 
     /// The message's bytes.
