@@ -103,6 +103,52 @@ async fn goes_back() {
     println!("abandoned deliveries: sent 2 executed 0 duplicated 0 lost 0 parked 0");
 }
 
+/// kombu names a delivery by the tag of its message, each time it is taken. What looked abandoned may have been
+/// restored and taken again by the time it is our turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delivery_that_was_taken_again_meanwhile_is_left_alone() {
+    let scene = Scene::start();
+    let script = redis::Script::new(include_str!("../../src/core/transport/scripts/restore.lua"));
+    let mut connection = scene.admin().await;
+    let message = foreign("taken-again");
+    let record = format!(r#"[{message}, "", "{QUEUE}"]"#);
+    take(&scene, "tag", &record, 100.0).await;
+    let keys = Keys::default();
+    let score = async || -> f64 {
+        ask(
+            &scene.observer(),
+            cmd("ZSCORE").arg(keys.unacked_index()).arg("tag"),
+        )
+        .await
+    };
+    let mut restore = async |seen: f64, message: &str| -> i64 {
+        let mut call = script.prepare_invoke();
+        for key in [
+            &keys.unacked(),
+            &keys.unacked_index(),
+            QUEUE,
+            &keys.crashes(),
+            &keys.parked(),
+            "-",
+        ] {
+            call.key(key);
+        }
+        for arg in ["tag", message, "", "3", "60", "", "2", &seen.to_string()] {
+            call.arg(arg);
+        }
+        call.invoke_async(&mut connection).await.expect("an outcome")
+    };
+    let seen = score().await;
+    take(&scene, "tag", &record, 0.0).await;
+    assert_eq!(restore(seen, &message).await, 0);
+    assert_eq!((records(&scene).await, queue(&scene).await.len()), ((1, 1), 0));
+    // Nor is it cleared away as one without a record.
+    assert_eq!(restore(score().await, "").await, 0);
+    assert_eq!(records(&scene).await, (1, 1));
+    assert_eq!(restore(score().await, &message).await, 1);
+    assert_eq!((records(&scene).await, queue(&scene).await.len()), ((0, 0), 1));
+}
+
 /// Somebody who holds the mutex is at it. It is not ours to delete, and runs out by itself if its holder died.
 async fn behind_a_held_mutex() {
     let scene = impatient();

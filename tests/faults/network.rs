@@ -132,9 +132,16 @@ async fn late_claim() {
     let tag = format!("{worker_id}-77-1");
     let now = SystemClock.unix_seconds();
     let keys = Keys::default();
+    // Python workers hold a lot, and renew none of it.
+    let mut theirs = cmd("ZADD");
+    theirs.arg(keys.unacked_index());
+    for number in 0..2_500 {
+        theirs.arg(now - 20.0).arg(format!("python-{number}"));
+    }
+    ask::<i64>(&scene.observer(), &theirs).await;
     ask::<i64>(
         &scene.observer(),
-        cmd("ZADD").arg(keys.unacked_index()).arg(now).arg(&tag),
+        cmd("ZADD").arg(keys.unacked_index()).arg(now - 30.0).arg(&tag),
     )
     .await;
     ask::<i64>(

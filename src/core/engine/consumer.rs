@@ -36,6 +36,8 @@ struct Consuming {
     bound: bool,
     /// When claims were last looked for whose answer never came.
     late_claims: Option<Instant>,
+    /// Where the next search for them goes on.
+    late_claims_place: u64,
     /// Elements already looked at in this pass.
     offset: usize,
     /// Foreign messages among them, and messages left for their `eta`.
@@ -101,7 +103,9 @@ impl Engine {
             .late_claims
             .is_none_or(|last| last.elapsed() >= RESTORE_INTERVAL)
         {
-            self.transport.restore_late_claims().await?;
+            self.transport
+                .restore_late_claims(&mut state.late_claims_place)
+                .await?;
             state.late_claims = Some(Instant::now());
         }
         let claim = self

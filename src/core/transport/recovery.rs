@@ -34,6 +34,8 @@ pub const RESTORE_INTERVAL: Duration = Duration::from_secs(10);
 const MUTEX_MS: u64 = 300_000;
 /// How many expired deliveries are looked at, and how many scores renewed, at a time.
 const RESTORE_BATCH: usize = 1_000;
+/// How many such batches one search for late claims looks through.
+const LATE_CLAIM_STEPS: usize = 20;
 /// How long one call restores before the lease is renewed again; short against it.
 const PORTION: Duration = Duration::from_secs(1);
 /// Age at which a delivery of our own that we do not know of is looked at; scores we know are younger.
@@ -153,18 +155,34 @@ impl Transport {
     }
 
     /// Like [`restore_unanswered`](Self::restore_unanswered), for claims that reached the server long after
-    /// their connection was given up, out of the buffers of a link that was down. Looks only at what nobody
-    /// renewed, which is next to nothing.
+    /// their connection was given up, out of the buffers of a link that was down.
+    ///
+    /// Goes on at `place` and leaves the place there at which the next call is to go on: what a single call looks
+    /// at is bounded, however much others hold.
     ///
     /// # Errors
     /// [`RedisTrouble`].
-    pub async fn restore_late_claims(&self) -> Result<usize, RedisTrouble> {
+    pub async fn restore_late_claims(&self, place: &mut u64) -> Result<usize, RedisTrouble> {
         let latest = self.clock.unix_seconds() - UNANSWERED_SECONDS;
         let mut restored = 0;
-        for (tag, _) in self.older_than(latest).await? {
-            let ours = tag.0.starts_with(self.worker_id());
-            if ours && !self.held.contains(&tag) {
-                restored += usize::from(self.restore_by_tag(&tag, Loss::NeverReceived).await?);
+        for _ in 0..LATE_CLAIM_STEPS {
+            let mut scan = cmd("ZSCAN");
+            scan.arg(self.keys.unacked_index())
+                .arg(*place)
+                .arg("MATCH")
+                .arg(format!("{}-*", self.worker_id()))
+                .arg("COUNT")
+                .arg(RESTORE_BATCH);
+            let (next, ours): (u64, Vec<(String, f64)>) = self.connection.command(&scan).await?;
+            *place = next;
+            for (tag, score) in ours {
+                let tag = DeliveryTag(tag);
+                if score <= latest && !self.held.contains(&tag) {
+                    restored += usize::from(self.restore_by_tag(&tag, Loss::NeverReceived).await?);
+                }
+            }
+            if next == 0 {
+                break;
             }
         }
         Ok(restored)
@@ -202,7 +220,7 @@ impl Transport {
         if self.connection.command::<Option<String>>(&take).await?.is_none() {
             return Ok(0);
         }
-        let restored = self.restore_all(due.into_iter().map(|(tag, _)| tag)).await;
+        let restored = self.restore_all(&due).await;
         let mut release = ScriptCall::default();
         release.key(mutex).arg(token);
         self.connection
@@ -211,11 +229,11 @@ impl Transport {
         restored
     }
 
-    async fn restore_all(&self, tags: impl Iterator<Item = DeliveryTag>) -> Result<usize, RedisTrouble> {
+    async fn restore_all(&self, due: &[(DeliveryTag, String)]) -> Result<usize, RedisTrouble> {
         let started = Instant::now();
         let mut restored = 0;
-        for tag in tags.take_while(|_| started.elapsed() < PORTION) {
-            restored += usize::from(self.restore_by_tag(&tag, Loss::TimedOut).await?);
+        for (tag, score) in due.iter().take_while(|_| started.elapsed() < PORTION) {
+            restored += usize::from(self.restore_by_tag(tag, Loss::TimedOut(score)).await?);
         }
         Ok(restored)
     }
@@ -238,7 +256,7 @@ impl Transport {
             .collect())
     }
 
-    async fn restore_by_tag(&self, tag: &DeliveryTag, loss: Loss) -> Result<bool, RedisTrouble> {
+    async fn restore_by_tag(&self, tag: &DeliveryTag, loss: Loss<'_>) -> Result<bool, RedisTrouble> {
         let record: Option<Vec<u8>> = self
             .connection
             .command(cmd("HGET").arg(self.keys.unacked()).arg(&tag.0))
@@ -246,9 +264,7 @@ impl Transport {
         if let Some(record) = record {
             return self.restore(tag, &record, loss).await;
         }
-        self.connection
-            .command::<i64>(cmd("ZREM").arg(self.keys.unacked_index()).arg(&tag.0))
-            .await?;
+        self.clear_away(tag, loss).await?;
         Ok(false)
     }
 

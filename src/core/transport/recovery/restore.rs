@@ -21,13 +21,23 @@ static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("..
 
 /// How a delivery came to be without a holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Loss {
+pub(super) enum Loss<'s> {
     /// The worker that held it died.
     WorkerDied,
     /// Its claim was never answered; it was not started.
     NeverReceived,
-    /// Nobody renewed it for the visibility timeout.
-    TimedOut,
+    /// Nobody renewed it for the visibility timeout: it was found with this score.
+    TimedOut(&'s str),
+}
+
+impl Loss<'_> {
+    /// The score with which the delivery was found, where its tag alone does not tell it from others.
+    fn score(&self) -> &str {
+        match self {
+            Self::TimedOut(score) => score,
+            Self::WorkerDied | Self::NeverReceived => "",
+        }
+    }
 }
 
 impl Transport {
@@ -36,13 +46,13 @@ impl Transport {
         &self,
         tag: &DeliveryTag,
         record: &[u8],
-        loss: Loss,
+        loss: Loss<'_>,
     ) -> Result<bool, RedisTrouble> {
         match self.read_record(record).await? {
             Ok((source, message)) => self.put_back(tag, &source, &message, loss).await,
             Err(Unreadable::Routing) => Ok(false),
             // Not ours: Python may read what this system does not, and restores it itself.
-            Err(Unreadable::Message(_)) if loss == Loss::TimedOut => Ok(false),
+            Err(Unreadable::Message(_)) if matches!(loss, Loss::TimedOut(_)) => Ok(false),
             Err(Unreadable::Record(reason) | Unreadable::Message(reason)) => {
                 let source = Source {
                     queue: String::new(),
@@ -67,7 +77,7 @@ impl Transport {
         tag: &DeliveryTag,
         source: &Source,
         message: &Envelope,
-        loss: Loss,
+        loss: Loss<'_>,
     ) -> Result<bool, RedisTrouble> {
         let dead = tag.worker().filter(|_| loss == Loss::WorkerDied);
         let counted_as = dead.map_or("", |_| crashes::field(message));
@@ -88,7 +98,8 @@ impl Transport {
             .number(MAX_CRASHES)
             .number(MEMORY.as_secs())
             .arg(aside.message)
-            .number(if waits_first { 0 } else { ALONE_FROM });
+            .number(if waits_first { 0 } else { ALONE_FROM })
+            .arg(loss.score());
         let outcome: i8 = self.connection.script(None, &RESTORE, &call).await?;
         // The server does not report our own changes to us (NOLOOP).
         self.changed.notify_one();
@@ -101,6 +112,21 @@ impl Transport {
             );
         }
         Ok(outcome > 0)
+    }
+
+    /// Clears away what is left of a delivery that was found to have no record.
+    pub(super) async fn clear_away(&self, tag: &DeliveryTag, loss: Loss<'_>) -> Result<(), RedisTrouble> {
+        let mut call = ScriptCall::default();
+        call.key(self.keys.unacked()).key(self.keys.unacked_index());
+        call.arg(tag.0.as_str());
+        for _ in 0..6 {
+            call.arg("");
+        }
+        call.arg(loss.score());
+        self.connection
+            .script::<i8>(None, &RESTORE, &call)
+            .await
+            .map(drop)
     }
 
     /// Reads kombu's triple `[message, exchange, routing_key]` and finds the queue it leads back to.

@@ -4,14 +4,21 @@
 -- KEYS  unacked, unacked_index, list, hash of crashes, list of messages set aside, set of started deliveries
 -- ARGV  tag, message, its field in the hash of crashes or '' (not counted), crashes after which it is set aside,
 --       seconds for which crashes are remembered, entry for the messages set aside, crashes from which on a message
---       waits before it starts (0: this one does in any case) and is only counted if it is among the started ones
+--       waits before it starts (0: this one does in any case) and is only counted if it is among the started ones,
+--       the score with which the delivery was found, or '' if its tag is its own for ever
 --
--- Returns 0 if the delivery is gone already, 1 if it was put back, 2 if it was set aside, -1 if its list is no
+-- An empty message says that the delivery was found to have no record; what is left of it is cleared away.
+--
+-- kombu uses a tag again when it delivers the message again. With another score it is another delivery.
+--
+-- Returns 0 if the delivery is gone already or is another one now, 1 if it was put back, 2 if it was set aside, -1 if its list is no
 -- list; nothing is done then. What can fail is looked at first, because a script is not undone.
+if ARGV[8] ~= '' and tonumber(redis.call('ZSCORE', KEYS[2], ARGV[1]) or '') ~= tonumber(ARGV[8]) then return 0 end
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
   redis.call('ZREM', KEYS[2], ARGV[1])
   return 0
 end
+if ARGV[2] == '' then return 0 end
 local kind = redis.call('TYPE', KEYS[3]).ok
 if kind ~= 'list' and kind ~= 'none' then return -1 end
 local set_aside = false
