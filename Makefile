@@ -5,6 +5,7 @@
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 ENVIRONMENTS := $(TARGET)/python
 TEST_LOG := $(TARGET)/test.log
+SOAK_LOG := $(TARGET)/soak.log
 PYTHON ?= python3
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
@@ -35,9 +36,12 @@ test: setup ## runs all tests, documentation examples included
 	@{ $(CARGO) test --workspace --locked --no-fail-fast 2>&1; echo $$? > $(TEST_LOG).status; } | tee $(TEST_LOG)
 	@awk -v status="$$(cat $(TEST_LOG).status)" -f .ci/test-summary.awk $(TEST_LOG)
 
-soak: ## runs the long form of the fault suite: hundreds of kills, restarts and resets
+soak: ## runs the long form of the fault suite, hundreds of kills, restarts and resets, and sums it up
 	$(CARGO) build --workspace --locked
-	SOAK=1 $(CARGO) test --locked -p tradebot-symbols --test faults -- --nocapture --test-threads 1
+	@rm -f $(SOAK_LOG).status
+	@{ SOAK=1 $(CARGO) test --locked -p tradebot-symbols --test faults -- --nocapture --test-threads 1 2>&1; \
+		echo $$? > $(SOAK_LOG).status; } | tee $(SOAK_LOG)
+	@awk -v status="$$(cat $(SOAK_LOG).status)" -f .ci/soak-summary.awk $(SOAK_LOG)
 
 fuzz: ## feeds the parsers with damaged messages, FUZZ_SECONDS (60) each; needs a nightly compiler
 	.ci/fuzz $(TARGET) $(FUZZ_SECONDS)
@@ -52,7 +56,7 @@ lint: ## formatting, clippy, documentation, and that each part builds on its own
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 	$(CARGO) check --locked -p tradebot-beat
 	$(CARGO) check --locked -p tradebot-symbols --no-default-features --lib
-	cd tests/fuzz && $(CARGO) fmt --check && $(NO_LIBFUZZER) $(CARGO) clippy --locked -- -D warnings
+	cd tests/fuzz && $(CARGO) fmt --check && $(NO_LIBFUZZER) $(CARGO) clippy -- -D warnings
 
 fmt: ## formats the Rust sources
 	$(CARGO) fmt --all

@@ -89,7 +89,8 @@ async fn die_at(shared: &Scene, case: &Case, passage: u8) -> u64 {
     let before: BTreeMap<_, _> = counts(&ledger, &held).await;
 
     let heir = scene.worker("heir", 1);
-    let sums = ledger.close(&name, Duration::from_secs(60)).await;
+    let scenario = format!("died at `{}`:{passage}", case.point);
+    let sums = ledger.close(&scenario, Duration::from_secs(60)).await;
     for (id, runs) in &sums.runs {
         let is_held = held.contains(id);
         let expected = match (is_held, case.held) {

@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use futures_util::future;
 use tradebot_test_support::Signal;
 
 use crate::figures::{Figures, sized};
 use crate::ledger::{Ledger, id_in_record, now_ms};
 use crate::scene::{Scene, Worker};
-
-const CONCURRENCY: usize = 2;
 
 /// A worker's end: when it was, and which messages it held.
 struct Death {
@@ -29,57 +28,87 @@ async fn kill(scene: &Scene, victim: &Worker) -> Death {
     }
 }
 
+/// So many kills of one of four workers, at random moments.
+struct Kills {
+    name: &'static str,
+    kills: usize,
+    messages: usize,
+    longest_ms: u64,
+    concurrency: usize,
+}
+
 /// Killed workers cost duplicates, at most one per slot and kill, and no message. What a killed worker held runs
 /// again within seconds. A message is set aside only when three workers died that held it; those that had that
 /// bad luck are replayed here and then run like the others.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_when_workers_are_killed_at_random() {
-    let (kills, messages, longest_ms) = sized((12, 300, 1_100), (200, 2_000, 1_900));
+async fn killed_at_random(plan: Kills) {
+    let Kills { name, kills, .. } = plan;
     let mut rng = fastrand::Rng::new();
     let scene = Scene::start();
-    let mut ledger = Ledger::open(&scene, "kills");
-    for _ in 0..messages {
-        ledger.record(rng.u64(100..=longest_ms)).await;
+    let mut ledger = Ledger::open(&scene, name);
+    for _ in 0..plan.messages {
+        ledger.record(rng.u64(100..=plan.longest_ms)).await;
     }
-    let mut workers: Vec<Worker> = (0..4)
-        .map(|n| scene.worker(&format!("w{n}"), CONCURRENCY))
-        .collect();
+    let start = |number: usize| scene.worker(&format!("w{number}"), plan.concurrency);
+    let mut workers: Vec<Worker> = (0..4).map(start).collect();
     let mut deaths = Vec::new();
     for kill_number in 0..kills {
         tokio::time::sleep(Duration::from_millis(rng.u64(300..=2_000))).await;
         let place = rng.usize(0..workers.len());
         deaths.push(kill(&scene, &workers[place]).await);
-        workers[place] = scene.worker(&format!("w{}", 4 + kill_number), CONCURRENCY);
+        workers[place] = start(4 + kill_number);
     }
 
     let patience = Duration::from_secs(sized(60, 600));
-    let sums = ledger.close("killed at random", patience).await;
+    let sums = ledger.close(name, patience).await;
     let hits = hits(&deaths);
     for id in &sums.parked {
         let hits = hits.get(id.as_str()).copied().unwrap_or_default();
         assert!(hits >= 3, "{id} was parked after {hits} deaths of its workers");
     }
-    let bound = kills * CONCURRENCY;
+    let bound = kills * plan.concurrency;
     assert!(
         sums.duplicated <= bound as u64,
-        "{} duplicates, {kills} kills",
+        "{name}: {} duplicates, {kills} kills",
         sums.duplicated
     );
 
     let redelivery = redelivery(&ledger, &deaths).await;
-    println!("killed at random: {kills} kills, redelivery after a kill: {redelivery}");
+    println!("{name}: {kills} kills, redelivery after a kill: {redelivery}");
     assert!(redelivery.count() > 0, "no kill hit a running message");
     assert!(redelivery.percentile(99) <= 15_000, "{redelivery}");
 
     if !sums.parked.is_empty() {
         scene.parked(&["replay", "--all"]);
-        let sums = ledger.close("killed at random, after replay", patience).await;
+        let sums = ledger.close(&format!("{name}, after replay"), patience).await;
         assert!(
             sums.parked.is_empty(),
             "parked again without a kill: {:?}",
             sums.parked
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_workers_are_killed_at_random() {
+    let one_slot = Kills {
+        name: "killed at random",
+        kills: sized(6, 200),
+        messages: sized(120, 2_000),
+        longest_ms: sized(500, 800),
+        concurrency: 1,
+    };
+    let four_slots = Kills {
+        name: "killed at random, four slots",
+        kills: sized(6, 50),
+        messages: sized(200, 1_000),
+        longest_ms: 1_500,
+        concurrency: 4,
+    };
+    Box::pin(future::join(
+        killed_at_random(one_slot),
+        killed_at_random(four_slots),
+    ))
+    .await;
 }
 
 /// How many workers died that held a message.

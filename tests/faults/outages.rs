@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future;
-use tradebot_test_support::RedisServer;
+use tradebot_test_support::{RedisServer, Signal, eventually};
 
 use crate::figures::{Figures, sized};
 use crate::ledger::{Ledger, now_ms};
-use crate::scene::{Scene, Worker};
+use crate::scene::{SOON, Scene, Worker};
 
 const GIVEN_UP: &str = "restored the messages of a worker that is gone";
 
@@ -127,8 +127,46 @@ impl Stage {
     }
 }
 
+/// A worker that stands still for longer than its lease is given up: what it ran is run again, and what follows from
+/// it happens once. It goes on where it stood, and serves its queue again.
+async fn worker_paused() {
+    let pause = sized(12, 30);
+    let scene = Scene::start();
+    let name = format!("worker paused for {pause} s");
+    let mut ledger = Ledger::open(&scene, &name);
+    let paused = scene.worker("paused", 2).ready().await;
+    let mut callbacks = Vec::new();
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut task = ledger.task(1_500);
+        callbacks.push(ledger.link(&mut task));
+        held.push(ledger.send(task).await);
+    }
+    for id in &held {
+        ledger.started(id, 1).await;
+    }
+    paused.process.signal(Signal::SIGSTOP);
+    let _other = scene.worker("other", 2).ready().await;
+    for _ in 0..20 {
+        ledger.record(50).await;
+    }
+    for id in &held {
+        ledger.started(id, 2).await;
+    }
+    tokio::time::sleep(Duration::from_secs(pause).saturating_sub(SOON / 2)).await;
+    paused.process.signal(Signal::SIGCONT);
+    let sums = ledger.close(&name, 2 * SOON).await;
+    assert!(callbacks.iter().all(|id| sums.runs[id] == 1), "{:?}", sums.runs);
+    assert_eq!(sums.duplicated, 2, "what it ran, and nothing else");
+    paused.says("the delivery was not held any more", 2).await;
+    eventually("the paused worker registered again", SOON, async || {
+        (scene.ids_of(&paused).await.len() == 1).then_some(())
+    })
+    .await;
+}
+
 /// And nobody gives up anybody for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_is_restarted_or_stands_still_costs_no_message_and_no_second_run() {
-    future::join(restarted(), paused()).await;
+    Box::pin(future::join3(restarted(), paused(), worker_paused())).await;
 }
