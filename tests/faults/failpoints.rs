@@ -45,11 +45,7 @@ const fn case(point: &'static str, held: Held) -> Case {
     }
 }
 
-/// Runs points at several passages each, every one in a database of its own, all at the same time.
-async fn die_at_each<const N: usize>(cases: [Case; N]) {
-    future::join_all(cases.map(at_each_passage)).await;
-}
-
+/// Dies at a point's several passages, each in a database of its own.
 async fn at_each_passage(case: Case) {
     let passages: Vec<u8> = sized(vec![1, 2, 3, 5, 8, 12], (1..=12).collect());
     let scene = Scene::start();
@@ -154,38 +150,38 @@ async fn announcements(scene: &Scene) -> mpsc::UnboundedReceiver<String> {
 }
 
 /// From the claim to the first line of the task the message is in `unacked` and was not started.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_dies_before_its_task_starts_leaves_it_to_run_once() {
-    die_at_each([
-        case("claimed", Held::NotStarted),
-        case("started", Held::NotStarted),
-    ])
-    .await;
-}
+const BEFORE_THE_START: [Case; 2] = [
+    case("claimed", Held::NotStarted),
+    case("started", Held::NotStarted),
+];
 
 /// The price of late acknowledgement: the one message whose task had returned runs again. Its result is stored
 /// once and its callback published once all the same, also with results in another database, where there are two
 /// steps: the second run finds the first one's result and leaves it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_dies_before_it_settles_costs_one_more_run_and_no_second_callback() {
-    let between = Case {
+const BEFORE_THE_SETTLEMENT: [Case; 2] = [
+    case("returned", Held::HasRun),
+    Case {
         results_elsewhere: true,
         ..case("result stored", Held::HasRun)
-    };
-    die_at_each([case("returned", Held::HasRun), between]).await;
-}
+    },
+];
 
 /// Passages count every script: registering, claiming, settling and the heartbeat's.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_dies_before_or_after_any_script_loses_nothing() {
-    die_at_each([
-        case("script sent", Held::Either),
-        case("script answered", Held::Either),
-    ])
-    .await;
-}
+const AROUND_ANY_SCRIPT: [Case; 2] = [
+    case("script sent", Held::Either),
+    case("script answered", Held::Either),
+];
 
+const AFTER_THE_SETTLEMENT: [Case; 1] = [case("settled", Held::Nothing)];
+
+/// All at the same time: each mostly waits for its worker to be given up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_dies_after_it_settled_costs_nothing() {
-    die_at_each([case("settled", Held::Nothing)]).await;
+async fn a_worker_that_dies_at_any_point_loses_nothing_and_publishes_nothing_twice() {
+    let cases = [
+        &BEFORE_THE_START[..],
+        &BEFORE_THE_SETTLEMENT,
+        &AROUND_ANY_SCRIPT,
+        &AFTER_THE_SETTLEMENT,
+    ];
+    future::join_all(cases.concat().into_iter().map(at_each_passage)).await;
 }

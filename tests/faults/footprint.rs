@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future};
 use redis::cmd;
 use tradebot_test_support::{ChaosProxy, eventually};
 
@@ -13,8 +13,7 @@ use crate::scene::{SOON, Scene, Worker, ask};
 
 /// A task that never yields holds a thread of the runtime. With all of them held nothing of the worker runs but
 /// the heartbeat, which has a thread of its own.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tasks_that_never_yield_are_not_taken_over() {
+async fn never_yielding() {
     // One busy thread is enough to show it; the long form keeps all processors busy.
     let threads = sized(1, std::thread::available_parallelism().map_or(2, usize::from));
     let scene = Scene::start().with("TOKIO_WORKER_THREADS", threads.to_string());
@@ -70,8 +69,7 @@ async fn settles_at(scene: &Scene, worker: &Worker, expected: &[&str]) {
 
 /// With results in the broker's database a worker has two connections; the one for results is opened when first
 /// needed, which is when results are elsewhere. (`tests` is the test worker's own.)
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_number_of_connections_stays_the_same() {
+async fn connections_stay_the_same() {
     let scene = Scene::start();
     let mut ledger = Ledger::open(&scene, "connections");
     let together = scene.worker("together", 2).ready().await;
@@ -129,8 +127,7 @@ fn resident_kib(worker: &Worker) -> u64 {
 }
 
 /// Counted by `MONITOR`, which tells the commands of a script from those of a client.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_worker_sends_at_most_two_commands_a_second() {
+async fn at_most_two_commands_a_second() {
     let seconds = sized(10, 60);
     let scene = Scene::start();
     let mut ledger = Ledger::open(&scene, "idle");
@@ -159,4 +156,14 @@ async fn an_idle_worker_sends_at_most_two_commands_a_second() {
     println!("idle: {total} commands in {seconds} s {commands:?}, {resident} KiB resident (unoptimised)");
     assert!(u64::from(total) <= 2 * seconds, "{commands:?}");
     assert!(total > 0, "nothing was counted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_costs_little_and_one_whose_tasks_never_yield_is_not_taken_over() {
+    future::join3(
+        Box::pin(never_yielding()),
+        Box::pin(connections_stay_the_same()),
+        Box::pin(at_most_two_commands_a_second()),
+    )
+    .await;
 }

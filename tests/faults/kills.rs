@@ -120,18 +120,22 @@ fn hits(deaths: &[Death]) -> BTreeMap<&str, usize> {
     hits
 }
 
-/// Milliseconds from each kill to the next start of each message that the worker held.
+/// Milliseconds from each kill to the next start of each message that the worker held. Where the next holder was
+/// killed as well before it could start the message, that later kill is the one to measure from.
 async fn redelivery(ledger: &Ledger, deaths: &[Death]) -> Figures {
     let mut starts: HashMap<String, Vec<u64>> = HashMap::new();
     for start in ledger.starts().await {
         starts.entry(start.id).or_default().push(start.at_ms);
     }
     let mut figures = Figures::default();
-    for death in deaths {
+    for (number, death) in deaths.iter().enumerate() {
         for id in &death.held {
+            let next_death = deaths[number + 1..].iter().find(|next| next.held.contains(id));
             let again = starts.get(id).into_iter().flatten().find(|at| **at > death.at_ms);
             // Its settlement may have been on the way when the worker died; then it does not run again.
-            if let Some(again) = again {
+            if let Some(again) = again
+                && next_death.is_none_or(|next| next.at_ms > *again)
+            {
                 figures.add(again - death.at_ms);
             }
         }
