@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigError, LogConfig, ProcessEnvironment, Reader};
 use crate::telemetry;
+use crate::worker::Pool;
 
 /// Exit code for a command line or an environment that cannot be used (`EX_USAGE`).
 pub const EXIT_USAGE: u8 = 64;
@@ -34,14 +35,21 @@ enum Verb {
 ///
 /// # Errors
 /// Anything that ends a verb early; [`exit_code`] says with which code to end the process.
-pub async fn run(cli: Cli) -> Result<()> {
+pub fn run(cli: Cli) -> Result<()> {
+    let pool = match &cli.verb {
+        Verb::Worker(args) => args.pool(),
+        Verb::Up(_) | Verb::Sandbox(_) | Verb::Parked(_) => Pool::Async,
+    };
+    let runtime = pool.runtime().context("the runtime")?;
     // The task loop of the crate underneath is not `Send` and runs here, on the main task.
-    match cli.verb {
-        Verb::Worker(args) => worker::run(args).await,
-        Verb::Up(args) => up::run(args).await,
-        Verb::Sandbox(args) => sandbox::run(args).await,
-        Verb::Parked(args) => parked::run(args).await,
-    }
+    runtime.block_on(async {
+        match cli.verb {
+            Verb::Worker(args) => worker::run(args).await,
+            Verb::Up(args) => up::run(args).await,
+            Verb::Sandbox(args) => sandbox::run(args).await,
+            Verb::Parked(args) => parked::run(args).await,
+        }
+    })
 }
 
 /// The exit code for an error.
@@ -94,7 +102,7 @@ mod tests {
     #[test]
     fn celerys_spellings_are_understood() {
         for line in [
-            "tradebot-symbols worker -Q celery,other -c 4 -n w1@%h -l INFO",
+            "tradebot-symbols worker -Q celery,other -c 4 -P threads -n w1@%h -l INFO",
             "tradebot-symbols worker --queues celery --concurrency 2 --hostname w --loglevel debug",
             "tradebot-symbols up --sandbox --private-redis --refreshes 3",
             "tradebot-symbols sandbox --listen 127.0.0.1:0",

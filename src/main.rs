@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tradebot_symbols::cli::{self, Cli};
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(answer) => {
@@ -15,7 +14,7 @@ async fn main() -> ExitCode {
             return ExitCode::from(if answer.use_stderr() { cli::EXIT_USAGE } else { 0 });
         }
     };
-    match cli::run(cli).await {
+    match cli::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             #[expect(

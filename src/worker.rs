@@ -34,12 +34,40 @@ pub struct WorkerArgs {
     /// Tasks run at a time; the number of CPUs if absent
     #[arg(short, long)]
     pub concurrency: Option<usize>,
+    /// What runs the tasks
+    #[arg(short = 'P', long, value_enum, default_value_t)]
+    pub pool: Pool,
     /// Node name; %h, %n and %d stand for the machine's name and its parts
     #[arg(short = 'n', long, default_value = "symbols@%h")]
     pub hostname: String,
     /// debug, info, warning or error; LOG_LEVEL if absent
     #[arg(short, long)]
     pub loglevel: Option<String>,
+}
+
+/// What runs a worker's tasks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Pool {
+    /// One thread, which all tasks share; they must not block it. Least overhead, like Celery's gevent pool
+    #[default]
+    Async,
+    /// One thread per CPU: a task that computes for long holds up fewer others
+    Threads,
+}
+
+impl Pool {
+    /// The runtime for [`run`]. The heartbeat has a thread of its own in either.
+    ///
+    /// # Errors
+    /// When the system gives no threads or no event queue.
+    pub fn runtime(self) -> std::io::Result<tokio::runtime::Runtime> {
+        match self {
+            Self::Async => tokio::runtime::Builder::new_current_thread(),
+            Self::Threads => tokio::runtime::Builder::new_multi_thread(),
+        }
+        .enable_all()
+        .build()
+    }
 }
 
 /// Everything a worker needs to know besides its tasks.

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{both, read_logs, start_logs};
 use crate::config::ProcessEnvironment;
 use crate::product::tasks::{self, Context};
-use crate::worker::{self, WorkerArgs, WorkerSettings};
+use crate::worker::{self, Pool, WorkerArgs, WorkerSettings};
 
 /// Runs a worker, beside Python workers or alone.
 ///
@@ -17,6 +17,12 @@ use crate::worker::{self, WorkerArgs, WorkerSettings};
 pub(super) struct Args {
     #[command(flatten)]
     worker: WorkerArgs,
+}
+
+impl Args {
+    pub(super) fn pool(&self) -> Pool {
+        self.worker.pool
+    }
 }
 
 pub(super) async fn run(args: Args) -> Result<()> {

@@ -10,7 +10,7 @@ mod tasks;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 use tradebot_symbols::bridge::TaskSet;
 use tradebot_symbols::config::{LogConfig, ProcessEnvironment, Reader};
@@ -26,9 +26,10 @@ struct Args {
     worker: WorkerArgs,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(Args::parse()).await {
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let runtime = args.worker.pool.runtime().context("the runtime");
+    match runtime.and_then(|runtime| runtime.block_on(run(args))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             #[expect(clippy::print_stderr, reason = "the last word of the program")]
