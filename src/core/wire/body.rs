@@ -2,7 +2,10 @@
 //!
 //! JSON and msgpack are accepted. Everything else is refused: pickle runs code, and YAML can too.
 
+use std::fmt;
+
 use base64::prelude::{BASE64_STANDARD, Engine};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::body_error::BodyError;
@@ -27,7 +30,7 @@ pub struct Body {
     pub args: Vec<Value>,
     /// Keyword arguments.
     pub kwargs: Map<String, Value>,
-    /// What to do afterwards: `callbacks`, `errbacks`, `chain` (last element first) and `chord`.
+    /// What to do afterwards: `callbacks`, `errbacks`, `chain` (last element first) and `chord`; absent is null.
     pub embed: Map<String, Value>,
 }
 
@@ -65,7 +68,7 @@ impl Body {
             return None;
         }
         let bytes = BASE64_STANDARD.decode(encoded.text?).ok()?;
-        let (args, kwargs, embed) = serde_json::from_slice(&bytes).ok()?;
+        let (args, kwargs, Embed(embed)) = serde_json::from_slice(&bytes).ok()?;
         Some(Self { args, kwargs, embed })
     }
 
@@ -123,6 +126,33 @@ impl Body {
             kwargs: object(kwargs, "a list whose kwargs are not an object")?,
             embed: object(embed, "a list whose embed is not an object")?,
         })
+    }
+}
+
+/// The third part, without the members that are null: usually all are.
+struct Embed(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Embed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Embed;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Embed, M::Error> {
+                let mut members = Map::new();
+                while let Some(name) = map.next_key::<&str>()? {
+                    if let Some(value) = map.next_value::<Option<Value>>()? {
+                        members.insert(name.to_owned(), value);
+                    }
+                }
+                Ok(Embed(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
     }
 }
 

@@ -68,11 +68,8 @@ impl Envelope {
     /// # Errors
     /// See [`EnvelopeError`]; the caller sets such a message aside with the error as the reason.
     pub fn parse(raw: &[u8]) -> Result<Self, EnvelopeError> {
-        let mut envelope = match std::str::from_utf8(raw) {
-            Ok(text) => Self::skim(text),
-            Err(_) => None,
-        }
-        .map_or_else(|| Self::build(raw), Ok)?;
+        let skimmed = std::str::from_utf8(raw).ok().and_then(Self::skim);
+        let mut envelope = skimmed.map_or_else(|| Self::build(raw), Ok)?;
         if envelope.header("task").is_none() {
             envelope.adopt_protocol_1()?;
         }
@@ -175,7 +172,7 @@ impl Envelope {
     /// A property, unless absent or null.
     #[must_use]
     pub fn property(&self, name: &str) -> Option<&Value> {
-        if let Plain::Null = self.skimmed(|source| source.skimmed.property(&source.text, name)) {
+        if let Plain::Null = self.skimmed(|source| source.skimmed.property(name)) {
             return None;
         }
         self.tree()
@@ -187,10 +184,7 @@ impl Envelope {
     /// A property that is text.
     #[must_use]
     pub fn property_text(&self, name: &str) -> Option<&str> {
-        match (
-            self.skimmed(|source| source.skimmed.property(&source.text, name)),
-            &self.source,
-        ) {
+        match (self.skimmed(|source| source.skimmed.property(name)), &self.source) {
             (Plain::Text(span), Some(source)) => Some(span.of(&source.text)),
             (Plain::Other, _) => self.property(name)?.as_str(),
             _ => None,
@@ -200,10 +194,7 @@ impl Envelope {
     /// A field beside headers and properties, such as `content-type`, if it is text.
     #[must_use]
     pub fn field_text(&self, name: &str) -> Option<&str> {
-        match (
-            self.skimmed(|source| source.skimmed.field(&source.text, name)),
-            &self.source,
-        ) {
+        match (self.skimmed(|source| source.skimmed.field(name)), &self.source) {
             (Plain::Text(span), Some(source)) => Some(span.of(&source.text)),
             (Plain::Other, _) => self.tree().get(name)?.as_str(),
             _ => None,
@@ -211,7 +202,7 @@ impl Envelope {
     }
 
     fn skimmed_header(&self, name: &str) -> Plain {
-        self.skimmed(|source| source.skimmed.header(&source.text, name))
+        self.skimmed(|source| source.skimmed.header(name))
     }
 
     /// What skimming knows; [`Plain::Other`] when there is only the tree.
@@ -270,7 +261,7 @@ impl Envelope {
     /// The priority that decides on the list.
     #[must_use]
     pub fn priority(&self) -> Priority {
-        let priority = match self.skimmed(|source| source.skimmed.property(&source.text, "priority")) {
+        let priority = match self.skimmed(|source| source.skimmed.property("priority")) {
             Plain::Int(priority) => Some(priority),
             Plain::Other => self.property("priority").and_then(Value::as_i64),
             _ => None,
