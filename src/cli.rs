@@ -104,7 +104,9 @@ mod tests {
         for line in [
             "tradebot-symbols worker -Q celery,other -c 4 -P threads -n w1@%h -l INFO",
             "tradebot-symbols worker --queues celery --concurrency 2 --hostname w --loglevel debug",
-            "tradebot-symbols up --sandbox --private-redis --refreshes 3",
+            "tradebot-symbols worker -E",
+            "tradebot-symbols worker --task-events",
+            "tradebot-symbols up --sandbox --private-redis --refreshes 3 -E",
             "tradebot-symbols sandbox --listen 127.0.0.1:0",
             "tradebot-symbols parked list --json",
             "tradebot-symbols parked replay 0123 4567",

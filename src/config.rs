@@ -70,6 +70,8 @@ pub struct WorkerConfig {
     pub eta_task_limit: usize,
     /// How long a warm stop may take.
     pub shutdown_timeout: Duration,
+    /// Whether task events are sent from the start, as with `-E`.
+    pub send_task_events: bool,
 }
 
 impl WorkerConfig {
@@ -81,6 +83,7 @@ impl WorkerConfig {
             eta_task_limit: usize::try_from(reader.number("CELERY_WORKER_ETA_TASK_LIMIT", 0..=1_000_000))
                 .unwrap_or(usize::MAX),
             shutdown_timeout: reader.seconds("WORKER_SHUTDOWN_TIMEOUT_SECONDS"),
+            send_task_events: reader.flag("CELERY_WORKER_SEND_TASK_EVENTS"),
         }
     }
 }

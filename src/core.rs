@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod canvas;
 pub mod clock;
 pub mod engine;
+pub mod events;
 pub(crate) mod failpoint;
 pub mod lamport;
 pub mod lifecycle;

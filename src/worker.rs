@@ -43,6 +43,9 @@ pub struct WorkerArgs {
     /// debug, info, warning or error; LOG_LEVEL if absent
     #[arg(short, long)]
     pub loglevel: Option<String>,
+    /// Send task events from the start, for Flower and `celery events`
+    #[arg(short = 'E', long)]
+    pub task_events: bool,
 }
 
 /// What runs a worker's tasks.
@@ -79,6 +82,7 @@ pub struct WorkerSettings {
     concurrency: usize,
     hostname: String,
     machine: String,
+    task_events: bool,
 }
 
 impl WorkerSettings {
@@ -114,6 +118,7 @@ impl WorkerSettings {
             concurrency,
             hostname,
             machine,
+            task_events: args.task_events || worker.send_task_events,
         })
     }
 
@@ -201,6 +206,7 @@ fn engine(
         },
         eta_task_limit: settings.worker.eta_task_limit,
         visibility_timeout: settings.redis.visibility_timeout,
+        task_events: settings.task_events,
     };
     Ok(Engine::new(engine_settings, transport, results, clock, stop))
 }

@@ -50,6 +50,9 @@ pub(super) struct Args {
     /// Level of the logs of all parts; LOG_LEVEL if absent
     #[arg(short, long)]
     loglevel: Option<String>,
+    /// Have the worker send task events from the start
+    #[arg(short = 'E', long)]
+    task_events: bool,
 }
 
 /// With `--refreshes`, how long to wait for a list before giving up.
@@ -149,6 +152,9 @@ fn start_children(args: &Args, environment: &[(String, String)]) -> Result<Vec<C
     let mut worker_args = vec!["worker".to_owned()];
     if let Some(concurrency) = args.concurrency {
         worker_args.extend(["-c".to_owned(), concurrency.to_string()]);
+    }
+    if args.task_events {
+        worker_args.push("-E".to_owned());
     }
     worker_args.extend(level.iter().cloned());
     let start = |name: &'static str, program: PathBuf, args: Vec<String>| {

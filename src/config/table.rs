@@ -77,6 +77,11 @@ pub const VARIABLES: &[Variable] = &[
         "messages held until their `eta`; further ones stay in the queue until they are due",
     ),
     variable(
+        "CELERY_WORKER_SEND_TASK_EVENTS",
+        "false",
+        "`true`, as with `-E`: task events are sent from the start",
+    ),
+    variable(
         "WORKER_SHUTDOWN_TIMEOUT_SECONDS",
         "8",
         "how long a stop waits for running tasks before it hands them back",

@@ -37,6 +37,8 @@ use heartbeat::Heartbeat;
 pub use execution::{Failure, FailureKind, Limits, TaskPolicy};
 
 use crate::core::clock::SharedClock;
+use crate::core::events::Events;
+use crate::core::lamport::LamportClock;
 use crate::core::lifecycle::Stop;
 use crate::core::results::Results;
 use crate::core::transport::{Claimed, Connection, DeliveryTag, Source, Transport};
@@ -66,6 +68,8 @@ pub struct EngineSettings {
     pub eta_task_limit: usize,
     /// kombu's `visibility_timeout`: how old a delivery of anybody must be to be restored.
     pub visibility_timeout: Duration,
+    /// `worker_send_task_events`: task events are sent from the start.
+    pub task_events: bool,
 }
 
 /// A message that is due to run.
@@ -106,6 +110,7 @@ pub struct Engine {
     left_out: Mutex<VecDeque<String>>,
     foreign: ForeignWatch,
     heartbeat: Mutex<Option<Heartbeat>>,
+    events: Arc<Events>,
     origin: String,
 }
 
@@ -123,6 +128,7 @@ impl Engine {
             results_with_broker: transport.connection().same_database(results.connection()),
             slots: Arc::new(Semaphore::new(settings.concurrency)),
             origin: crate::core::wire::task_message::origin(&settings.machine),
+            events: Arc::new(Events::new(settings.task_events)),
             settings,
             transport,
             results,
@@ -147,6 +153,18 @@ impl Engine {
     #[must_use]
     pub fn transport(&self) -> &Transport {
         &self.transport
+    }
+
+    /// What this worker tells those who watch it.
+    #[must_use]
+    pub fn events(&self) -> &Arc<Events> {
+        &self.events
+    }
+
+    /// The logical clock that this worker's events and answers carry.
+    #[must_use]
+    pub fn lamport(&self) -> &Arc<LamportClock> {
+        self.events.lamport()
     }
 
     /// The stop tokens the engine obeys.
