@@ -72,6 +72,8 @@ pub struct WorkerConfig {
     pub shutdown_timeout: Duration,
     /// Whether task events are sent from the start, as with `-E`.
     pub send_task_events: bool,
+    /// Whether the tasks that the worker publishes are told of by `task-sent`.
+    pub send_sent_event: bool,
 }
 
 impl WorkerConfig {
@@ -84,6 +86,7 @@ impl WorkerConfig {
                 .unwrap_or(usize::MAX),
             shutdown_timeout: reader.seconds("WORKER_SHUTDOWN_TIMEOUT_SECONDS"),
             send_task_events: reader.flag("CELERY_WORKER_SEND_TASK_EVENTS"),
+            send_sent_event: reader.flag("CELERY_TASK_SEND_SENT_EVENT"),
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::bridge::{self, BridgeError, TaskSet};
 use crate::config::{ConfigError, Reader, RedisConfig, Vars, WorkerConfig};
 use crate::core::clock::{SharedClock, SystemClock};
 use crate::core::engine::{Engine, EngineSettings, Limits};
+use crate::core::events::EventSettings;
 use crate::core::lifecycle::Stop;
 use crate::core::node;
 use crate::core::results::{ResultOptions, Results};
@@ -82,7 +83,7 @@ pub struct WorkerSettings {
     concurrency: usize,
     hostname: String,
     machine: String,
-    task_events: bool,
+    events: EventSettings,
 }
 
 impl WorkerSettings {
@@ -118,7 +119,10 @@ impl WorkerSettings {
             concurrency,
             hostname,
             machine,
-            task_events: args.task_events || worker.send_task_events,
+            events: EventSettings {
+                task_events: args.task_events || worker.send_task_events,
+                sent_events: worker.send_sent_event,
+            },
         })
     }
 
@@ -206,7 +210,7 @@ fn engine(
         },
         eta_task_limit: settings.worker.eta_task_limit,
         visibility_timeout: settings.redis.visibility_timeout,
-        task_events: settings.task_events,
+        events: settings.events,
     };
     Ok(Engine::new(engine_settings, transport, results, clock, stop))
 }

@@ -82,6 +82,11 @@ pub const VARIABLES: &[Variable] = &[
         "`true`, as with `-E`: task events are sent from the start",
     ),
     variable(
+        "CELERY_TASK_SEND_SENT_EVENT",
+        "false",
+        "`true`: an event `task-sent` for each task that a worker publishes",
+    ),
+    variable(
         "WORKER_SHUTDOWN_TIMEOUT_SECONDS",
         "8",
         "how long a stop waits for running tasks before it hands them back",

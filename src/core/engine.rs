@@ -37,7 +37,7 @@ use heartbeat::Heartbeat;
 pub use execution::{Failure, FailureKind, Limits, TaskPolicy};
 
 use crate::core::clock::SharedClock;
-use crate::core::events::Events;
+use crate::core::events::{EventSettings, Events, Publisher};
 use crate::core::lamport::LamportClock;
 use crate::core::lifecycle::Stop;
 use crate::core::results::Results;
@@ -68,8 +68,8 @@ pub struct EngineSettings {
     pub eta_task_limit: usize,
     /// kombu's `visibility_timeout`: how old a delivery of anybody must be to be restored.
     pub visibility_timeout: Duration,
-    /// `worker_send_task_events`: task events are sent from the start.
-    pub task_events: bool,
+    /// Which events are sent.
+    pub events: EventSettings,
 }
 
 /// A message that is due to run.
@@ -124,11 +124,13 @@ impl Engine {
         clock: SharedClock,
         stop: Stop,
     ) -> Arc<Self> {
+        let origin = crate::core::wire::task_message::origin(&settings.machine);
+        let events = Events::new(settings.events, &settings.hostname, &origin, Arc::clone(&clock));
         Arc::new(Self {
             results_with_broker: transport.connection().same_database(results.connection()),
             slots: Arc::new(Semaphore::new(settings.concurrency)),
-            origin: crate::core::wire::task_message::origin(&settings.machine),
-            events: Arc::new(Events::new(settings.task_events)),
+            origin,
+            events: Arc::new(events),
             settings,
             transport,
             results,
@@ -198,12 +200,16 @@ impl Engine {
         }
     }
 
-    /// Keeps this worker's lease, over a connection of its own, until [`Engine::end_lease`].
+    /// Keeps this worker's lease and sends its events, over a connection of its own, until [`Engine::end_lease`].
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn keep_lease(&self, connection: Connection) -> std::io::Result<()> {
+        let keys = self.transport.keys();
+        let publisher = Publisher::new(Arc::clone(&self.events), connection.clone(), keys);
         let heartbeat = Heartbeat::start(
+            publisher,
+            self.stop.clone(),
             self.transport.sibling(connection),
             self.settings.hostname.clone(),
             self.settings.visibility_timeout,

@@ -6,6 +6,7 @@ mod beat;
 mod captures;
 mod client;
 mod envelope;
+mod events;
 mod fleet;
 mod mixed_fleet;
 mod python_takes_over;

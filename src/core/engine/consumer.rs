@@ -277,12 +277,17 @@ impl Engine {
         let engine = Arc::clone(self);
         match verdict {
             Verdict::Run if received.message.redelivered() => {
+                self.events.received(&received.message);
                 let jobs = jobs.clone();
                 self.track(engine.start_again(received, slot, jobs));
             }
-            Verdict::Run => self.send(received, slot, jobs).await,
+            Verdict::Run => {
+                self.events.received(&received.message);
+                self.send(received, slot, jobs).await;
+            }
             Verdict::WaitUntil(eta) => {
                 drop(slot);
+                self.events.received(&received.message);
                 let jobs = jobs.clone();
                 self.waiting.fetch_add(1, Ordering::Relaxed);
                 self.track(async move { engine.wait_for_eta(received, eta, jobs).await });
@@ -308,6 +313,7 @@ impl Engine {
             }
             Verdict::Park(reason) => self.track(async move {
                 engine.park(&received.claimed, &reason).await;
+                engine.events.rejected(received.message.id(), false);
                 drop(slot);
             }),
         }

@@ -93,6 +93,8 @@ impl Engine {
         F: Future<Output = Result<Value, Failure>> + Send,
     {
         failpoint::pass("started");
+        let _running = self.events.running();
+        self.events.started(&job.message);
         let started = Instant::now();
         let limits = self.limits(&job, policy);
         // Every branch is cancel-safe in the sense that matters: a dropped run is a run that is over.
@@ -115,6 +117,7 @@ impl Engine {
                     "task ended by the stop"
                 );
                 self.hand_back(&job.tag, &job.source, &job.message).await;
+                self.events.cancelled(job.message.id());
             }
         }
     }
@@ -163,7 +166,15 @@ impl Engine {
         if matches!(state, State::Failure(..)) {
             self.fail_rest_of_chain(&job, &state).await;
         }
-        self.settle(&job.tag, &job.message, &state, &successors).await;
+        // Of a retry before its message can be received again, of an end once it can be found.
+        let retried = matches!(state, State::Retry(..));
+        if retried {
+            self.events.ended(&job.message, &state, runtime);
+        }
+        let settled = self.settle(&job.tag, &job.message, &state, &successors).await;
+        if settled.is_some() && !retried {
+            self.events.ended(&job.message, &state, runtime);
+        }
         failpoint::pass("settled");
         if job.message.redelivered()
             && let Err(trouble) = self.transport.forget_crashes(&job.message).await

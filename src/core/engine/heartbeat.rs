@@ -1,4 +1,4 @@
-//! The heartbeat: lease, scores and restores, on a thread of its own.
+//! The heartbeat: lease, scores, restores and events, on a thread of its own.
 //!
 //! A task that never yields can stop the threads that run tasks. It must not stop the heartbeat: the others
 //! would give this worker up and run its messages again. Hence the separate thread, runtime and connection.
@@ -12,6 +12,8 @@ use tracing::{debug, warn};
 
 use super::parked_watch::ParkedWatch;
 use crate::core::error_chain;
+use crate::core::events::Publisher;
+use crate::core::lifecycle::Stop;
 use crate::core::transport::{
     DeliveryTag, HEARTBEAT, RESTORE_INTERVAL, RedisTrouble, SCORE_RENEWAL, Transport,
 };
@@ -29,6 +31,8 @@ impl Heartbeat {
     /// # Errors
     /// When the system gives no thread.
     pub(super) fn start(
+        publisher: Publisher,
+        stop: Stop,
         transport: Transport,
         hostname: String,
         visibility_timeout: Duration,
@@ -56,7 +60,15 @@ impl Heartbeat {
             .name("heartbeat".into())
             .spawn(move || {
                 let _at_end = at_end;
-                runtime.block_on(beat.run(&token, &flag));
+                runtime.block_on(async {
+                    let until = token.clone();
+                    // A task of its own: should it panic, the lease is kept all the same.
+                    let events = tokio::spawn(async move { publisher.run(&stop, &until).await });
+                    beat.run(&token, &flag).await;
+                    if let Err(panic) = events.await {
+                        warn!(error = %panic, "the publisher of events panicked");
+                    }
+                });
             })?;
         Ok(Self { end, ended, drained })
     }

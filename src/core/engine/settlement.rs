@@ -34,7 +34,13 @@ impl Engine {
         };
         let document = self.results.document(message, state, &children);
         let pushes: Vec<Push> = successors.iter().map(|next| self.publish_push(next)).collect();
-        self.settle_with(tag, document.as_ref(), &pushes).await
+        let settled = self.settle_with(tag, document.as_ref(), &pushes).await?;
+        if settled.held {
+            for next in successors {
+                self.events.sent(&next.queue, &next.message);
+            }
+        }
+        Some(settled)
     }
 
     /// Gives a failed chain's remaining tasks the same failure.
@@ -57,8 +63,12 @@ impl Engine {
             outcome = "expired",
             "task expired before it could start"
         );
-        self.settle(&received.claimed.tag, &received.message, &state, &[])
+        let settled = self
+            .settle(&received.claimed.tag, &received.message, &state, &[])
             .await;
+        if settled.is_some() {
+            self.events.revoked(received.message.id(), false, None, true);
+        }
     }
 
     /// Puts a message back to the front of its list, for whoever comes next.
@@ -172,6 +182,8 @@ impl Engine {
 impl Engine {
     /// Settles a job that was never started because its arguments do not fit the task.
     pub async fn refuse(self: &Arc<Self>, job: super::Job, why: &str) {
+        let _running = self.events.running();
+        self.events.started(&job.message);
         let exception = Exception::builtin("TypeError", why);
         let failure = super::Failure {
             exception,

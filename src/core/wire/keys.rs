@@ -63,6 +63,12 @@ impl Keys {
         format!("{}_kombu.{infix}.{exchange}", self.prefix)
     }
 
+    /// What the channels of events begin with, the event's routing key follows; `database` is the broker's.
+    #[must_use]
+    pub fn event_channels(&self, database: i64) -> String {
+        format!("{}/{database}.celeryev/", self.prefix)
+    }
+
     /// kombu's lock around the restore of timed-out deliveries.
     #[must_use]
     pub fn unacked_mutex(&self) -> String {
@@ -139,6 +145,7 @@ mod tests {
         assert_eq!(keys.list_for("celery", Priority(-1)), "celery");
         assert_eq!(Keys::with_prefix("pfx:").unacked_index(), "pfx:unacked_index");
         assert_eq!(keys.binding("celery", true), "_kombu.binding_permanent.celery");
+        assert_eq!(Keys::with_prefix("p:").event_channels(3), "p:/3.celeryev/");
         assert_eq!(direct_binding("celery"), "celery\u{6}\u{16}\u{6}\u{16}celery");
         assert_eq!(task_meta("", "x"), "celery-task-meta-x");
         assert_eq!(task_meta("rpfx", "x"), "rpfx_celery-task-meta-x");

@@ -1,9 +1,11 @@
-//! `argsrepr` and `kwargsrepr`: arguments in Python's own notation, for people who read Flower.
+//! Values in Python's own notation, for people who read Flower.
 //!
-//! Nothing parses these texts. They are cut at 1,024 characters and at three levels of nesting, about where
-//! Celery's `saferepr` cuts.
+//! Arguments and results are written as Celery's `saferepr` writes them (`celery.utils.saferepr`): cut at about
+//! 1,024 characters and at three levels of nesting, with all that was opened closed again. It quotes text always
+//! with `'` and escapes nothing else. What was raised is written as Python's own `repr` does.
+//! Nothing parses these texts.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 const MAX_CHARS: usize = 1024;
 const MAX_DEPTH: usize = 3;
@@ -11,61 +13,167 @@ const MAX_DEPTH: usize = 3;
 /// Positional arguments as a Python tuple: `()`, `(1,)`, `(1, 'a')`.
 #[must_use]
 pub fn args(values: &[Value]) -> String {
-    let inner = joined(values.iter().map(|value| of(value, 1)));
-    let comma = if values.len() == 1 { "," } else { "" };
-    cut(format!("({inner}{comma})"))
+    let mut writer = Writer::new(MAX_CHARS);
+    let end = if values.len() == 1 { ",)" } else { ")" };
+    writer.items("(", end, values, |writer, value| writer.value(value));
+    writer.out
 }
 
 /// Keyword arguments as a Python dict: `{'a': 1}`.
 #[must_use]
 pub fn kwargs(values: &Map<String, Value>) -> String {
-    cut(object(values, 1))
+    let mut writer = Writer::new(MAX_CHARS);
+    writer.object(values);
+    writer.out
 }
 
 /// Any value.
 #[must_use]
 pub fn value(value: &Value) -> String {
-    cut(of(value, 0))
+    let mut writer = Writer::new(MAX_CHARS);
+    writer.value(value);
+    writer.out
 }
 
-fn of(value: &Value, depth: usize) -> String {
+/// Values as Python's `repr` shows them, uncut, with commas between.
+#[must_use]
+pub fn plain(values: &[Value]) -> String {
+    joined(values.iter().map(plain_value))
+}
+
+/// `saferepr`: a row of tokens until the characters are used up, then the closing brackets.
+struct Writer {
+    out: String,
+    left: usize,
+    depth: usize,
+    cut: bool,
+}
+
+impl Writer {
+    fn new(left: usize) -> Self {
+        Self {
+            out: String::new(),
+            left,
+            depth: 0,
+            cut: false,
+        }
+    }
+
+    /// Writes one token, if there is room for any; `false` once there is not.
+    fn token(&mut self, token: impl FnOnce(usize) -> String) -> bool {
+        if self.cut {
+            return false;
+        }
+        if self.left == 0 {
+            self.out.push_str(", ...");
+            self.cut = true;
+            return false;
+        }
+        let text = token(self.left);
+        self.left = self.left.saturating_sub(text.chars().count());
+        self.out.push_str(&text);
+        true
+    }
+
+    fn value(&mut self, value: &Value) {
+        match value {
+            Value::Null => self.word("None"),
+            Value::Bool(true) => self.word("True"),
+            Value::Bool(false) => self.word("False"),
+            Value::Number(number) => self.word(&python_number(number)),
+            Value::String(text) => {
+                self.token(|left| quoted(text, left));
+            }
+            Value::Array(items) => self.items("[", "]", items, |writer, item| writer.value(item)),
+            Value::Object(fields) => self.object(fields),
+        }
+    }
+
+    fn object(&mut self, fields: &Map<String, Value>) {
+        self.items("{", "}", fields, |writer, (name, value)| {
+            writer.token(|left| quoted(name, left));
+            writer.token(|_| ": ".into());
+            writer.value(value);
+        });
+    }
+
+    fn items<T>(
+        &mut self,
+        start: &str,
+        end: &str,
+        items: impl IntoIterator<Item = T>,
+        write: impl Fn(&mut Self, T),
+    ) {
+        if self.depth == MAX_DEPTH {
+            self.token(|_| format!("{start}...{end}"));
+            return;
+        }
+        if !self.token(|_| start.into()) {
+            return;
+        }
+        self.depth += 1;
+        for (number, item) in items.into_iter().enumerate() {
+            if number > 0 {
+                self.token(|_| ", ".into());
+            }
+            write(self, item);
+            if self.cut {
+                break;
+            }
+        }
+        self.depth -= 1;
+        // What was opened is closed, with room or without.
+        self.left = self.left.saturating_sub(end.len());
+        self.out.push_str(end);
+    }
+
+    fn word(&mut self, word: &str) {
+        self.token(|left| truncated(word, left));
+    }
+}
+
+fn quoted(text: &str, left: usize) -> String {
+    format!("'{}'", truncated(text, left).replace('\'', "\\'"))
+}
+
+/// `celery.utils.text.truncate`: cut text ends at a blank if it has one.
+fn truncated(text: &str, length: usize) -> String {
+    // Most texts are shorter in bytes already.
+    if text.len() < length {
+        return text.to_owned();
+    }
+    let mut ends = text.char_indices().skip(length - 1);
+    if ends.next().is_none() {
+        return text.to_owned();
+    }
+    let end = ends.next().map_or(text.len(), |(at, _)| at);
+    let head = &text[..end];
+    let head = head.rsplit_once(' ').map_or(head, |(head, _)| head);
+    format!("{head}...")
+}
+
+fn plain_value(value: &Value) -> String {
     match value {
         Value::Null => "None".into(),
         Value::Bool(true) => "True".into(),
         Value::Bool(false) => "False".into(),
-        Value::Number(number) => number.to_string(),
-        Value::String(text) => quoted(text),
-        Value::Array(_) | Value::Object(_) if depth >= MAX_DEPTH => "...".into(),
-        Value::Array(items) => format!("[{}]", joined(items.iter().map(|item| of(item, depth + 1)))),
-        Value::Object(fields) => object(fields, depth),
+        Value::Number(number) => python_number(number),
+        Value::String(text) => plain_text(text),
+        Value::Array(items) => format!("[{}]", plain(items)),
+        Value::Object(fields) => {
+            let field =
+                |(name, value): (&String, &Value)| format!("{}: {}", plain_text(name), plain_value(value));
+            format!("{{{}}}", joined(fields.iter().map(field)))
+        }
     }
-}
-
-fn object(fields: &Map<String, Value>, depth: usize) -> String {
-    let inner = joined(
-        fields
-            .iter()
-            .map(|(name, item)| format!("{}: {}", quoted(name), of(item, depth + 1))),
-    );
-    format!("{{{inner}}}")
 }
 
 fn joined(parts: impl Iterator<Item = String>) -> String {
-    let mut text = String::new();
-    for part in parts {
-        if !text.is_empty() {
-            text.push_str(", ");
-        }
-        text.push_str(&part);
-        if text.len() > 4 * MAX_CHARS {
-            break;
-        }
-    }
-    text
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 /// Python quotes with `'` unless that occurs in the text and `"` does not.
-fn quoted(text: &str) -> String {
+fn plain_text(text: &str) -> String {
     let quote = if text.contains('\'') && !text.contains('"') {
         '"'
     } else {
@@ -91,10 +199,17 @@ fn quoted(text: &str) -> String {
     out
 }
 
-fn cut(text: String) -> String {
-    match text.char_indices().nth(MAX_CHARS) {
-        Some((at, _)) => format!("{}...", &text[..at]),
-        None => text,
+/// Floats as Python writes them: with an exponent, of two digits at least, beyond 16 digits and below 0.0001.
+fn python_number(number: &Number) -> String {
+    let Some(float) = number.as_f64().filter(|_| number.is_f64()) else {
+        return number.to_string();
+    };
+    let scientific = format!("{float:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    match exponent.parse::<i32>() {
+        Ok(small @ ..-4) => format!("{digits}e-{:02}", -small),
+        Ok(large @ 16..) => format!("{digits}e+{large:02}"),
+        _ => format!("{float:?}"),
     }
 }
 
@@ -109,18 +224,47 @@ mod tests {
         assert_eq!(args(&[json!(2)]), "(2,)");
         assert_eq!(
             args(&[json!(2), json!("it's"), json!(null), json!(true)]),
-            r#"(2, "it's", None, True)"#
+            r"(2, 'it\'s', None, True)"
         );
         assert_eq!(
-            kwargs(json!({"a": 1.5, "b": ["x\n"]}).as_object().unwrap()),
-            r"{'a': 1.5, 'b': ['x\n']}"
+            kwargs(json!({"a": 1.5, "b": ["x"]}).as_object().unwrap()),
+            r"{'a': 1.5, 'b': ['x']}"
         );
-        assert_eq!(value(&json!([[[[1]]]])), "[[[...]]]");
+        assert_eq!(
+            value(&json!([[[[1]]], {"a": {"b": {}}}])),
+            "[[[[...]]], {'a': {'b': {...}}}]"
+        );
+        assert_eq!(
+            plain(&[json!("it's\n"), json!("\"'"), json!(7)]),
+            r#""it's\n", '"\'', 7"#
+        );
     }
 
     #[test]
-    fn long_values_are_cut_between_characters() {
+    fn floats_are_written_as_python_writes_them() {
+        for (number, text) in [
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (-1.25e120, "-1.25e+120"),
+            (0.0001, "0.0001"),
+            (0.00001, "1e-05"),
+            (0.0, "0.0"),
+        ] {
+            assert_eq!(value(&json!(number)), text);
+        }
+        assert_eq!(value(&json!(u64::MAX)), u64::MAX.to_string());
+    }
+
+    #[test]
+    fn long_values_are_cut_between_characters_and_closed() {
         let text = value(&json!("币".repeat(5000)));
-        assert_eq!(text.chars().count(), MAX_CHARS + 3);
+        assert_eq!(text.chars().count(), MAX_CHARS + 3 + 2);
+        let text = value(&json!([vec!["a"; 2000], [1]]));
+        assert!(text.ends_with("'a', ...]]"), "{text}");
+        assert!(text.len() < MAX_CHARS + 20);
+        assert_eq!(truncated("one two three", 9), "one two...");
+        assert_eq!(truncated("one", 4), "one");
     }
 }

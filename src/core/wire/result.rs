@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
-use super::{envelope::Envelope, python_json, timestamp};
+use super::{envelope::Envelope, python_json, python_repr, timestamp};
 
 /// An exception as Python's result backend spells it.
 ///
@@ -51,6 +51,12 @@ impl Exception {
             several => format!(": {}", Value::Array(several.to_vec())),
         };
         format!("{}{text}", self.kind)
+    }
+
+    /// The exception as Python's `repr` shows it, which is how events tell of it: `ValueError('boom', 42)`.
+    #[must_use]
+    pub fn repr(&self) -> String {
+        format!("{}({})", self.kind, python_repr::plain(&self.message))
     }
 
     fn to_value(&self) -> Value {

@@ -51,13 +51,7 @@ impl Python {
     /// As [`script`](Self::script).
     #[must_use]
     pub fn script_within(self, limit: Duration, name: &str, args: &[&str], env: &[(&str, &str)]) -> Value {
-        let path = scripts().join(name);
-        let script = self
-            .command()
-            .arg(&path)
-            .args(args)
-            .envs(env.iter().copied())
-            .spawn();
+        let script = self.start(name, args, env);
         let status = script.wait_exit(limit);
         let (stdout, stderr) = (script.stdout(), script.stderr());
         assert!(
@@ -65,6 +59,16 @@ impl Python {
             "{name} under {}: {status}\n{stderr}{stdout}",
             self.environment
         );
+        self.last_line(name, &script)
+    }
+
+    /// What a script that has ended printed last, which is JSON.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[must_use]
+    pub fn last_line(self, name: &str, script: &Process) -> Value {
+        let (stdout, stderr) = (script.stdout(), script.stderr());
         let last = stdout
             .lines()
             .rev()
@@ -88,6 +92,19 @@ impl Python {
     pub fn celery(self, args: &[&str], env: &[(&str, &str)]) -> Process {
         self.command()
             .args(["-m", "celery"])
+            .args(args)
+            .envs(env.iter().copied())
+            .spawn()
+    }
+
+    /// Starts `tests/python/<name>` and leaves it running.
+    ///
+    /// # Panics
+    /// When the environment is missing.
+    #[must_use]
+    pub fn start(self, name: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
+        self.command()
+            .arg(scripts().join(name))
             .args(args)
             .envs(env.iter().copied())
             .spawn()
