@@ -9,5 +9,6 @@ mod envelope;
 mod events;
 mod fleet;
 mod mixed_fleet;
+mod flower;
 mod python_takes_over;
 mod shared_queue;

@@ -129,8 +129,8 @@ def main():
             watch.until(f"end of {label}", lambda: any(watch.seen(end, uuid=task_id) for end in ENDS))
     for node in nodes:
         watch.until(f"heartbeat of {node}", lambda: watch.seen("worker-heartbeat", hostname=node))
-    print("finished", flush=True)
     alive = {node: watch.state.workers[node].alive for node in nodes}
+    print("finished", flush=True)
     for node in nodes:
         watch.until(f"worker-offline of {node}", lambda: watch.seen("worker-offline", hostname=node))
 

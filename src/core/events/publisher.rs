@@ -84,7 +84,9 @@ impl Publisher {
                 }
             }
         }
-        if tokio::time::timeout(FAREWELL, self.flush()).await != Ok(true) {
+        // A worker with nothing to finish ends as soon as it stops.
+        let farewell = async { self.flush().await && (leaving || self.say("worker-offline").await) };
+        if tokio::time::timeout(FAREWELL, farewell).await != Ok(true) {
             debug!("the last events could not be sent");
         }
     }
