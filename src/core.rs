@@ -1,11 +1,12 @@
 //! The core: a Celery worker on Redis that knows nothing of rusty-celery, testable against Redis alone.
 //!
 //! From the bottom up: [`wire`] (messages, results, keys; no I/O), [`transport`] (kombu's queues),
-//! [`results`] (the result backend), [`canvas`] and [`retry`] (what follows from a task), and [`engine`],
-//! which ties them together.
+//! [`results`] and [`chords`] (the result backend), [`canvas`] and [`retry`] (what follows from a task), and
+//! [`engine`], which ties them together.
 
 pub mod backoff;
 pub mod canvas;
+pub mod chords;
 pub mod clock;
 pub mod engine;
 pub mod events;

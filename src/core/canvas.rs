@@ -1,20 +1,34 @@
 //! Canvas: what is published after a task, from the signatures embedded in its message.
 //!
-//! Known so far are callbacks (`link`), errbacks (`link_error`) and chains, each of plain tasks, and members
-//! of a group. A message that needs more after it ran (a chord part, a next step that is itself a group or a
-//! chord) is recognised by [`beyond_us`] before it is run, and left to the Python workers on the queue:
-//! running it and dropping the rest would break the workflow in silence.
+//! Celery does this work in the worker: the next step of a chain, a callback or the body of a chord may be a
+//! group, a chord or a chain itself, and is taken apart by whoever has just finished what comes before. The
+//! parts: [`signature`] reads and writes signatures, [`freeze`] gives ids to everything in one, [`apply`] says
+//! what applying one publishes, and [`chord`] what becomes of the results that a chord waits for. Nothing here
+//! touches Redis; the engine carries a [`Plan`] out.
+//!
+//! Where releases of Celery differ, the newest one is followed: 5.7 splits chords whose body is a chain, and
+//! does not repeat a chord's body in the tasks of a header that is not due yet. Workers from 5.2 on read both.
+//!
+//! Left to the Python workers on the queue, before anything is run ([`beyond_us`]): signatures of a kind that
+//! is not Celery's own, and such that go through an exchange which is no queue's own.
 
+mod apply;
+mod chord;
+mod freeze;
+mod message;
+mod outcome;
 mod signature;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use uuid::Uuid;
 
-use self::signature::{Publisher, Signature};
+use self::apply::Publisher;
+use self::signature::{Kind, Options, Signature};
 use crate::core::wire::body::Body;
 use crate::core::wire::envelope::Envelope;
 use crate::core::wire::result;
+
+pub use chord::{Abandoned, Joined, Part, abandoned, abandoned_body, join, missing, part_of_document};
 
 /// A message that follows from a task.
 #[derive(Debug, PartialEq)]
@@ -25,13 +39,62 @@ pub struct Successor {
     pub message: Envelope,
 }
 
+/// What is to be written to the result backend before successors are published.
+#[derive(Debug, PartialEq)]
+pub enum Preparation {
+    /// How many results a chord waits for.
+    ChordSize {
+        /// The header's group.
+        group: String,
+        /// The number.
+        size: usize,
+    },
+    /// The result of a header with groups in it, as a saved `GroupResult`.
+    SavedGroup {
+        /// The group.
+        group: String,
+        /// `[[id, parent], members]`.
+        result: Value,
+    },
+}
+
+/// What follows from a task.
+#[derive(Debug, Default, PartialEq)]
+pub struct Plan {
+    /// To be written first.
+    pub preparations: Vec<Preparation>,
+    /// To be published.
+    pub successors: Vec<Successor>,
+    /// The successors as the task's result lists them.
+    pub children: Vec<Value>,
+}
+
+impl Plan {
+    /// Adds what follows from something else.
+    pub fn extend(&mut self, other: Self) {
+        self.preparations.extend(other.preparations);
+        self.successors.extend(other.successors);
+        self.children.extend(other.children);
+    }
+
+    /// One message, which is the task's child.
+    #[must_use]
+    pub fn of(next: Successor) -> Self {
+        Self {
+            preparations: Vec::new(),
+            children: vec![result::child(next.message.id())],
+            successors: vec![next],
+        }
+    }
+}
+
 /// Who publishes the successors.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
     /// The task that ended.
-    pub message: &'a Envelope,
-    /// Its decoded body.
-    pub body: &'a Body,
+    pub task_id: &'a str,
+    /// First task of its workflow, if it is another one.
+    pub root: Option<&'a str>,
     /// `gen<pid>@<host>` of this worker.
     pub origin: &'a str,
     /// Where signatures without a queue go.
@@ -41,120 +104,133 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn publisher(&self) -> Publisher<'_> {
-        Publisher {
-            parent: self.message,
-            origin: self.origin,
-            default_queue: self.default_queue,
-            now: self.now,
-        }
+    fn root_id(&self) -> &str {
+        self.root.unwrap_or(self.task_id)
+    }
+
+    /// Parent and root of what the task publishes.
+    fn lineage(&self) -> Options {
+        Options::from_iter([
+            ("parent_id".into(), json!(self.task_id)),
+            ("root_id".into(), json!(self.root_id())),
+        ])
     }
 }
 
 /// Why this worker cannot carry a message's workflow on, if so.
 #[must_use]
 pub fn beyond_us(body: &Body) -> Option<&'static str> {
-    if body.embed.get("chord").is_some_and(|chord| !chord.is_null()) {
-        return Some("it is part of a chord");
-    }
-    if body
-        .embedded("chain")
-        .last()
-        .is_some_and(|next| Signature::plain(next).is_none())
-    {
-        return Some("its chain goes on with a group, a chord or another composite");
-    }
+    let chord = body.embed.get("chord").filter(|chord| !chord.is_null());
+    let next = body.embedded("chain").last();
     let linked = body.embedded("callbacks").iter().chain(body.embedded("errbacks"));
-    if linked.into_iter().any(|sig| Signature::plain(sig).is_none()) {
-        return Some("a callback of it is a group, a chord or another composite");
+    for value in linked.chain(chord).chain(next) {
+        match Signature::read(value) {
+            None => return Some("what follows it is of an unknown kind"),
+            Some(signature) if any_needs_an_exchange(&signature) => {
+                return Some("what follows it goes through an exchange");
+            }
+            Some(_) => {}
+        }
     }
     None
 }
 
-/// Messages to publish after a success, in Celery's order: callbacks, then the next of the chain.
+/// Whether anything that would be published at once needs an exchange.
+fn any_needs_an_exchange(signature: &Signature) -> bool {
+    let any = |tasks: &[Signature]| tasks.iter().any(any_needs_an_exchange);
+    signature.needs_an_exchange()
+        || match &signature.kind {
+            Kind::Task | Kind::Chunks => false,
+            Kind::Chain(tasks) | Kind::Group(tasks) => any(tasks),
+            Kind::Chord { header, .. } => any(header),
+        }
+}
+
+/// What follows a success, in Celery's order: callbacks, then the next of the chain.
 ///
 /// Several callbacks form an anonymous group. Ids come from the signatures, so that a repeated run
 /// publishes the same ids.
 #[must_use]
-pub fn after_success(context: Context<'_>, result: &Value) -> Vec<Successor> {
-    let callbacks: Vec<Signature> = context
-        .body
-        .embedded("callbacks")
-        .iter()
-        .filter_map(Signature::plain)
-        .collect();
-    let several = callbacks.len() > 1;
-    let group_id = Uuid::new_v4().to_string();
-    let mut successors: Vec<Successor> = callbacks
-        .into_iter()
-        .enumerate()
-        .map(|(index, sig)| {
-            let sig = sig.with_first(result);
-            publish(
-                if several {
-                    sig.in_group(&group_id, index)
-                } else {
-                    sig
-                },
-                context,
-            )
-        })
-        .collect();
-    if let Some((next, rest)) = context.body.embedded("chain").split_last()
-        && let Some(sig) = Signature::plain(next)
-    {
-        successors.push(publish(sig.with_first(result).with_chain(rest), context));
+pub fn after_success(context: Context<'_>, body: &Body, result: &Value) -> Plan {
+    let (callbacks, chain) = (body.embedded("callbacks"), body.embedded("chain"));
+    if callbacks.is_empty() && chain.is_empty() {
+        return Plan::default();
     }
-    successors
+    let mut publisher = Publisher::new(context);
+    let args = std::slice::from_ref(result);
+    let callbacks: Vec<Signature> = callbacks.iter().filter_map(Signature::read).collect();
+    let several = callbacks.len() > 1;
+    let (groups, others): (Vec<Signature>, Vec<Signature>) = callbacks
+        .into_iter()
+        .partition(|callback| several && matches!(callback.kind, Kind::Group(_)));
+    for group in groups {
+        publisher.apply(group, args, context.lineage(), true);
+    }
+    let together = if several && !others.is_empty() {
+        vec![Signature::group(others)]
+    } else {
+        others
+    };
+    for callback in together {
+        publisher.apply(callback, args, context.lineage(), true);
+    }
+    if let Some((next, rest)) = chain.split_last()
+        && let Some(next) = Signature::read(next)
+    {
+        let mut options = context.lineage();
+        options.insert("chain".into(), json!(rest));
+        publisher.apply(next, args, options, true);
+    }
+    publisher.into_plan()
 }
 
-/// What follows as a result document lists it: each successor is a child, and callbacks that were made a group
-/// are one child together.
+/// What follows a failure: the errbacks in their old form, called with the failed task's id, which is how a
+/// worker calls an errback that it does not run itself.
 #[must_use]
-pub fn children(successors: &[Successor]) -> Vec<Value> {
-    let group = |one: &Successor| one.message.text("group").map(str::to_owned);
-    let child = |one: &Successor| result::child(one.message.id());
-    successors
-        .chunk_by(|one, next| group(one).is_some() && group(one) == group(next))
-        .map(|together| match together {
-            [one] => child(one),
-            members => {
-                let results: Vec<Value> = members.iter().map(child).collect();
-                json!([[group(&members[0]), null], results])
+pub fn after_failure(context: Context<'_>, errbacks: &[Value]) -> Plan {
+    let errbacks: Vec<Signature> = errbacks.iter().filter_map(Signature::read).collect();
+    if errbacks.is_empty() {
+        return Plan::default();
+    }
+    let mut publisher = Publisher::new(context);
+    let failed = json!(context.task_id);
+    publisher.apply(Signature::group(errbacks), &[failed], context.lineage(), true);
+    publisher.into_plan()
+}
+
+/// What follows a header all of which has succeeded: its body, with the results before its arguments.
+#[must_use]
+pub fn after_header(context: Context<'_>, body: &Value, results: Vec<Value>) -> Plan {
+    let mut publisher = Publisher::new(context);
+    if let Some(body) = Signature::read(body) {
+        publisher.apply(body, &[Value::Array(results)], Options::new(), false);
+    }
+    publisher.into_plan()
+}
+
+/// Errbacks of a chord's body: ids of the tasks that have failed with the signatures to call for each.
+#[must_use]
+pub fn errbacks_of_body(body: &Value) -> Vec<(String, Vec<Value>)> {
+    let Some(body) = Signature::read(body) else {
+        return Vec::new();
+    };
+    let of = |signature: &Signature, more: &[Value]| {
+        let mut errbacks = signature.list("link_error");
+        for errback in more {
+            if !errbacks.contains(errback) {
+                errbacks.push(errback.clone());
             }
-        })
-        .collect()
-}
-
-/// Messages to publish after a failure: the errbacks in their old form, called with the failed task's id,
-/// which is how a worker calls an errback that it does not run itself.
-#[must_use]
-pub fn after_failure(context: Context<'_>) -> Vec<Successor> {
-    let group_id = Uuid::new_v4().to_string();
-    let failed = json!(context.message.id());
-    context
-        .body
-        .embedded("errbacks")
-        .iter()
-        .filter_map(Signature::plain)
-        .enumerate()
-        .map(|(index, sig)| publish(sig.with_first(&failed).in_group(&group_id, index), context))
-        .collect()
-}
-
-/// Ids of the chain's tasks that will never run once this one has failed; each is given the same failure, so
-/// that nobody waits for the end of the chain.
-#[must_use]
-pub fn abandoned(body: &Body) -> Vec<&str> {
-    body.embedded("chain")
-        .iter()
-        .filter_map(|sig| sig.get("options")?.get("task_id")?.as_str())
-        .collect()
-}
-
-fn publish(sig: Signature, context: Context<'_>) -> Successor {
-    let (queue, message) = sig.into_message(context.publisher());
-    Successor { queue, message }
+        }
+        let id = signature.text("task_id").unwrap_or_default().to_owned();
+        (id, errbacks)
+    };
+    match &body.kind {
+        Kind::Group(members) => {
+            let shared = body.list("link_error");
+            members.iter().map(|member| of(member, &shared)).collect()
+        }
+        _ => vec![of(&body, &[])],
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod foreign;
 mod heartbeat;
 mod parked_watch;
 mod settlement;
+mod workflow;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

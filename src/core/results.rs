@@ -6,10 +6,12 @@
 use redis::Script;
 use serde_json::Value;
 
+use crate::core::canvas::{Part, Preparation};
+use crate::core::chords::{Chords, Count, Ended};
 use crate::core::clock::SharedClock;
-use crate::core::transport::{Connection, RedisTrouble, ScriptCall, StoredResult};
+use crate::core::transport::{Connection, DeliveryTag, Push, RedisTrouble, ScriptCall, StoredResult};
 use crate::core::wire::envelope::Envelope;
-use crate::core::wire::keys;
+use crate::core::wire::keys::{self, Keys};
 use crate::core::wire::result::{self, State};
 
 /// How results are stored.
@@ -27,6 +29,7 @@ pub struct Results {
     options: ResultOptions,
     clock: SharedClock,
     store: Script,
+    chords: Chords,
 }
 
 impl Results {
@@ -39,6 +42,7 @@ impl Results {
             options,
             clock,
             store,
+            chords: Chords::default(),
         }
     }
 
@@ -60,6 +64,59 @@ impl Results {
             document: result::document(message, state, children, self.clock.now()),
             expires_seconds: self.options.expires_seconds,
         })
+    }
+
+    /// Writes what a chord needs before its header is published.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`]; writing it again is harmless.
+    pub async fn prepare(&self, preparation: &Preparation) -> Result<(), RedisTrouble> {
+        self.chords
+            .prepare(&self.connection, &self.options, preparation)
+            .await
+    }
+
+    /// Counts one part of a chord.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`]; counting it again changes nothing.
+    pub async fn count_part(&self, part: &Part, state: &State) -> Result<Count, RedisTrouble> {
+        self.chords
+            .count(&self.connection, &self.options, part, state)
+            .await
+    }
+
+    /// Ends a chord whose header this part completed; `broker` names the keys of a delivery that must still be
+    /// held, and is not looked at without one.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`]; only the first time that it succeeds does something.
+    pub async fn end_chord(
+        &self,
+        broker: &Keys,
+        part: &Part,
+        follows: (Option<&DeliveryTag>, &[Push]),
+        succeeded: bool,
+    ) -> Result<Ended, RedisTrouble> {
+        self.chords
+            .end(&self.connection, &self.options, broker, part, follows, succeeded)
+            .await
+    }
+
+    /// The stored documents of these tasks, as far as there are any.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`].
+    pub async fn documents(&self, ids: &[String]) -> Result<Vec<Value>, RedisTrouble> {
+        let mut mget = redis::cmd("MGET");
+        for id in ids {
+            mget.arg(keys::task_meta(&self.options.key_prefix, id));
+        }
+        let stored: Vec<Option<Vec<u8>>> = self.connection.command(&mget).await?;
+        let documents = stored.into_iter().flatten();
+        Ok(documents
+            .filter_map(|text| serde_json::from_slice(&text).ok())
+            .collect())
     }
 
     /// Stores and announces one document, unless a success is stored already.

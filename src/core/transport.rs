@@ -315,6 +315,11 @@ impl Transport {
         Ok(())
     }
 
+    /// Says that something was pushed to a queue by other means: the server does not report our own changes.
+    pub fn pushed(&self) {
+        self.changed.notify_one();
+    }
+
     /// Ends when a queue changed since the last [`claim`](Self::claim), or the connection was lost.
     pub async fn changed(&self) {
         self.changed.notified().await;

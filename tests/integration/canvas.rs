@@ -154,18 +154,22 @@ async fn a_failure_calls_the_errback_and_fails_the_rest_of_the_chain() {
     assert_eq!(world.stored("after").await, None);
 }
 
+/// A signature of a kind that Celery does not have.
+fn sequence() -> Value {
+    json!({"task": "app.sequence", "args": [], "kwargs": {}, "options": {}, "subtask_type": "sequence"})
+}
+
 #[tokio::test]
 async fn a_message_whose_workflow_is_beyond_us_is_left_in_the_queue() {
     let world = World::new().await;
     let worker = world.start_worker(&["-c", "1"]);
-    let chord = signature("app.tests.body", "body");
+    let mut routed = signature("app.tests.routed", "routed");
+    routed["options"]["exchange"] = json!("topics");
+    routed["options"]["routing_key"] = json!("a.b");
     let cases = [
-        ("chord", chord),
-        (
-            "chain",
-            json!([signature("app.tests.last", "last"), group(&["x", "y"])]),
-        ),
-        ("callbacks", json!([group(&["x"])])),
+        ("chord", sequence()),
+        ("chain", json!([signature("app.tests.last", "last"), sequence()])),
+        ("callbacks", json!([routed])),
     ];
     let mut left = Vec::new();
     for (number, (name, value)) in cases.into_iter().enumerate() {

@@ -8,7 +8,7 @@ mod client;
 mod envelope;
 mod events;
 mod fleet;
-mod mixed_fleet;
 mod flower;
+mod mixed_fleet;
 mod python_takes_over;
 mod shared_queue;

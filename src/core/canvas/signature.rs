@@ -1,211 +1,262 @@
-//! A signature: a task call in JSON, as it is embedded in messages.
+//! A signature: a task call in JSON, as it is embedded in messages, or several of them combined.
 
-use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 
-use crate::core::wire::body::Body;
-use crate::core::wire::envelope::{Envelope, Priority};
-use crate::core::wire::task_message::TaskMessage;
-use crate::core::wire::timestamp;
+/// What `apply_async` would be called with, beside the arguments.
+pub(super) type Options = Map<String, Value>;
 
-/// Tasks that Celery expands in the worker instead of running them.
-const COMPOSITE: [&str; 6] = [
-    "celery.group",
-    "celery.chain",
-    "celery.chord",
-    "celery.map",
-    "celery.starmap",
-    "celery.chunks",
-];
-
-/// A signature of one plain task.
+/// One signature. Members that are not known here are kept.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Signature {
-    task: String,
-    args: Vec<Value>,
-    kwargs: Map<String, Value>,
-    options: Map<String, Value>,
-    immutable: bool,
+    pub(super) task: String,
+    pub(super) args: Vec<Value>,
+    pub(super) kwargs: Map<String, Value>,
+    pub(super) options: Options,
+    pub(super) immutable: bool,
+    pub(super) kind: Kind,
+    pub(super) others: Map<String, Value>,
 }
 
-/// Who publishes, and in which workflow.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Publisher<'a> {
-    pub(super) parent: &'a Envelope,
-    pub(super) origin: &'a str,
-    pub(super) default_queue: &'a str,
-    pub(super) now: DateTime<Utc>,
+/// What a signature combines; Celery's `subtask_type`.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Kind {
+    /// One task. Maps and starmaps are tasks of Python workers (`celery.map`, `celery.starmap`).
+    Task,
+    /// A starmap per part of a list.
+    Chunks,
+    /// One after the other.
+    Chain(Vec<Signature>),
+    /// All at once.
+    Group(Vec<Signature>),
+    /// All of the header at once, then the body with their results.
+    Chord {
+        header: Vec<Signature>,
+        body: Box<Signature>,
+    },
 }
 
 impl Signature {
-    /// Reads a signature; `None` when it is none, or one that has to be expanded first.
-    pub(super) fn plain(value: &Value) -> Option<Self> {
-        let task = value.get("task")?.as_str()?;
-        let composite = value.get("subtask_type").is_some_and(|kind| !kind.is_null());
-        if composite || COMPOSITE.contains(&task) {
-            return None;
-        }
-        let object = |name: &str| {
-            value
-                .get(name)
-                .and_then(Value::as_object)
-                .cloned()
-                .unwrap_or_default()
+    /// Reads a signature; `None` when it is none, or of a kind that is not known.
+    pub(super) fn read(value: &Value) -> Option<Self> {
+        let fields = value.as_object()?;
+        let object = |name: &str| match fields.get(name) {
+            None | Some(Value::Null) => Some(Map::new()),
+            Some(value) => value.as_object().cloned(),
         };
+        let mut kwargs = object("kwargs")?;
+        let kind = match fields.get("subtask_type").unwrap_or(&Value::Null) {
+            Value::Null => Kind::Task,
+            Value::String(kind) => match kind.as_str() {
+                "xmap" | "xstarmap" => Kind::Task,
+                "chunks" => Kind::Chunks,
+                "chain" => Kind::Chain(read_all(&kwargs.shift_remove("tasks")?)?),
+                "group" => Kind::Group(read_all(&kwargs.shift_remove("tasks")?)?),
+                "chord" => Kind::Chord {
+                    header: read_header(&kwargs.shift_remove("header")?)?,
+                    body: Box::new(Self::read(&kwargs.shift_remove("body")?)?),
+                },
+                _ => return None,
+            },
+            _ => return None,
+        };
+        let args = match fields.get("args") {
+            None | Some(Value::Null) => Vec::new(),
+            Some(value) => value.as_array()?.clone(),
+        };
+        let known = ["task", "args", "kwargs", "options", "subtask_type", "immutable"];
         Some(Self {
-            task: task.to_owned(),
-            args: value
-                .get("args")
-                .and_then(Value::as_array)
-                .cloned()
-                .unwrap_or_default(),
-            kwargs: object("kwargs"),
-            options: object("options"),
-            immutable: value.get("immutable").and_then(Value::as_bool).unwrap_or(false),
+            task: fields.get("task")?.as_str()?.to_owned(),
+            args,
+            kwargs,
+            options: object("options")?,
+            immutable: fields.get("immutable").and_then(Value::as_bool).unwrap_or(false),
+            kind,
+            others: fields
+                .iter()
+                .filter(|(name, _)| !known.contains(&name.as_str()))
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
         })
     }
 
-    /// Puts a value before the arguments, unless the signature is immutable.
-    pub(super) fn with_first(mut self, value: &Value) -> Self {
-        if !self.immutable {
-            self.args.insert(0, value.clone());
+    /// A signature without options of its own.
+    pub(super) fn new(task: &str, kind: Kind) -> Self {
+        Self {
+            task: task.to_owned(),
+            args: Vec::new(),
+            kwargs: Map::new(),
+            options: Options::new(),
+            immutable: false,
+            kind,
+            others: Map::new(),
         }
-        self
     }
 
-    /// Appends what remains of a chain (last element first) behind the signature's own.
-    pub(super) fn with_chain(mut self, rest: &[Value]) -> Self {
-        let mut chain = rest.to_vec();
-        chain.extend(self.list("chain"));
-        self.options.insert("chain".into(), Value::Array(chain));
-        self
+    /// A group of signatures.
+    pub(super) fn group(tasks: Vec<Self>) -> Self {
+        Self::new("celery.group", Kind::Group(tasks))
     }
 
-    /// Makes the signature a member of a group.
-    pub(super) fn in_group(mut self, group_id: &str, index: usize) -> Self {
-        self.options.insert("group_id".into(), json!(group_id));
-        self.options.insert("group_index".into(), json!(index));
-        self
-    }
-
-    /// The message to publish, and its queue.
-    pub(super) fn into_message(self, by: Publisher<'_>) -> (String, Envelope) {
-        let queue = self
-            .text("queue")
-            .or_else(|| self.text("routing_key"))
-            .unwrap_or(by.default_queue)
-            .to_owned();
-        let root = by.parent.text("root_id").unwrap_or(by.parent.id());
-        let message = TaskMessage {
-            task: self.task.clone(),
-            id: self.text("task_id").unwrap_or_default().to_owned(),
-            queue: queue.clone(),
-            eta: self
-                .time("eta", by.now)
-                .or_else(|| self.after("countdown", by.now)),
-            expires: self.time("expires", by.now),
-            priority: Priority(self.options.get("priority").and_then(Value::as_i64).unwrap_or(0)),
-            root_id: Some(root.to_owned()),
-            parent_id: Some(by.parent.id().to_owned()),
-            headers: self.headers(),
-            reply_to: self.text("reply_to").map(str::to_owned),
-            body: self.body(),
+    /// The signature in JSON.
+    pub(super) fn to_value(&self) -> Value {
+        let mut kwargs = self.kwargs.clone();
+        let list = |tasks: &[Self]| Value::Array(tasks.iter().map(Self::to_value).collect());
+        let subtask_type = match &self.kind {
+            Kind::Task => Value::Null,
+            Kind::Chunks => json!("chunks"),
+            Kind::Chain(tasks) => {
+                kwargs.insert("tasks".into(), list(tasks));
+                json!("chain")
+            }
+            Kind::Group(tasks) => {
+                kwargs.insert("tasks".into(), list(tasks));
+                json!("group")
+            }
+            Kind::Chord { header, body } => {
+                kwargs.insert("header".into(), list(header));
+                kwargs.insert("body".into(), body.to_value());
+                json!("chord")
+            }
         };
-        (queue, message.into_envelope(by.origin, by.now))
+        let mut fields = self.others.clone();
+        fields.insert("task".into(), json!(self.task));
+        fields.insert("args".into(), Value::Array(self.args.clone()));
+        fields.insert("kwargs".into(), Value::Object(kwargs));
+        fields.insert("options".into(), Value::Object(self.options.clone()));
+        fields.insert("subtask_type".into(), subtask_type);
+        fields.insert("immutable".into(), json!(self.immutable));
+        Value::Object(fields)
     }
 
-    fn body(self) -> Body {
-        let mut embed = Map::new();
-        for (name, option) in [("callbacks", "link"), ("errbacks", "link_error")] {
-            let listed = self.list(option);
-            embed.insert(
-                name.into(),
-                if listed.is_empty() {
-                    Value::Null
-                } else {
-                    Value::Array(listed)
-                },
-            );
-        }
-        for name in ["chain", "chord"] {
-            embed.insert(
-                name.into(),
-                self.options.get(name).cloned().unwrap_or(Value::Null),
-            );
-        }
-        Body {
-            args: self.args,
-            kwargs: self.kwargs,
-            embed,
-        }
-    }
-
-    /// Headers that a signature's options set.
-    fn headers(&self) -> Map<String, Value> {
-        let option = |name: &str| self.options.get(name).filter(|value| !value.is_null()).cloned();
-        let mut headers = option("headers")
-            .and_then(|value| value.as_object().cloned())
-            .unwrap_or_default();
-        for (header, name) in [
-            ("group", "group_id"),
-            ("group_index", "group_index"),
-            ("shadow", "shadow"),
-            ("retries", "retries"),
-            ("ignore_result", "ignore_result"),
-            ("argsrepr", "argsrepr"),
-            ("kwargsrepr", "kwargsrepr"),
-            ("stamped_headers", "stamped_headers"),
-        ] {
-            if let Some(value) = option(name) {
-                headers.insert(header.into(), value);
+    /// Puts arguments before the signature's own, unless it is immutable, and lays options over its own,
+    /// except those that must not change: the group, and stamps.
+    pub(super) fn merge(&mut self, args: &[Value], options: Options) {
+        for (name, value) in options {
+            if !(self.keeps(&name) && self.options.contains_key(&name)) {
+                self.options.insert(name, value);
             }
         }
-        let (hard, soft) = (option("time_limit"), option("soft_time_limit"));
-        if hard.is_some() || soft.is_some() {
-            headers.insert("timelimit".into(), json!([hard, soft]));
-        }
-        let stamps: Map<String, Value> = option("stamped_headers")
-            .as_ref()
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .filter_map(|name| Some((name.to_owned(), option(name)?)))
-            .collect();
-        if !stamps.is_empty() {
-            headers.insert("stamps".into(), Value::Object(stamps));
-        }
-        headers
+        self.prepend(args);
     }
 
-    fn text(&self, name: &str) -> Option<&str> {
-        self.options.get(name)?.as_str()
+    /// Puts arguments before the signature's own, unless it is immutable.
+    pub(super) fn prepend(&mut self, args: &[Value]) {
+        if !self.immutable {
+            self.args.splice(0..0, args.iter().cloned());
+        }
+    }
+
+    /// Whether the option, once there, is not replaced.
+    fn keeps(&self, name: &str) -> bool {
+        let stamped = || {
+            let stamps = self.options.get("stamped_headers").and_then(Value::as_array);
+            stamps.is_some_and(|stamps| stamps.iter().any(|stamp| stamp.as_str() == Some(name)))
+        };
+        name == "group_id" || name == "stamped_headers" || stamped()
+    }
+
+    /// An option, unless absent or null.
+    pub(super) fn option(&self, name: &str) -> Option<&Value> {
+        self.options.get(name).filter(|value| !value.is_null())
+    }
+
+    /// An option that is text.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.option(name)?.as_str()
     }
 
     /// An option that may be one value or a list of them.
-    fn list(&self, name: &str) -> Vec<Value> {
-        match self.options.get(name) {
-            None | Some(Value::Null) => Vec::new(),
-            Some(Value::Array(items)) => items.clone(),
-            Some(one) => vec![one.clone()],
+    pub(super) fn list(&self, name: &str) -> Vec<Value> {
+        listed(self.options.get(name))
+    }
+
+    /// Adds to an option that is a list, unless it is there already.
+    pub(super) fn append(&mut self, name: &str, value: &Value) {
+        let mut values = self.list(name);
+        if !values.contains(value) {
+            values.push(value.clone());
+        }
+        self.options.insert(name.to_owned(), Value::Array(values));
+    }
+
+    /// `link`: adds a callback where its kind has it run.
+    pub(super) fn link(&mut self, callback: &Value) {
+        match &mut self.kind {
+            Kind::Chord { body, .. } => body.link(callback),
+            Kind::Group(tasks) if !tasks.is_empty() => {
+                let mut callback = callback.clone();
+                callback["immutable"] = json!(true);
+                tasks[0].link(&callback);
+            }
+            _ => self.append("link", callback),
         }
     }
 
-    /// A time option: ISO text, or a number of seconds from now.
-    fn time(&self, name: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.text(name)
-            .and_then(timestamp::parse)
-            .or_else(|| self.after(name, now))
+    /// `link_error`: adds an errback where its kind has it run.
+    pub(super) fn link_error(&mut self, errback: &Value) {
+        match &mut self.kind {
+            Kind::Chord { header, body } => {
+                let nested = header
+                    .iter_mut()
+                    .filter(|task| matches!(task.kind, Kind::Chord { .. }));
+                nested.for_each(|chord| chord.link_error(errback));
+                body.link_error(errback);
+            }
+            Kind::Group(tasks) => tasks.iter_mut().for_each(|task| task.link_error(errback)),
+            _ => self.append("link_error", errback),
+        }
     }
 
-    fn after(&self, name: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let seconds = self
-            .options
-            .get(name)?
-            .as_f64()
-            .filter(|seconds| seconds.abs() < 1e10)?;
-        #[expect(clippy::cast_possible_truncation, reason = "bounded on the line above")]
-        let millis = (seconds * 1000.0) as i64;
-        now.checked_add_signed(TimeDelta::milliseconds(millis))
+    /// How many results of it an enclosing chord waits for.
+    pub(super) fn size(&self) -> usize {
+        match &self.kind {
+            Kind::Task | Kind::Chunks => 1,
+            Kind::Group(tasks) => tasks.iter().map(Self::size).sum(),
+            Kind::Chain(tasks) => tasks
+                .iter()
+                .rev()
+                .map(Self::size)
+                .find(|size| *size > 0)
+                .unwrap_or(0),
+            Kind::Chord { body, .. } => body.size(),
+        }
+    }
+
+    /// Whether it is a group of nothing.
+    pub(super) fn is_empty_group(&self) -> bool {
+        matches!(&self.kind, Kind::Group(tasks) if tasks.is_empty())
+    }
+
+    /// A group of one task is that task.
+    pub(super) fn unrolled(self) -> Self {
+        match self.kind {
+            Kind::Group(mut tasks) if tasks.len() == 1 => tasks.remove(0),
+            kind => Self { kind, ..self },
+        }
+    }
+}
+
+/// A value that may be one or a list of them, or nothing.
+pub(super) fn listed(value: Option<&Value>) -> Vec<Value> {
+    match value {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(items)) => items.clone(),
+        Some(one) => vec![one.clone()],
+    }
+}
+
+fn read_all(value: &Value) -> Option<Vec<Signature>> {
+    value.as_array()?.iter().map(Signature::read).collect()
+}
+
+/// A chord's header: a list, or a group or chain of which only the tasks count, or one task.
+fn read_header(value: &Value) -> Option<Vec<Signature>> {
+    if value.is_array() {
+        return read_all(value);
+    }
+    let header = Signature::read(value)?;
+    match header.kind {
+        Kind::Group(tasks) | Kind::Chain(tasks) => Some(tasks),
+        _ => Some(vec![header]),
     }
 }

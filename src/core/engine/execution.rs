@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tracing::{debug, error, info, warn};
 
 use super::{Engine, Job};
-use crate::core::canvas::{self, Successor};
+use crate::core::canvas::{self, Plan, Successor};
 use crate::core::error_chain;
 use crate::core::failpoint;
 use crate::core::retry::{self, RetryPolicy};
@@ -131,17 +131,11 @@ impl Engine {
         runtime: Duration,
     ) {
         failpoint::pass("returned");
-        let context = canvas::Context {
-            message: &job.message,
-            body: &job.body,
-            origin: &self.origin,
-            default_queue: &self.settings.default_queue,
-            now: self.clock.now(),
-        };
-        let (state, successors) = match returned {
+        let context = self.canvas_context(&job.message);
+        let (state, plan) = match returned {
             Ok(value) => {
-                let successors = canvas::after_success(context, &value);
-                (State::Success(value), successors)
+                let plan = canvas::after_success(context, &job.body, &value);
+                (State::Success(value), plan)
             }
             Err(mut failure) => {
                 if matches!(failure.kind, FailureKind::RetryRequested(_)) {
@@ -150,28 +144,27 @@ impl Engine {
                 match self.next_try(&job, policy, &failure) {
                     Some(next) => (
                         State::Retry(failure.exception.clone(), traceback(&failure.exception)),
-                        vec![next],
+                        Plan::of(next),
                     ),
                     None => {
                         let text =
                             (!is_hard_limit(&failure.exception)).then(|| traceback(&failure.exception));
                         (
                             State::Failure(failure.exception, text),
-                            canvas::after_failure(context),
+                            canvas::after_failure(context, job.body.embedded("errbacks")),
                         )
                     }
                 }
             }
         };
-        if matches!(state, State::Failure(..)) {
-            self.fail_rest_of_chain(&job, &state).await;
-        }
         // Of a retry before its message can be received again, of an end once it can be found.
         let retried = matches!(state, State::Retry(..));
         if retried {
             self.events.ended(&job.message, &state, runtime);
         }
-        let settled = self.settle(&job.tag, &job.message, &state, &successors).await;
+        let settled = self
+            .settle(&job.tag, &job.message, &job.body, &state, &plan)
+            .await;
         if settled.is_some() && !retried {
             self.events.ended(&job.message, &state, runtime);
         }
@@ -184,7 +177,7 @@ impl Engine {
         if job.marked {
             self.unmark(job.tag.clone());
         }
-        report(&job, &state, &successors, runtime);
+        report(&job, &state, &plan.successors, runtime);
         drop(job.slot);
     }
 
@@ -284,7 +277,7 @@ fn panicked(panic: &(dyn Any + Send)) -> Failure {
 }
 
 /// What stands where Python has a traceback: there are no frames to show, the last line is the same.
-fn traceback(exception: &Exception) -> String {
+pub(super) fn traceback(exception: &Exception) -> String {
     format!("Traceback (most recent call last):\n{}\n", exception.line())
 }
 

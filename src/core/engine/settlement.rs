@@ -5,54 +5,64 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
 use tracing::{debug, error, info, warn};
 
 use super::{Engine, Received};
 use crate::core::backoff::Reconnect;
-use crate::core::canvas::{self, Successor};
+use crate::core::canvas::{Plan, Successor};
 use crate::core::error_chain;
 use crate::core::failpoint;
 use crate::core::transport::{
     Claimed, DeliveryTag, Push, RedisTrouble, Settled, Source, StoredResult, Transport,
 };
+use crate::core::wire::body::Body;
 use crate::core::wire::envelope::Envelope;
 use crate::core::wire::result::{Exception, State};
 
 impl Engine {
     /// Ends a delivery with a state and what follows from it.
+    ///
+    /// Where a chord or the rest of a chain is concerned too, they are told between the storing of the result
+    /// and the acknowledgement: a crash anywhere in between has the task run again, and nothing happen twice.
     pub(super) async fn settle(
         &self,
         tag: &DeliveryTag,
         message: &Envelope,
+        body: &Body,
         state: &State,
-        successors: &[Successor],
+        plan: &Plan,
     ) -> Option<Settled> {
+        self.prepare(plan).await?;
         // Celery stores a failure before it calls the errbacks: they are nobody's children.
-        let children = match state {
-            State::Failure(..) => Vec::new(),
-            _ => canvas::children(successors),
+        let children: &[Value] = match state {
+            State::Failure(..) => &[],
+            _ => &plan.children,
         };
-        let document = self.results.document(message, state, &children);
-        let pushes: Vec<Push> = successors.iter().map(|next| self.publish_push(next)).collect();
-        let settled = self.settle_with(tag, document.as_ref(), &pushes).await?;
+        let document = self.results.document(message, state, children);
+        let follows = plan.successors.iter().map(|next| self.publish_push(next));
+        let mut pushes: Vec<Push> = follows.collect();
+        let settled = if Self::concerns_workflow(message, body, state) {
+            if let Some(document) = &document {
+                self.until_done("store a result", || self.results.store(document))
+                    .await?;
+            }
+            let mut remaining = self.tell_workflow(tag, message, body, state).await?;
+            pushes.append(&mut remaining.pushes);
+            let settled = self.settle_with(tag, None, &pushes).await?;
+            if settled.held {
+                self.finish_chords(remaining.unfinished).await;
+            }
+            settled
+        } else {
+            self.settle_with(tag, document.as_ref(), &pushes).await?
+        };
         if settled.held {
-            for next in successors {
+            for next in &plan.successors {
                 self.events.sent(&next.queue, &next.message);
             }
         }
         Some(settled)
-    }
-
-    /// Gives a failed chain's remaining tasks the same failure.
-    pub(super) async fn fail_rest_of_chain(&self, received: &super::Job, state: &State) {
-        for task_id in canvas::abandoned(&received.body) {
-            let mut message = received.message.clone();
-            message.set_header("id", task_id.into());
-            if let Some(document) = self.results.document(&message, state, &[]) {
-                self.until_done("store a result", || self.results.store(&document))
-                    .await;
-            }
-        }
     }
 
     pub(super) async fn settle_expired(&self, received: &Received) {
@@ -63,8 +73,15 @@ impl Engine {
             outcome = "expired",
             "task expired before it could start"
         );
+        let plan = Plan::default();
         let settled = self
-            .settle(&received.claimed.tag, &received.message, &state, &[])
+            .settle(
+                &received.claimed.tag,
+                &received.message,
+                &received.body,
+                &state,
+                &plan,
+            )
             .await;
         if settled.is_some() {
             self.events.revoked(received.message.id(), false, None, true);
@@ -166,7 +183,7 @@ impl Engine {
         }
     }
 
-    fn publish_push(&self, next: &Successor) -> Push {
+    pub(super) fn publish_push(&self, next: &Successor) -> Push {
         let list = self
             .transport
             .keys()

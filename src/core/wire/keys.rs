@@ -124,12 +124,23 @@ pub fn direct_binding(queue: &str) -> String {
 /// ends in one of `: _ - .`.
 #[must_use]
 pub fn task_meta(prefix: &str, task_id: &str) -> String {
-    let joint = if prefix.is_empty() || prefix.ends_with([':', '_', '-', '.']) {
+    format!("{prefix}{}celery-task-meta-{task_id}", joint(prefix))
+}
+
+/// Key of what the result backend keeps for a group: its saved result with an empty `suffix`; for a chord's
+/// header the parts `.j`, the number of added tasks `.t`, the size `.s`, and since Celery 5.7 the parts counted
+/// `.d` and who publishes the body `.c`.
+#[must_use]
+pub fn group_meta(prefix: &str, group_id: &str, suffix: &str) -> String {
+    format!("{prefix}{}celery-taskset-meta-{group_id}{suffix}", joint(prefix))
+}
+
+fn joint(prefix: &str) -> &'static str {
+    if prefix.is_empty() || prefix.ends_with([':', '_', '-', '.']) {
         ""
     } else {
         "_"
-    };
-    format!("{prefix}{joint}celery-task-meta-{task_id}")
+    }
 }
 
 #[cfg(test)]
@@ -150,5 +161,7 @@ mod tests {
         assert_eq!(task_meta("", "x"), "celery-task-meta-x");
         assert_eq!(task_meta("rpfx", "x"), "rpfx_celery-task-meta-x");
         assert_eq!(task_meta("rpfx:", "x"), "rpfx:celery-task-meta-x");
+        assert_eq!(group_meta("", "g", ".j"), "celery-taskset-meta-g.j");
+        assert_eq!(group_meta("rpfx", "g", ""), "rpfx_celery-taskset-meta-g");
     }
 }

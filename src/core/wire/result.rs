@@ -59,6 +59,21 @@ impl Exception {
         format!("{}({})", self.kind, python_repr::plain(&self.message))
     }
 
+    /// Reads an exception as Celery's backends store one; anything else is an exception with that as its text.
+    #[must_use]
+    pub fn from_value(value: &Value) -> Self {
+        let text = |name: &str| value.get(name).and_then(Value::as_str);
+        let message = match value.get("exc_message") {
+            None | Some(Value::Null) => vec![],
+            Some(Value::Array(arguments)) => arguments.clone(),
+            Some(one) => vec![one.clone()],
+        };
+        match text("exc_type") {
+            Some(kind) => Self::new(text("exc_module").unwrap_or("celery.exceptions"), kind, message),
+            None => Self::builtin("Exception", value.to_string()),
+        }
+    }
+
     fn to_value(&self) -> Value {
         json!({"exc_type": self.kind, "exc_message": self.message, "exc_module": self.module})
     }
@@ -97,6 +112,18 @@ impl State {
         }
     }
 
+    /// What is stored as the result: the returned value, the exception, or what is known of a run.
+    #[must_use]
+    pub fn result(&self) -> Value {
+        match self {
+            Self::Started { pid, hostname } => json!({"pid": pid, "hostname": hostname}),
+            Self::Success(value) => value.clone(),
+            Self::Retry(exception, _) | Self::Failure(exception, _) | Self::Revoked(exception) => {
+                exception.to_value()
+            }
+        }
+    }
+
     /// Whether the state ends the task.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -107,16 +134,14 @@ impl State {
 /// The document to store, in Celery's member order. `children` are the results of tasks this one published.
 #[must_use]
 pub fn document(message: &Envelope, state: &State, children: &[Value], now: DateTime<Utc>) -> String {
-    let (result, traceback) = match state {
-        State::Started { pid, hostname } => (json!({"pid": pid, "hostname": hostname}), Value::Null),
-        State::Success(value) => (value.clone(), Value::Null),
-        State::Retry(exception, traceback) => (exception.to_value(), json!(traceback)),
-        State::Failure(exception, traceback) => (exception.to_value(), json!(traceback)),
-        State::Revoked(exception) => (exception.to_value(), Value::Null),
+    let traceback = match state {
+        State::Retry(_, traceback) => json!(traceback),
+        State::Failure(_, traceback) => json!(traceback),
+        State::Started { .. } | State::Success(_) | State::Revoked(_) => Value::Null,
     };
     let mut fields = Map::new();
     fields.insert("status".into(), json!(state.name()));
-    fields.insert("result".into(), result);
+    fields.insert("result".into(), state.result());
     fields.insert("traceback".into(), traceback);
     fields.insert("children".into(), json!(children));
     let done = state.is_ready().then(|| timestamp::isoformat(now));

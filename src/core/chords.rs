@@ -1,0 +1,206 @@
+//! Chords in the result backend: counting the results of a header, and ending the chord once.
+//!
+//! With results in the broker's own database the body is published by the script that removes the header's
+//! parts, so it is published once, whatever dies when. With a backend elsewhere the order is: count, publish
+//! together with the acknowledgement, remove.
+
+use std::time::Duration;
+
+use redis::Script;
+use serde_json::{Value, json};
+
+use crate::core::canvas::{Part, Preparation};
+use crate::core::results::ResultOptions;
+use crate::core::transport::{Connection, DeliveryTag, Push, RedisTrouble, ScriptCall};
+use crate::core::wire::keys::{self, Keys};
+use crate::core::wire::python_json;
+use crate::core::wire::result::State;
+
+/// How long the one that completed a header may take to publish its body before another may, in seconds. No
+/// longer than a lease, so that the claim of a worker that died is over when its messages are run again.
+const CLAIM_SECONDS: u64 = 5;
+/// For how long late copies of a header's tasks are recognised after its end, in seconds; Celery's value.
+const DONE_SECONDS: u64 = 300;
+
+/// What counting a part has shown.
+#[derive(Debug, PartialEq)]
+pub enum Count {
+    /// Other parts are missing, or the chord's sender is not done yet.
+    Waiting,
+    /// The chord has ended already.
+    Done,
+    /// The header is complete, and another worker is about to publish the body; it has so long left.
+    Held(Duration),
+    /// The chord's keys hold something else.
+    Broken,
+    /// The header is complete, and the body is the caller's to publish.
+    Complete {
+        /// The parts in their order, see [`Part::member`].
+        parts: Vec<Value>,
+        /// The saved result of the header, if it has groups in it.
+        saved: Option<Value>,
+    },
+}
+
+/// What became of the attempt to end a chord.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything was published.
+    Yes,
+    /// Somebody else has ended it or will.
+    NotOurs,
+    /// Nothing was done: a message leads to a key that is no list.
+    Misdirected,
+}
+
+/// The chord part of a result backend.
+pub(crate) struct Chords {
+    part: Script,
+    end: Script,
+}
+
+impl Default for Chords {
+    fn default() -> Self {
+        Self {
+            part: Script::new(include_str!("transport/scripts/chord_part.lua")),
+            end: Script::new(include_str!("transport/scripts/chord_end.lua")),
+        }
+    }
+}
+
+impl Chords {
+    /// Writes what a chord needs before its header is published: its size, or its header's structure. A chord
+    /// that is run again begins anew.
+    pub(crate) async fn prepare(
+        &self,
+        connection: &Connection,
+        options: &ResultOptions,
+        preparation: &Preparation,
+    ) -> Result<(), RedisTrouble> {
+        let key = |group: &str, suffix: &str| keys::group_meta(&options.key_prefix, group, suffix);
+        let mut pipeline = redis::pipe();
+        pipeline.atomic();
+        let (key, value) = match preparation {
+            Preparation::ChordSize { group, size } => {
+                pipeline.del(key(group, ".c")).ignore();
+                (key(group, ".s"), size.to_string())
+            }
+            Preparation::SavedGroup { group, result } => {
+                let document = json!({"result": result});
+                let document = python_json::to_string(&document).expect("JSON values are JSON");
+                (key(group, ""), document)
+            }
+        };
+        let set = pipeline.cmd("SET").arg(key).arg(value);
+        if options.expires_seconds > 0 {
+            set.arg("EX").arg(options.expires_seconds);
+        }
+        set.ignore();
+        connection.pipeline(&pipeline).await
+    }
+
+    /// Counts one part. Counting it again changes nothing.
+    pub(crate) async fn count(
+        &self,
+        connection: &Connection,
+        options: &ResultOptions,
+        part: &Part,
+        state: &State,
+    ) -> Result<Count, RedisTrouble> {
+        let mut call = ScriptCall::default();
+        for key in chord_keys(options, &part.group) {
+            call.key(key);
+        }
+        call.key(keys::group_meta(&options.key_prefix, &part.group, ""));
+        let member = python_json::to_string(&part.member(state)).expect("JSON values are JSON");
+        let id = python_json::to_string(&part.task_id).expect("text is JSON");
+        call.arg(part.task_id.as_str())
+            .arg(member)
+            .arg(format!("[1, {id}, "))
+            .arg(place(part))
+            .number(options.expires_seconds)
+            .arg(claim(part))
+            .number(CLAIM_SECONDS);
+        let answer: Vec<redis::Value> = connection.script(None, &self.part, &call).await?;
+        Ok(read_count(&answer))
+    }
+
+    /// Ends a chord by publishing `pushes`, if `tag` is still held and the chord is still the caller's.
+    pub(crate) async fn end(
+        &self,
+        connection: &Connection,
+        options: &ResultOptions,
+        broker: &Keys,
+        part: &Part,
+        (tag, pushes): (Option<&DeliveryTag>, &[Push]),
+        succeeded: bool,
+    ) -> Result<Ended, RedisTrouble> {
+        let mut call = ScriptCall::default();
+        call.key(broker.unacked());
+        for key in chord_keys(options, &part.group) {
+            call.key(key);
+        }
+        call.arg(tag.map_or("", |tag| tag.0.as_str()))
+            .arg(claim(part))
+            .number(u8::from(succeeded))
+            .number(DONE_SECONDS);
+        for push in pushes {
+            call.key(push.list.as_str()).arg(push.message.as_str());
+        }
+        let ended: i64 = connection.script(None, &self.end, &call).await?;
+        Ok(match ended {
+            1 => Ended::Yes,
+            -1 => Ended::Misdirected,
+            _ => Ended::NotOurs,
+        })
+    }
+}
+
+fn chord_keys(options: &ResultOptions, group: &str) -> [String; 5] {
+    [".j", ".t", ".s", ".d", ".c"].map(|suffix| keys::group_meta(&options.key_prefix, group, suffix))
+}
+
+/// The score that orders the parts.
+fn place(part: &Part) -> String {
+    part.index
+        .map_or_else(|| "+inf".into(), |index| index.to_string())
+}
+
+/// The claim of the part that completes a header. The same when its task is run again.
+fn claim(part: &Part) -> String {
+    format!("{}:{}:{}", keys::OWN, part.task_id, place(part))
+}
+
+fn read_count(answer: &[redis::Value]) -> Count {
+    let text = |at: usize| match answer.get(at) {
+        Some(redis::Value::BulkString(bytes)) => bytes.as_slice(),
+        _ => b"",
+    };
+    match text(0) {
+        b"waiting" => Count::Waiting,
+        b"done" => Count::Done,
+        b"held" => {
+            let left = match answer.get(1) {
+                Some(redis::Value::Int(left)) => u64::try_from(*left).unwrap_or(0),
+                _ => 0,
+            };
+            Count::Held(Duration::from_millis(left))
+        }
+        b"complete" => {
+            let saved = json_of(answer.get(1)).and_then(|saved| saved.get("result").cloned());
+            let Some(redis::Value::Array(parts)) = answer.get(2) else {
+                return Count::Broken;
+            };
+            let parts: Option<Vec<Value>> = parts.iter().map(|part| json_of(Some(part))).collect();
+            parts.map_or(Count::Broken, |parts| Count::Complete { parts, saved })
+        }
+        _ => Count::Broken,
+    }
+}
+
+fn json_of(answer: Option<&redis::Value>) -> Option<Value> {
+    match answer {
+        Some(redis::Value::BulkString(bytes)) => serde_json::from_slice(bytes).ok(),
+        _ => None,
+    }
+}

@@ -1,0 +1,285 @@
+//! What a task's end means for its workflow, beside its own successors: the rest of a failed chain, and chords.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tracing::{error, info, warn};
+
+use super::Engine;
+use crate::core::canvas::{self, Abandoned, Context, Joined, Part, Plan};
+use crate::core::chords::{Count, Ended};
+use crate::core::failpoint;
+use crate::core::transport::{DeliveryTag, Push};
+use crate::core::wire::body::Body;
+use crate::core::wire::envelope::Envelope;
+use crate::core::wire::result::{Exception, State};
+
+/// How often a chord that another worker holds is looked at, and how many times: until the longest claim that
+/// any worker makes (Celery's, with its time to publish) is over.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const MAX_LOOKS: usize = 120;
+/// The same for results that should be there: together Celery's `result_chord_join_timeout` of 3 seconds.
+const JOIN_PAUSE: Duration = Duration::from_millis(50);
+const MAX_JOIN_LOOKS: usize = 60;
+
+/// A chord whose body was published together with an acknowledgement, in another database than its parts.
+pub(super) struct Unfinished {
+    part: Part,
+    succeeded: bool,
+}
+
+/// What is left for the settlement of a delivery after its workflow was seen to.
+#[derive(Default)]
+pub(super) struct Remaining {
+    /// To be published with the acknowledgement.
+    pub(super) pushes: Vec<Push>,
+    /// Chords to be ended after it.
+    pub(super) unfinished: Vec<Unfinished>,
+}
+
+impl Engine {
+    /// The context in which a message's successors are published.
+    pub(super) fn canvas_context<'a>(&'a self, message: &'a Envelope) -> Context<'a> {
+        Context {
+            task_id: message.id(),
+            root: message.text("root_id"),
+            origin: &self.origin,
+            default_queue: &self.settings.default_queue,
+            now: self.clock.now(),
+        }
+    }
+
+    /// Writes what a plan's successors need to find when they run.
+    pub(super) async fn prepare(&self, plan: &Plan) -> Option<()> {
+        for preparation in &plan.preparations {
+            self.until_done("prepare a chord", || self.results.prepare(preparation))
+                .await?;
+        }
+        Some(())
+    }
+
+    /// Whether a task's end in this state concerns more than itself and its successors.
+    pub(super) fn concerns_workflow(message: &Envelope, body: &Body, state: &State) -> bool {
+        state.is_ready()
+            && (Part::of(message, body).is_some()
+                || matches!(state, State::Failure(..)) && !body.embedded("chain").is_empty())
+    }
+
+    /// Tells the workflow of a task's end, its result being stored. Doing it again changes nothing.
+    ///
+    /// `None` when a cold stop came in between: the delivery is left for whoever runs it again.
+    pub(super) async fn tell_workflow(
+        &self,
+        tag: &DeliveryTag,
+        message: &Envelope,
+        body: &Body,
+        state: &State,
+    ) -> Option<Remaining> {
+        let mut remaining = Remaining::default();
+        let context = self.canvas_context(message);
+        if let Some(part) = Part::of(message, body) {
+            self.return_part(tag, context, part, state, &mut remaining)
+                .await?;
+        }
+        if matches!(state, State::Failure(..)) {
+            let failed = canvas::abandoned(body.embedded("chain"));
+            // With the result of the task ignored, so are those of what follows it.
+            let stored = message.ignore_result() != Some(true);
+            self.abandon(tag, context, (failed, &[]), (state, stored), &mut remaining)
+                .await?;
+        }
+        Some(remaining)
+    }
+
+    /// Ends chords that could not be ended before the acknowledgement.
+    pub(super) async fn finish_chords(&self, unfinished: Vec<Unfinished>) {
+        for Unfinished { part, succeeded } in unfinished {
+            self.until_done("end a chord", || {
+                self.results
+                    .end_chord(self.transport.keys(), &part, (None, &[]), succeeded)
+            })
+            .await;
+        }
+    }
+
+    /// Gives tasks that will never run a state, and tells the chords that wait for them.
+    async fn abandon(
+        &self,
+        tag: &DeliveryTag,
+        context: Context<'_>,
+        (failed, children): (Vec<Abandoned>, &[Value]),
+        (state, stored): (&State, bool),
+        remaining: &mut Remaining,
+    ) -> Option<()> {
+        for Abandoned { message, part } in failed {
+            if stored && let Some(document) = self.results.document(&message, state, children) {
+                self.until_done("store a result", || self.results.store(&document))
+                    .await?;
+            }
+            if let Some(part) = part {
+                // A chord's end may fail another chord's part; signatures are as deep as JSON may be at most.
+                Box::pin(self.return_part(tag, context, part, state, remaining)).await?;
+            }
+        }
+        Some(())
+    }
+
+    /// Counts a part of a chord, and publishes the body when it was the last.
+    async fn return_part(
+        &self,
+        tag: &DeliveryTag,
+        context: Context<'_>,
+        part: Part,
+        state: &State,
+        remaining: &mut Remaining,
+    ) -> Option<()> {
+        let (mut parts, saved) = match self.count_part(&part, state).await? {
+            Count::Complete { parts, saved } => (parts, saved),
+            Count::Waiting | Count::Done | Count::Held(_) => return Some(()),
+            Count::Broken => {
+                error!(
+                    group = part.group,
+                    task.id = part.task_id,
+                    "a chord cannot go on: its keys hold something else than Celery writes there"
+                );
+                return Some(());
+            }
+        };
+        failpoint::pass("chord complete");
+        self.add_missing(&mut parts, saved.as_ref()).await?;
+        let (plan, succeeded) = match canvas::join(&parts, saved.as_ref()) {
+            Joined::Results(results) => (canvas::after_header(context, &part.body, results), true),
+            Joined::Failed { error, cause } => {
+                warn!(group = part.group, error = error.line(), "a chord has failed");
+                let plan = self
+                    .fail_body(tag, context, &part, error, cause, remaining)
+                    .await?;
+                (plan, false)
+            }
+        };
+        self.prepare(&plan).await?;
+        let pushes: Vec<Push> = plan
+            .successors
+            .iter()
+            .map(|next| self.publish_push(next))
+            .collect();
+        self.end_chord(tag, part, pushes, succeeded, remaining).await
+    }
+
+    /// Stores the failure of a chord's body, and returns the call of its errbacks.
+    async fn fail_body(
+        &self,
+        tag: &DeliveryTag,
+        context: Context<'_>,
+        part: &Part,
+        error: Exception,
+        cause: Option<Exception>,
+        remaining: &mut Remaining,
+    ) -> Option<Plan> {
+        let is_group = part.body["subtask_type"] == "group";
+        let exception = cause.filter(|_| is_group).unwrap_or(error);
+        let traceback = super::execution::traceback(&exception);
+        let state = State::Failure(exception, Some(traceback));
+        let failed = canvas::abandoned_body(&part.body);
+        let mut plan = Plan::default();
+        for (id, errbacks) in canvas::errbacks_of_body(&part.body) {
+            let context = Context {
+                task_id: &id,
+                root: None,
+                ..context
+            };
+            plan.extend(canvas::after_failure(context, &errbacks));
+        }
+        // To Celery its errbacks are a failed body's children, unless that is a group.
+        let children: &[Value] = if is_group { &[] } else { &plan.children };
+        self.abandon(tag, context, (failed, children), (&state, true), remaining)
+            .await?;
+        Some(plan)
+    }
+
+    async fn end_chord(
+        &self,
+        tag: &DeliveryTag,
+        part: Part,
+        mut pushes: Vec<Push>,
+        succeeded: bool,
+        remaining: &mut Remaining,
+    ) -> Option<()> {
+        if !self.results_with_broker {
+            remaining.pushes.append(&mut pushes);
+            remaining.unfinished.push(Unfinished { part, succeeded });
+            return Some(());
+        }
+        let keys = self.transport.keys();
+        let mut ended = self
+            .until_done("end a chord", || {
+                self.results
+                    .end_chord(keys, &part, (Some(tag), &pushes), succeeded)
+            })
+            .await?;
+        if ended == Ended::Misdirected {
+            pushes = pushes.iter().map(|push| self.transport.park_push(push)).collect();
+            error!(
+                group = part.group,
+                "parked a chord's body: its queue's key is no list"
+            );
+            ended = self
+                .until_done("end a chord", || {
+                    self.results
+                        .end_chord(keys, &part, (Some(tag), &pushes), succeeded)
+                })
+                .await?;
+        }
+        if ended == Ended::Yes {
+            self.transport.pushed();
+            failpoint::pass("chord ended");
+        } else {
+            info!(group = part.group, "left the end of a chord to somebody else");
+        }
+        Some(())
+    }
+
+    /// Waits a little for results that a header's structure names and that were not counted.
+    async fn add_missing(&self, parts: &mut Vec<Value>, saved: Option<&Value>) -> Option<()> {
+        for _ in 0..MAX_JOIN_LOOKS {
+            let missing = canvas::missing(parts, saved);
+            if missing.is_empty() {
+                break;
+            }
+            let documents = self
+                .until_done("read results", || self.results.documents(&missing))
+                .await?;
+            let found: Vec<Value> = documents.iter().filter_map(canvas::part_of_document).collect();
+            if found.is_empty() {
+                self.pause(JOIN_PAUSE).await?;
+            }
+            parts.extend(found);
+        }
+        Some(())
+    }
+
+    /// Waits, unless a cold stop comes.
+    async fn pause(&self, pause: Duration) -> Option<()> {
+        tokio::select! {
+            biased;
+            () = self.stop.cold() => None,
+            () = tokio::time::sleep(pause) => Some(()),
+        }
+    }
+
+    /// Counts a part; waits while another worker, which may be dead, holds the complete chord.
+    async fn count_part(&self, part: &Part, state: &State) -> Option<Count> {
+        let mut count = Count::Waiting;
+        for _ in 0..MAX_LOOKS {
+            count = self
+                .until_done("return a part of a chord", || {
+                    self.results.count_part(part, state)
+                })
+                .await?;
+            let Count::Held(left) = count else { break };
+            self.pause(left.clamp(Duration::from_millis(1), LOOK_AGAIN))
+                .await?;
+        }
+        Some(count)
+    }
+}
