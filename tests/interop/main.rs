@@ -3,6 +3,7 @@
 //! Each test starts its own Redis server, its own exchange and the processes it needs; [`fleet`] is how.
 
 mod beat;
+mod canvas;
 mod captures;
 mod client;
 mod envelope;
