@@ -7,10 +7,15 @@ ENVIRONMENTS := $(TARGET)/python
 TEST_LOG := $(TARGET)/test.log
 SOAK_LOG := $(TARGET)/soak.log
 PYTHON ?= python3
+# Celery 4 does not run on Python 3.11 and later.
+PYTHON_3_9 ?= python3.9
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 # The fuzz targets are checked without libFuzzer, which would need a C++ compiler.
 NO_LIBFUZZER := CUSTOM_LIBFUZZER_PATH=/nowhere/libFuzzer.a
+
+# The releases whose clients are recorded.
+GOLDEN := 4.4.7 5.2.7 5.5.2 5.6.3 5.7.0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup tools build demo test bench soak fuzz lint fmt deny clean
@@ -35,6 +40,10 @@ test: setup ## runs all tests, documentation examples included
 	@rm -f $(TEST_LOG).status
 	@{ $(CARGO) test --workspace --locked --no-fail-fast 2>&1; echo $$? > $(TEST_LOG).status; } | tee $(TEST_LOG)
 	@awk -v status="$$(cat $(TEST_LOG).status)" -f .ci/test-summary.awk $(TEST_LOG)
+
+golden: $(GOLDEN:%=$(ENVIRONMENTS)/golden-%/.ready) ## records anew what clients of several releases of Celery send
+	rm -f tests/golden/celery-*.jsonl
+	@for version in $(GOLDEN); do $(ENVIRONMENTS)/golden-$$version/bin/python tests/golden/record.py tests/golden || exit 1; done
 
 soak: ## runs the long form of the fault suite, hundreds of kills, restarts and resets, and sums it up
 	$(CARGO) build --workspace --locked
@@ -70,6 +79,13 @@ clean: ## removes everything that was built
 
 tools:
 	@PYTHON="$(PYTHON)" .ci/tools
+
+# Only for recording: the tests need the files and no client.
+$(ENVIRONMENTS)/golden-%/.ready: tests/golden/requirements-%.txt
+	rm -rf $(@D)
+	$(if $(filter 4.%,$*),$(PYTHON_3_9),$(PYTHON)) -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
+	@touch $@
 
 # Order-only: the tools must be there, but checking them makes no environment out of date.
 $(ENVIRONMENTS)/celery-%/.ready: tests/python/requirements-%.txt | tools

@@ -8,6 +8,7 @@ mod canvas;
 mod captures;
 mod cli;
 mod crash;
+mod golden;
 mod latency;
 mod oddities;
 mod outcomes;
