@@ -162,9 +162,7 @@ impl Engine {
         if retried {
             self.events.ended(&job.message, &state, runtime);
         }
-        let settled = self
-            .settle(&job.tag, &job.message, &job.body, &state, &plan)
-            .await;
+        let settled = self.settle(&job.tag, &job.message, &state, &plan).await;
         if settled.is_some() && !retried {
             self.events.ended(&job.message, &state, runtime);
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tracing::{debug, error, info, warn};
 
-use super::{Engine, Received};
+use super::{Engine, Received, workflow};
 use crate::core::backoff::Reconnect;
 use crate::core::canvas::{Plan, Successor};
 use crate::core::error_chain;
@@ -16,7 +16,6 @@ use crate::core::failpoint;
 use crate::core::transport::{
     Claimed, DeliveryTag, Push, RedisTrouble, Settled, Source, StoredResult, Transport,
 };
-use crate::core::wire::body::Body;
 use crate::core::wire::envelope::Envelope;
 use crate::core::wire::result::{Exception, State};
 
@@ -29,7 +28,6 @@ impl Engine {
         &self,
         tag: &DeliveryTag,
         message: &Envelope,
-        body: &Body,
         state: &State,
         plan: &Plan,
     ) -> Option<Settled> {
@@ -42,12 +40,12 @@ impl Engine {
         let document = self.results.document(message, state, children);
         let follows = plan.successors.iter().map(|next| self.publish_push(next));
         let mut pushes: Vec<Push> = follows.collect();
-        let settled = if Self::concerns_workflow(message, body, state) {
+        let settled = if let Some(concern) = workflow::Concern::of(message, state) {
             if let Some(document) = &document {
                 self.until_done("store a result", || self.results.store(document))
                     .await?;
             }
-            let mut remaining = self.tell_workflow(tag, message, body, state).await?;
+            let mut remaining = self.tell_workflow(tag, message, concern, state).await?;
             pushes.append(&mut remaining.pushes);
             let settled = self.settle_with(tag, None, &pushes).await?;
             if settled.held {
@@ -75,13 +73,7 @@ impl Engine {
         );
         let plan = Plan::default();
         let settled = self
-            .settle(
-                &received.claimed.tag,
-                &received.message,
-                &received.body,
-                &state,
-                &plan,
-            )
+            .settle(&received.claimed.tag, &received.message, &state, &plan)
             .await;
         if settled.is_some() {
             self.events.revoked(received.message.id(), false, None, true);

@@ -10,7 +10,6 @@ use crate::core::canvas::{self, Abandoned, Context, Joined, Part, Plan};
 use crate::core::chords::{Count, Ended};
 use crate::core::failpoint;
 use crate::core::transport::{DeliveryTag, Push};
-use crate::core::wire::body::Body;
 use crate::core::wire::envelope::Envelope;
 use crate::core::wire::result::{Exception, State};
 
@@ -26,6 +25,32 @@ const MAX_JOIN_LOOKS: usize = 60;
 pub(super) struct Unfinished {
     part: Part,
     succeeded: bool,
+}
+
+/// What a task's end concerns beside itself and its successors.
+pub(super) struct Concern {
+    /// The chord that waits for its result.
+    part: Option<Part>,
+    /// What will not run because it has failed.
+    abandoned: Vec<Abandoned>,
+}
+
+impl Concern {
+    /// `None` for most tasks, found without a look into the body unless they failed or belong to a group.
+    pub(super) fn of(message: &Envelope, state: &State) -> Option<Self> {
+        let failed = matches!(state, State::Failure(..));
+        if !state.is_ready() || !failed && message.header("group").is_none() {
+            return None;
+        }
+        let body = message.body().ok()?;
+        let part = Part::of(message, &body);
+        let abandoned = if failed {
+            canvas::abandoned(body.embedded("chain"))
+        } else {
+            Vec::new()
+        };
+        (part.is_some() || !abandoned.is_empty()).then_some(Self { part, abandoned })
+    }
 }
 
 /// What is left for the settlement of a delivery after its workflow was seen to.
@@ -58,13 +83,6 @@ impl Engine {
         Some(())
     }
 
-    /// Whether a task's end in this state concerns more than itself and its successors.
-    pub(super) fn concerns_workflow(message: &Envelope, body: &Body, state: &State) -> bool {
-        state.is_ready()
-            && (Part::of(message, body).is_some()
-                || matches!(state, State::Failure(..)) && !body.embedded("chain").is_empty())
-    }
-
     /// Tells the workflow of a task's end, its result being stored. Doing it again changes nothing.
     ///
     /// `None` when a cold stop came in between: the delivery is left for whoever runs it again.
@@ -72,22 +90,20 @@ impl Engine {
         &self,
         tag: &DeliveryTag,
         message: &Envelope,
-        body: &Body,
+        concern: Concern,
         state: &State,
     ) -> Option<Remaining> {
         let mut remaining = Remaining::default();
         let context = self.canvas_context(message);
-        if let Some(part) = Part::of(message, body) {
+        if let Some(part) = concern.part {
             self.return_part(tag, context, part, state, &mut remaining)
                 .await?;
         }
-        if matches!(state, State::Failure(..)) {
-            let failed = canvas::abandoned(body.embedded("chain"));
-            // With the result of the task ignored, so are those of what follows it.
-            let stored = message.ignore_result() != Some(true);
-            self.abandon(tag, context, (failed, &[]), (state, stored), &mut remaining)
-                .await?;
-        }
+        // With the result of the task ignored, so are those of what follows it.
+        let stored = message.ignore_result() != Some(true);
+        let failed = (concern.abandoned, [].as_slice());
+        self.abandon(tag, context, failed, (state, stored), &mut remaining)
+            .await?;
         Some(remaining)
     }
 
