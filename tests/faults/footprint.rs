@@ -19,6 +19,10 @@ async fn never_yielding() {
     let scene = Scene::start().with("TOKIO_WORKER_THREADS", threads.to_string());
     let scene = scene.with("CELERY_VISIBILITY_TIMEOUT", "5");
     let mut ledger = Ledger::open(&scene, "spins");
+    // The other one is there before all processors are busy, and has no slot for a task that keeps them so.
+    let other = scene.worker("other", 1).ready().await;
+    let blocker = ledger.record(8_000).await;
+    ledger.started(&blocker, 1).await;
     let busy = scene.worker("busy", threads).ready().await;
     let mut spins = Vec::new();
     for _ in 0..threads {
@@ -29,14 +33,13 @@ async fn never_yielding() {
     for id in &spins {
         ledger.started(id, 1).await;
     }
-    let other = scene.worker("other", 1).ready().await;
     for _ in 0..10 {
         ledger.record(10).await;
     }
     let sums = ledger.close("spins", Duration::from_secs(60)).await;
     assert_eq!(sums.duplicated, 0);
     assert_eq!(other.count("restored the messages"), 0);
-    assert_eq!(busy.count("task succeeded"), threads);
+    assert!(busy.count("task succeeded") >= threads);
     assert!(busy.stop().await.success());
 }
 
