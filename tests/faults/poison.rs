@@ -131,6 +131,76 @@ async fn bystanders() {
     .await;
 }
 
+/// Sends a message that two workers died with, as it comes back from the second.
+async fn suspect(scene: &Scene, ledger: &mut Ledger, milliseconds: u64) -> String {
+    let mut task = ledger.task(milliseconds);
+    task.headers.insert("redelivered".into(), true.into());
+    let id = ledger.send(task).await;
+    let sent: String = ask(&scene.observer(), cmd("LINDEX").arg(QUEUE).arg(0)).await;
+    let sent: Value = serde_json::from_str(&sent).expect("a message is JSON");
+    assert_eq!(sent["headers"]["id"], id.as_str());
+    let tag = sent["properties"]["delivery_tag"].as_str().expect("a tag");
+    let count = Keys::default().crashes();
+    ask::<i64>(&scene.observer(), cmd("HSET").arg(count).arg(tag).arg(2)).await;
+    id
+}
+
+/// Two such messages run one after the other and beside nothing, and hold up no stop while they wait for that.
+async fn alone() {
+    let scene = Scene::start();
+    let mut ledger = Ledger::open(&scene, "alone");
+    let long = ledger.record(2_500).await;
+    let suspects = [
+        suspect(&scene, &mut ledger, 700).await,
+        suspect(&scene, &mut ledger, 700).await,
+    ];
+    for _ in 0..5 {
+        ledger.record(50).await;
+    }
+    let stopped = scene.worker("stopped", 3).ready().await;
+    stopped.says("it runs alone", 2).await;
+    assert!(stopped.stop().await.success());
+    let kept = ledger.kept().await;
+    assert!(
+        suspects
+            .iter()
+            .all(|id| kept.iter().any(|text| text.contains(id.as_str())))
+    );
+    let starts = ledger.starts().await;
+    assert!(
+        starts.iter().all(|start| !suspects.contains(&start.id)),
+        "it started beside the long one"
+    );
+
+    let again = ledger.record(2_500).await;
+    let worker = scene.worker("alone", 3);
+    let sums = ledger.close("alone", SOON).await;
+    assert_eq!((sums.duplicated, sums.parked.len()), (0, 0));
+    let starts = ledger.starts().await;
+    let at = |id: &String| {
+        starts
+            .iter()
+            .find(|start| start.id == *id)
+            .expect("a start")
+            .at_ms
+    };
+    for id in &suspects {
+        let alone = at(id)..at(id) + 700;
+        let beside = starts
+            .iter()
+            .filter(|start| start.id != *id && alone.contains(&start.at_ms));
+        assert_eq!(beside.count(), 0, "tasks that started beside it");
+        for long in [&long, &again] {
+            assert!(
+                !(at(long)..at(long) + 2_500).contains(&at(id)),
+                "it started beside a long one"
+            );
+        }
+    }
+    assert!(worker.stop().await.success());
+    assert!(crashes(&scene).await.is_empty());
+}
+
 /// Kills the worker that runs `id`, so many times, each time with a new one at hand.
 async fn kill_while_running(scene: &Scene, ledger: &Ledger, id: &str, deaths: u64) -> Worker {
     let mut worker = scene.worker("k0", 1);
@@ -180,9 +250,10 @@ async fn replayed(scene: &Scene) {
 async fn a_message_is_parked_after_the_third_death_unless_it_succeeds_before() {
     let scene = Scene::start();
     let (first, second) = (scene.in_database(1), scene.in_database(2));
-    let all = future::join4(
+    let all = future::join5(
         killers(),
-        bystanders(),
+        Box::pin(bystanders()),
+        Box::pin(alone()),
         forgotten_by_success(&first),
         replayed(&second),
     );

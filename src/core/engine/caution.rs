@@ -57,7 +57,7 @@ impl Engine {
             crashes,
             "workers died while they ran this message; it runs alone"
         );
-        // Two that wait for all slots must not hold one each. The semaphore is fair: nothing new comes in between.
+        // Two that wait for all slots must not hold one each. The semaphore is fair: what comes later starts later.
         drop(slot);
         let all = u32::try_from(self.settings.concurrency).unwrap_or(u32::MAX);
         let slots = tokio::select! {
