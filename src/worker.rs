@@ -167,7 +167,7 @@ pub async fn run(
     stop.on_signals(settings.worker.shutdown_timeout)?;
     let clock = SystemClock::shared();
     info!(hostname = settings.hostname, tasks = %tasks.names().join(","), "worker starting");
-    let engine = engine(&settings, tasks.names(), Arc::clone(&clock), stop)?;
+    let engine = engine(&settings, &tasks, Arc::clone(&clock), stop)?;
     let name = format!("{}-heartbeat", settings.hostname);
     engine.keep_lease(Connection::new(&settings.redis.broker, &name)?)?;
     bridge::run(engine, tasks, state, clock).await?;
@@ -178,7 +178,7 @@ pub async fn run(
 /// when results are not in the broker's database, or when a chain fails and its rest with it.
 fn engine(
     settings: &WorkerSettings,
-    tasks: Vec<String>,
+    tasks: &TaskSet,
     clock: SharedClock,
     stop: Stop,
 ) -> Result<Arc<Engine>, WorkerError> {
@@ -201,7 +201,8 @@ fn engine(
     let engine_settings = EngineSettings {
         hostname: settings.hostname.clone(),
         machine: settings.machine.clone(),
-        tasks,
+        tasks: tasks.names(),
+        policies: tasks.policies(),
         default_queue: DEFAULT_QUEUE.into(),
         concurrency: settings.concurrency,
         limits: Limits {

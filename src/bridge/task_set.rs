@@ -11,7 +11,8 @@ use celery::task::Task;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::managed::Managed;
+use super::managed::{self, Managed};
+use crate::core::engine::TaskPolicy;
 use crate::core::wire::body::Body;
 
 type Registering<'a> = Pin<Box<dyn Future<Output = Result<(), CeleryError>> + 'a>>;
@@ -27,6 +28,7 @@ struct Entry {
     /// Gives the parameters the type that the task declares.
     decode: fn(Value) -> Result<Box<dyn Any + Send>, serde_json::Error>,
     register: fn(&Celery) -> Registering<'_>,
+    policy: TaskPolicy,
 }
 
 impl TaskSet {
@@ -47,6 +49,7 @@ impl TaskSet {
             parameters: T::ARGS,
             decode: |parameters| Ok(Box::new(serde_json::from_value::<T::Params>(parameters)?)),
             register: |app| Box::pin(app.register_task::<Managed<T>>()),
+            policy: managed::policy::<T>(),
         };
         self.entries.insert(T::NAME, entry);
         self
@@ -56,6 +59,13 @@ impl TaskSet {
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.entries.keys().map(|name| (*name).to_owned()).collect()
+    }
+
+    /// What each task was registered with.
+    #[must_use]
+    pub fn policies(&self) -> BTreeMap<String, TaskPolicy> {
+        let policy = |(name, entry): (&&'static str, &Entry)| ((*name).to_owned(), entry.policy);
+        self.entries.iter().map(policy).collect()
     }
 
     pub(super) async fn register_all(&self, app: &Celery) -> Result<(), CeleryError> {

@@ -20,7 +20,10 @@ mod execution;
 mod foreign;
 mod heartbeat;
 mod parked_watch;
+mod requests;
+mod revocations;
 mod settlement;
+mod task_types;
 mod workflow;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -36,6 +39,9 @@ use foreign::ForeignWatch;
 use heartbeat::Heartbeat;
 
 pub use execution::{Failure, FailureKind, Limits, TaskPolicy};
+pub use requests::{Phase, Request, Requests, Ticket};
+pub use revocations::{Revocation, Revocations, matching};
+pub use task_types::TaskType;
 
 use crate::core::clock::SharedClock;
 use crate::core::events::{EventSettings, Events, Publisher};
@@ -59,6 +65,8 @@ pub struct EngineSettings {
     pub machine: String,
     /// Names of the tasks that this worker runs.
     pub tasks: Vec<String>,
+    /// What they were registered with, for those who ask.
+    pub policies: BTreeMap<String, TaskPolicy>,
     /// Where signatures without a queue are published.
     pub default_queue: String,
     /// Tasks run at a time.
@@ -84,6 +92,7 @@ pub struct Job {
     pub message: Envelope,
     /// Its body.
     pub body: Body,
+    ticket: Ticket,
     slot: Slot,
     /// Its start was marked, because it waited before.
     marked: bool,
@@ -106,6 +115,9 @@ pub struct Engine {
     stop: Stop,
     slots: Arc<Semaphore>,
     tracker: TaskTracker,
+    types: BTreeMap<String, Arc<TaskType>>,
+    requests: Arc<Requests>,
+    revocations: Revocations,
     waiting: AtomicUsize,
     warned_of_etas: AtomicBool,
     left_out: Mutex<VecDeque<String>>,
@@ -132,6 +144,9 @@ impl Engine {
             slots: Arc::new(Semaphore::new(settings.concurrency)),
             origin,
             events: Arc::new(events),
+            types: task_types::by_name(&settings.tasks, &settings.policies),
+            requests: Arc::default(),
+            revocations: Revocations::default(),
             settings,
             transport,
             results,
@@ -174,6 +189,35 @@ impl Engine {
     #[must_use]
     pub fn stop(&self) -> &Stop {
         &self.stop
+    }
+
+    /// What this worker holds, and how much it has done.
+    #[must_use]
+    pub fn requests(&self) -> &Arc<Requests> {
+        &self.requests
+    }
+
+    /// How often each task was started, without those that never were.
+    #[must_use]
+    pub fn totals(&self) -> BTreeMap<String, u64> {
+        requests::totals(&self.types)
+    }
+
+    /// What is known of a task of this worker.
+    #[must_use]
+    pub fn task_type(&self, name: &str) -> Option<&Arc<TaskType>> {
+        self.types.get(name)
+    }
+
+    /// All tasks of this worker, by name.
+    pub fn task_types(&self) -> impl Iterator<Item = &Arc<TaskType>> {
+        self.types.values()
+    }
+
+    /// What was revoked.
+    #[must_use]
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
     }
 
     /// Messages held until their `eta`.
@@ -285,6 +329,8 @@ impl Engine {
 
 /// A claimed message, read.
 struct Received {
+    /// Its place among the requests, from when it is clear that it will run.
+    ticket: Option<Ticket>,
     claimed: Claimed,
     message: Envelope,
     body: Body,

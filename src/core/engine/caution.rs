@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use super::{Engine, Job, Received, Slot};
+use super::{Engine, Job, Received, Revocation, Slot};
 use crate::core::error_chain;
 use crate::core::transport::{ALONE_FROM, DeliveryTag};
 
@@ -71,7 +71,8 @@ impl Engine {
             return None;
         };
         if matches!(received.message.expires(), Ok(Some(expires)) if self.clock.now() >= expires) {
-            self.settle_expired(&received).await;
+            self.settle_revoked(&received.claimed.tag, &received.message, Revocation::EXPIRED)
+                .await;
             return None;
         }
         self.mark(&received.claimed.tag).await?;

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::{debug, error, info, warn};
 
-use super::{Engine, Job, Received, Slot};
+use super::{Engine, Job, Phase, Received, Revocation, Slot, TaskType};
 use crate::core::backoff::Reconnect;
 use crate::core::canvas;
 use crate::core::error_chain;
@@ -63,9 +63,9 @@ enum Next {
 
 /// What to do with a message that was read.
 enum Verdict {
-    Run,
-    WaitUntil(DateTime<Utc>),
-    Expired,
+    Run(Arc<TaskType>),
+    WaitUntil(Arc<TaskType>, DateTime<Utc>),
+    Revoked(Revocation),
     LeaveToOthers(&'static str),
     Park(String),
 }
@@ -263,7 +263,7 @@ impl Engine {
 
     /// Sends a claimed message on its way.
     async fn sort(self: &Arc<Self>, claimed: Claimed, slot: Slot, jobs: &mpsc::Sender<Job>) {
-        let (received, verdict) = match self.read(claimed) {
+        let (mut received, verdict) = match self.read(claimed) {
             Ok(read) => read,
             Err((claimed, reason)) => {
                 let engine = Arc::clone(self);
@@ -276,24 +276,28 @@ impl Engine {
         };
         let engine = Arc::clone(self);
         match verdict {
-            Verdict::Run if received.message.redelivered() => {
+            Verdict::Run(task) => {
+                self.enter(&mut received, task, None);
                 self.events.received(&received.message);
-                let jobs = jobs.clone();
-                self.track(engine.start_again(received, slot, jobs));
+                if received.message.redelivered() {
+                    let jobs = jobs.clone();
+                    self.track(engine.start_again(received, slot, jobs));
+                } else {
+                    self.send(received, slot, jobs).await;
+                }
             }
-            Verdict::Run => {
-                self.events.received(&received.message);
-                self.send(received, slot, jobs).await;
-            }
-            Verdict::WaitUntil(eta) => {
+            Verdict::WaitUntil(task, eta) => {
                 drop(slot);
+                self.enter(&mut received, task, Some(eta));
                 self.events.received(&received.message);
                 let jobs = jobs.clone();
                 self.waiting.fetch_add(1, Ordering::Relaxed);
                 self.track(async move { engine.wait_for_eta(received, eta, jobs).await });
             }
-            Verdict::Expired => self.track(async move {
-                engine.settle_expired(&received).await;
+            Verdict::Revoked(why) => self.track(async move {
+                engine
+                    .settle_revoked(&received.claimed.tag, &received.message, why)
+                    .await;
                 drop(slot);
             }),
             Verdict::LeaveToOthers(why) => {
@@ -333,6 +337,7 @@ impl Engine {
             message,
             body,
             marked: false,
+            ticket: None,
         };
         let verdict = self.judge(&received);
         Ok((received, verdict))
@@ -340,9 +345,9 @@ impl Engine {
 
     fn judge(&self, received: &Received) -> Verdict {
         let message = &received.message;
-        if !self.settings.tasks.iter().any(|name| name == message.task()) {
+        let Some(task) = self.types.get(message.task()) else {
             return Verdict::LeaveToOthers("its task is not one of ours");
-        }
+        };
         if let Some(why) = canvas::beyond_us(&received.body) {
             return Verdict::LeaveToOthers(why);
         }
@@ -352,12 +357,27 @@ impl Engine {
         };
         let now = self.clock.now();
         if expires.is_some_and(|expires| now >= expires) {
-            return Verdict::Expired;
+            return Verdict::Revoked(Revocation::EXPIRED);
+        }
+        if self.revocations.contains(message) {
+            return Verdict::Revoked(Revocation::REVOKED);
         }
         match eta {
-            Some(eta) if eta > now => Verdict::WaitUntil(eta),
-            _ => Verdict::Run,
+            Some(eta) if eta > now => Verdict::WaitUntil(Arc::clone(task), eta),
+            _ => Verdict::Run(Arc::clone(task)),
         }
+    }
+
+    /// Enters a message that will run into the requests, which keep its bytes from now on.
+    fn enter(&self, received: &mut Received, task: Arc<TaskType>, eta: Option<DateTime<Utc>>) {
+        let raw = std::mem::take(&mut received.claimed.raw);
+        let phase = if eta.is_some() {
+            Phase::Scheduled
+        } else {
+            Phase::Reserved
+        };
+        let ticket = self.requests.enter(task, received.message.id(), raw, eta, phase);
+        received.ticket = Some(ticket);
     }
 
     /// Hands a due message to whoever runs it. Once stopping, nothing more is started.
@@ -367,6 +387,7 @@ impl Engine {
             message,
             body,
             marked,
+            ticket,
         } = received;
         let unfinished = self.tracker.token();
         let job = Job {
@@ -374,6 +395,7 @@ impl Engine {
             source: claimed.source,
             message,
             body,
+            ticket: ticket.expect("a message is entered before it is sent"),
             slot,
             marked,
             unfinished,

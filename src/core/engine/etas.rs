@@ -10,8 +10,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use super::{Engine, Job, Received, Slot};
-use crate::core::lifecycle::sleep_unless_stopping;
+use super::{Engine, Job, Phase, Received, Revocation, Slot};
 
 impl Engine {
     /// Whether a claim of so many messages could bring more messages that wait than may be held.
@@ -33,31 +32,71 @@ impl Engine {
         eta: DateTime<Utc>,
         jobs: mpsc::Sender<Job>,
     ) {
+        let due = self.sleep_until(eta, &received);
+        let slot = self.slot_after(due, &received).await;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.start_or_settle(received, slot, &jobs).await;
+    }
+
+    async fn start_or_settle(
+        &self,
+        received: Received,
+        slot: Result<Slot, Option<Revocation>>,
+        jobs: &mpsc::Sender<Job>,
+    ) {
+        let (tag, message) = (&received.claimed.tag, &received.message);
+        match slot {
+            Ok(slot) => self.start_due(received, slot, jobs).await,
+            Err(Some(why)) => self.settle_revoked(tag, message, why).await,
+            Err(None) => self.hand_back(tag, &received.claimed.source, message).await,
+        }
+    }
+
+    async fn sleep_until(&self, eta: DateTime<Utc>, received: &Received) {
         let wait = (eta - self.clock.now()).to_std().unwrap_or_default();
         debug!(
             task.id = received.message.id(),
             wait_seconds = wait.as_secs_f64(),
             "waiting for the eta"
         );
-        let due = sleep_unless_stopping(&self.stop, wait).await;
-        let slot = if due {
+        tokio::time::sleep(wait).await;
+        if let Some(ticket) = &received.ticket {
+            ticket.set_waiting(Phase::Reserved);
+        }
+    }
+
+    /// Waits for `due` and then for a slot. An error says that the message will not run: it was revoked or has
+    /// expired meanwhile, or (`None`) the worker stops.
+    async fn slot_after(
+        &self,
+        due: impl Future<Output = ()>,
+        received: &Received,
+    ) -> Result<Slot, Option<Revocation>> {
+        let woken = async || match &received.ticket {
+            Some(ticket) => ticket.request().woken().await,
+            None => std::future::pending().await,
+        };
+        let mut run = std::pin::pin!(async {
+            due.await;
+            Arc::clone(&self.slots).acquire_owned().await
+        });
+        let slot = loop {
+            // All branches are cancel-safe; the pinned one goes on where it was.
             tokio::select! {
                 biased;
-                () = self.stop.warm() => None,
-                slot = Arc::clone(&self.slots).acquire_owned() => slot.ok(),
+                () = self.stop.warm() => return Err(None),
+                () = woken() => {
+                    if self.revocations.contains(&received.message) {
+                        return Err(Some(Revocation::REVOKED));
+                    }
+                }
+                slot = &mut run => break slot.map_err(|_| None)?,
             }
-        } else {
-            None
-        };
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        let Some(slot) = slot else {
-            self.hand_back(&received.claimed.tag, &received.claimed.source, &received.message)
-                .await;
-            return;
         };
         match received.message.expires() {
-            Ok(Some(expires)) if self.clock.now() >= expires => self.settle_expired(&received).await,
-            _ => self.start_due(received, Slot(slot), &jobs).await,
+            Ok(Some(expires)) if self.clock.now() >= expires => Err(Some(Revocation::EXPIRED)),
+            _ if self.revocations.contains(&received.message) => Err(Some(Revocation::REVOKED)),
+            _ => Ok(Slot(slot)),
         }
     }
 }

@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use serde_json::{Value, json};
 use tracing::{debug, error, info, warn};
 
-use super::{Engine, Job};
+use super::{Engine, Job, Revocation};
 use crate::core::canvas::{self, Plan, Successor};
 use crate::core::error_chain;
 use crate::core::failpoint;
@@ -80,6 +80,7 @@ impl Failure {
 /// How the run of a task ended.
 enum Ended {
     Returned(Result<Value, Failure>),
+    Terminated(i32),
     Cancelled,
 }
 
@@ -92,10 +93,15 @@ impl Engine {
     where
         F: Future<Output = Result<Value, Failure>> + Send,
     {
+        if self.revocations.contains(&job.message) {
+            self.end_revoked(&job, Revocation::REVOKED).await;
+            return;
+        }
         failpoint::pass("started");
         let _running = self.events.running();
         self.events.started(&job.message);
         let started = Instant::now();
+        job.ticket.start(self.clock.now());
         let limits = self.limits(&job, policy);
         // Every branch is cancel-safe in the sense that matters: a dropped run is a run that is over.
         let ended = tokio::select! {
@@ -104,10 +110,14 @@ impl Engine {
                 Ended::Returned(returned.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))))
             }
             failure = limit_reached(limits) => Ended::Returned(Err(failure)),
+            signal = job.ticket.request().terminated() => Ended::Terminated(signal),
             () = self.stop.cold() => Ended::Cancelled,
         };
         match ended {
             Ended::Returned(returned) => self.conclude(job, policy, returned, started.elapsed()).await,
+            Ended::Terminated(signal) => {
+                self.end_revoked(&job, Revocation::terminated(signal)).await;
+            }
             Ended::Cancelled => {
                 warn!(
                     task.name = job.message.task(),
@@ -179,6 +189,13 @@ impl Engine {
         drop(job.slot);
     }
 
+    async fn end_revoked(self: &Arc<Self>, job: &Job, why: Revocation) {
+        self.settle_revoked(&job.tag, &job.message, why).await;
+        if job.marked {
+            self.unmark(job.tag.clone());
+        }
+    }
+
     fn next_try(&self, job: &Job, policy: &TaskPolicy, failure: &Failure) -> Option<Successor> {
         let retries = job.message.retries();
         let mut rng = fastrand::Rng::new();
@@ -205,9 +222,10 @@ impl Engine {
         let seconds =
             |limit: Option<f64>| limit.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let worker = self.settings.limits;
+        let task = job.ticket.request().task().limits().unwrap_or(policy.limits);
         Limits {
-            hard: seconds(hard).or(policy.limits.hard).or(worker.hard),
-            soft: seconds(soft).or(policy.limits.soft).or(worker.soft),
+            hard: seconds(hard).or(task.hard).or(worker.hard),
+            soft: seconds(soft).or(task.soft).or(worker.soft),
         }
     }
 }

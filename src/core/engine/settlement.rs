@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tracing::{debug, error, info, warn};
 
-use super::{Engine, Received, workflow};
+use super::{Engine, Revocation, workflow};
 use crate::core::backoff::Reconnect;
 use crate::core::canvas::{Plan, Successor};
 use crate::core::error_chain;
@@ -63,20 +63,20 @@ impl Engine {
         Some(settled)
     }
 
-    pub(super) async fn settle_expired(&self, received: &Received) {
-        let state = State::Revoked(Exception::revoked("expired"));
+    /// Ends a delivery whose task was revoked, has expired or was ended by a revocation.
+    pub(super) async fn settle_revoked(&self, tag: &DeliveryTag, message: &Envelope, why: Revocation) {
+        let state = State::Revoked(Exception::revoked(why.reason));
         info!(
-            task.name = received.message.task(),
-            task.id = received.message.id(),
-            outcome = "expired",
-            "task expired before it could start"
+            task.name = message.task(),
+            task.id = message.id(),
+            outcome = why.reason,
+            signal = why.signum,
+            "task revoked"
         );
-        let plan = Plan::default();
-        let settled = self
-            .settle(&received.claimed.tag, &received.message, &state, &plan)
-            .await;
+        let settled = self.settle(tag, message, &state, &Plan::default()).await;
         if settled.is_some() {
-            self.events.revoked(received.message.id(), false, None, true);
+            self.events
+                .revoked(message.id(), why.terminated, why.signum, why.expired);
         }
     }
 
@@ -193,6 +193,7 @@ impl Engine {
     pub async fn refuse(self: &Arc<Self>, job: super::Job, why: &str) {
         let _running = self.events.running();
         self.events.started(&job.message);
+        job.ticket.start(self.clock.now());
         let exception = Exception::builtin("TypeError", why);
         let failure = super::Failure {
             exception,

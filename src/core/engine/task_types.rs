@@ -1,0 +1,78 @@
+//! What a worker knows of each of its tasks, and what remote control may change about it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::execution::{Limits, TaskPolicy};
+
+/// One task by its name.
+#[derive(Debug)]
+pub struct TaskType {
+    name: String,
+    policy: Option<TaskPolicy>,
+    runs: AtomicU64,
+    /// Whether `limits` holds something, so that the common case needs no lock.
+    limited: AtomicBool,
+    limits: Mutex<Option<Limits>>,
+}
+
+impl TaskType {
+    /// A task; `policy` is what it was registered with, for those who ask.
+    #[must_use]
+    pub fn new(name: &str, policy: Option<TaskPolicy>) -> Self {
+        Self {
+            name: name.to_owned(),
+            policy,
+            runs: AtomicU64::new(0),
+            limited: AtomicBool::new(false),
+            limits: Mutex::default(),
+        }
+    }
+
+    /// The registered name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it was registered with.
+    #[must_use]
+    pub fn policy(&self) -> Option<&TaskPolicy> {
+        self.policy.as_ref()
+    }
+
+    /// How often it was started.
+    #[must_use]
+    pub fn runs(&self) -> u64 {
+        self.runs.load(Ordering::Relaxed)
+    }
+
+    /// Limits set while the worker runs, which replace those the task was registered with.
+    #[must_use]
+    pub fn limits(&self) -> Option<Limits> {
+        if !self.limited.load(Ordering::Acquire) {
+            return None;
+        }
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces the task's limits for executions that begin from now on; the worker's apply where it has none.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some(limits);
+        self.limited.store(true, Ordering::Release);
+    }
+
+    pub(super) fn count(&self) {
+        self.runs.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// All tasks of a worker by name.
+pub(super) fn by_name(
+    names: &[String],
+    policies: &BTreeMap<String, TaskPolicy>,
+) -> BTreeMap<String, Arc<TaskType>> {
+    let task = |name: &String| Arc::new(TaskType::new(name, policies.get(name).copied()));
+    names.iter().map(|name| (name.clone(), task(name))).collect()
+}
