@@ -20,6 +20,8 @@ mod execution;
 mod foreign;
 mod heartbeat;
 mod parked_watch;
+mod pool;
+mod rate_limits;
 mod requests;
 mod revocations;
 mod settlement;
@@ -31,7 +33,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -39,6 +41,7 @@ use foreign::ForeignWatch;
 use heartbeat::Heartbeat;
 
 pub use execution::{Failure, FailureKind, Limits, TaskPolicy};
+pub use rate_limits::{RateError, RateGate, RateLimit};
 pub use requests::{Phase, Request, Requests, Ticket};
 pub use revocations::{Revocation, Revocations, matching};
 pub use task_types::TaskType;
@@ -114,6 +117,10 @@ pub struct Engine {
     clock: SharedClock,
     stop: Stop,
     slots: Arc<Semaphore>,
+    concurrency: AtomicUsize,
+    /// Slots that exist and are to be given up when their tasks end.
+    too_many: AtomicUsize,
+    pool_changed: Notify,
     tracker: TaskTracker,
     types: BTreeMap<String, Arc<TaskType>>,
     requests: Arc<Requests>,
@@ -142,6 +149,9 @@ impl Engine {
         Arc::new(Self {
             results_with_broker: transport.connection().same_database(results.connection()),
             slots: Arc::new(Semaphore::new(settings.concurrency)),
+            concurrency: AtomicUsize::new(settings.concurrency),
+            too_many: AtomicUsize::new(0),
+            pool_changed: Notify::new(),
             origin,
             events: Arc::new(events),
             types: task_types::by_name(&settings.tasks, &settings.policies),
@@ -183,6 +193,12 @@ impl Engine {
     #[must_use]
     pub fn lamport(&self) -> &Arc<LamportClock> {
         self.events.lamport()
+    }
+
+    /// The clock.
+    #[must_use]
+    pub fn clock(&self) -> &SharedClock {
+        &self.clock
     }
 
     /// The stop tokens the engine obeys.

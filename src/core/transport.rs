@@ -14,28 +14,31 @@ mod crashes;
 mod endpoint;
 mod held;
 mod parked;
+mod queues;
 mod recovery;
 mod settler;
 
 use std::sync::Arc;
 
-use redis::{Pipeline, Script};
+use redis::Script;
 use serde_json::json;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use held::Held;
+use queues::Served;
 use settler::Settler;
 
 pub use claim::{Claim, Claimed, SCAN_WINDOW};
 pub use connection::{CONNECT_TIMEOUT, Connection, RESPONSE_TIMEOUT, RedisTrouble, ScriptCall};
 pub use crashes::ALONE_FROM;
 pub use parked::{Parked, ParkedPages};
+pub use queues::Queue;
 pub use recovery::{GRACE, HEARTBEAT, LEASE, RESTORE_INTERVAL, SCORE_RENEWAL};
 
 use crate::core::clock::SharedClock;
 use crate::core::wire::envelope::Envelope;
-use crate::core::wire::keys::{self, Keys, PRIORITY_STEPS};
+use crate::core::wire::keys::Keys;
 use crate::core::wire::python_json;
 
 /// Identifies one delivery of one message.
@@ -88,7 +91,7 @@ pub struct Push {
 /// A result document and its key.
 #[derive(Debug)]
 pub struct StoredResult {
-    /// See [`keys::task_meta`].
+    /// See [`crate::core::wire::keys::task_meta`].
     pub key: String,
     /// The document.
     pub document: String,
@@ -115,7 +118,7 @@ pub struct Transport {
     keys: Keys,
     clock: SharedClock,
     changed: Arc<Notify>,
-    sources: Vec<Source>,
+    served: Arc<Served>,
     tags: Arc<TagSeries>,
     held: Arc<Held>,
     claim: Script,
@@ -137,19 +140,13 @@ impl Transport {
         queues: &[String],
         clock: SharedClock,
     ) -> Self {
-        let sources = PRIORITY_STEPS
-            .iter()
-            .flat_map(|step| queues.iter().map(|queue| (queue, *step)))
-            .map(|(queue, step)| Source {
-                queue: queue.clone(),
-                list: keys.list(queue, step),
-            })
-            .collect();
+        let queues = queues.iter().map(|name| Queue::named(name)).collect();
+        let served = Arc::new(Served::new(&keys, queues));
         Self::build(
             connection,
             changed,
             keys,
-            sources,
+            served,
             clock,
             Arc::default(),
             Arc::default(),
@@ -163,7 +160,7 @@ impl Transport {
             connection,
             Arc::clone(&self.changed),
             self.keys.clone(),
-            self.sources.clone(),
+            Arc::clone(&self.served),
             Arc::clone(&self.clock),
             Arc::clone(&self.tags),
             Arc::clone(&self.held),
@@ -174,7 +171,7 @@ impl Transport {
         connection: Connection,
         changed: Arc<Notify>,
         keys: Keys,
-        sources: Vec<Source>,
+        served: Arc<Served>,
         clock: SharedClock,
         tags: Arc<TagSeries>,
         held: Arc<Held>,
@@ -184,7 +181,7 @@ impl Transport {
             keys,
             clock,
             changed,
-            sources,
+            served,
             tags,
             held,
             claim: Script::new(include_str!("transport/scripts/claim.lua")),
@@ -211,32 +208,6 @@ impl Transport {
     #[must_use]
     pub fn keys(&self) -> &Keys {
         &self.keys
-    }
-
-    /// Names of the queues, in the order in which they are served.
-    #[must_use]
-    pub fn queue_names(&self) -> Vec<&str> {
-        self.queues().map(|source| source.queue.as_str()).collect()
-    }
-
-    /// Binds the queues to the exchanges of their names, as every kombu consumer does at start. Clients that
-    /// publish through the exchange look the queue up there; kombu 5.7 looks into the second set.
-    ///
-    /// # Errors
-    /// [`RedisTrouble`].
-    pub async fn bind_queues(&self) -> Result<(), RedisTrouble> {
-        let mut pipeline = Pipeline::new();
-        for source in self.queues() {
-            for permanent in [false, true] {
-                let key = self.keys.binding(&source.queue, permanent);
-                pipeline
-                    .cmd("SADD")
-                    .arg(key)
-                    .arg(keys::direct_binding(&source.queue))
-                    .ignore();
-            }
-        }
-        self.connection.pipeline(&pipeline).await
     }
 
     /// Ends a delivery: stores `result`, pushes `pushes`, acknowledges; all of it or nothing.
@@ -317,19 +288,17 @@ impl Transport {
 
     /// Says that something was pushed to a queue by other means: the server does not report our own changes.
     pub fn pushed(&self) {
+        self.look_again();
+    }
+
+    /// Has whoever waits for a change look at the queues again.
+    pub fn look_again(&self) {
         self.changed.notify_one();
     }
 
     /// Ends when a queue changed since the last [`claim`](Self::claim), or the connection was lost.
     pub async fn changed(&self) {
         self.changed.notified().await;
-    }
-
-    /// One source per queue: its list at priority step 0.
-    fn queues(&self) -> impl Iterator<Item = &Source> {
-        self.sources
-            .iter()
-            .take(self.sources.len() / PRIORITY_STEPS.len())
     }
 
     /// What `unacked_index` says of a delivery: when it was taken or last renewed, in Unix seconds. kombu writes

@@ -59,11 +59,10 @@ impl Engine {
         );
         // Two that wait for all slots must not hold one each. The semaphore is fair: what comes later starts later.
         drop(slot);
-        let all = u32::try_from(self.settings.concurrency).unwrap_or(u32::MAX);
         let slots = tokio::select! {
             biased;
             () = self.stop.warm() => None,
-            slots = Arc::clone(&self.slots).acquire_many_owned(all) => slots.ok(),
+            slots = self.all_slots() => slots,
         };
         let Some(slots) = slots else {
             self.hand_back(&received.claimed.tag, &received.claimed.source, &received.message)

@@ -1,5 +1,6 @@
 //! The consumer: claims messages while slots are free and sorts them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -113,7 +114,7 @@ impl Engine {
             .claim(
                 slots.len(),
                 state.offset,
-                &self.settings.tasks,
+                &self.wanted(),
                 &self.left_out(),
                 self.holds_enough(slots.len()),
             )
@@ -143,7 +144,10 @@ impl Engine {
         state.foreign += foreign.iter().map(|(_, messages)| messages).sum::<usize>();
         state.later += later;
         if !busy {
-            self.foreign.note(foreign, !more);
+            let others = foreign
+                .into_iter()
+                .filter(|(task, _)| !self.types.contains_key(task));
+            self.foreign.note(others.collect(), !more);
         }
         if busy {
             state.restart();
@@ -157,6 +161,17 @@ impl Engine {
         let (foreign, later) = (state.foreign, state.later);
         state.restart();
         Ok(Next::Wait { foreign, later })
+    }
+
+    /// Tasks whose messages are taken: all but those of which enough wait for their rate limit.
+    fn wanted(&self) -> Cow<'_, [String]> {
+        let concurrency = self.concurrency();
+        let full = |task: &Arc<TaskType>| task.rate().is_full(concurrency);
+        if !self.types.values().any(full) {
+            return Cow::Borrowed(&self.settings.tasks);
+        }
+        let wanted = self.types.values().filter(|task| !full(task));
+        wanted.map(|task| task.name().to_owned()).collect()
     }
 
     async fn sort_into_slot(
@@ -189,13 +204,13 @@ impl Engine {
         let first = tokio::select! {
             biased;
             () = self.stop.warm() => return None,
-            slot = Arc::clone(&self.slots).acquire_owned() => slot.ok()?,
+            slot = self.slot() => slot?,
         };
         let mut slots = vec![first];
         while slots.len() < MAX_BATCH {
-            match Arc::clone(&self.slots).try_acquire_owned() {
-                Ok(slot) => slots.push(slot),
-                Err(_) => break,
+            match self.slot_now() {
+                Some(slot) => slots.push(slot),
+                None => break,
             }
         }
         Some(slots)
@@ -276,7 +291,7 @@ impl Engine {
         };
         let engine = Arc::clone(self);
         match verdict {
-            Verdict::Run(task) => {
+            Verdict::Run(task) if !task.rate().is_limited() => {
                 self.enter(&mut received, task, None);
                 self.events.received(&received.message);
                 if received.message.redelivered() {
@@ -285,6 +300,13 @@ impl Engine {
                 } else {
                     self.send(received, slot, jobs).await;
                 }
+            }
+            Verdict::Run(task) => {
+                drop(slot);
+                self.enter(&mut received, task, None);
+                self.events.received(&received.message);
+                let jobs = jobs.clone();
+                self.track(engine.wait_for_turn(received, jobs));
             }
             Verdict::WaitUntil(task, eta) => {
                 drop(slot);

@@ -1,4 +1,4 @@
-//! Messages with an `eta`: held in `unacked` until they are due, up to a bound.
+//! Messages with an `eta` or a rate limit: held in `unacked` until they are due, up to a bound.
 //!
 //! Beyond the bound they stay in their queue, where they are passed over until they are due or there is room again;
 //! what is due in the queue is taken as ever.
@@ -32,10 +32,31 @@ impl Engine {
         eta: DateTime<Utc>,
         jobs: mpsc::Sender<Job>,
     ) {
-        let due = self.sleep_until(eta, &received);
+        let due = async {
+            self.sleep_until(eta, &received).await;
+            self.pass_rate_limit(&received).await;
+        };
         let slot = self.slot_after(due, &received).await;
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.start_or_settle(received, slot, &jobs).await;
+    }
+
+    /// Holds a message of a task with a rate limit until its turn, then sends it on its way.
+    pub(super) async fn wait_for_turn(self: Arc<Self>, received: Received, jobs: mpsc::Sender<Job>) {
+        let due = self.pass_rate_limit(&received);
+        let slot = self.slot_after(due, &received).await;
+        self.start_or_settle(received, slot, &jobs).await;
+    }
+
+    async fn pass_rate_limit(&self, received: &Received) {
+        let Some(task) = self.types.get(received.message.task()) else {
+            return;
+        };
+        if task.rate().is_limited() {
+            task.rate().pass().await;
+            // Messages of this task may have been left in the queue for as long.
+            self.transport.look_again();
+        }
     }
 
     async fn start_or_settle(
@@ -78,7 +99,7 @@ impl Engine {
         };
         let mut run = std::pin::pin!(async {
             due.await;
-            Arc::clone(&self.slots).acquire_owned().await
+            self.slot().await
         });
         let slot = loop {
             // All branches are cancel-safe; the pinned one goes on where it was.
@@ -90,7 +111,7 @@ impl Engine {
                         return Err(Some(Revocation::REVOKED));
                     }
                 }
-                slot = &mut run => break slot.map_err(|_| None)?,
+                slot = &mut run => break slot.ok_or(None)?,
             }
         };
         match received.message.expires() {

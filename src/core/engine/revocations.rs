@@ -2,13 +2,14 @@
 //!
 //! Bounded as in Celery (`celery.worker.state`): 50,000 ids, each for three hours. Beyond that the oldest go first.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value};
 
+use super::Engine;
 use crate::core::wire::envelope::Envelope;
 
 /// Celery's `REVOKES_MAX`.
@@ -71,10 +72,19 @@ pub struct Revocations {
 
 #[derive(Debug, Default)]
 struct Known {
-    ids: HashMap<String, DateTime<Utc>>,
-    /// Insertions in their order; one that was renewed since is found to differ from `ids`.
-    order: VecDeque<(DateTime<Utc>, String)>,
+    /// Ids by the number of their last insertion.
+    ids: HashMap<String, u64>,
+    /// Insertions in their order; one that was renewed since has another number in `ids`.
+    order: VecDeque<Insertion>,
+    insertions: u64,
     stamps: HashMap<String, Vec<Value>>,
+}
+
+#[derive(Debug)]
+struct Insertion {
+    number: u64,
+    since: DateTime<Utc>,
+    id: String,
 }
 
 impl Revocations {
@@ -88,8 +98,7 @@ impl Revocations {
         let mut known = self.lock();
         let mut changed = false;
         for (id, since) in ids {
-            known.ids.insert(id.to_owned(), since);
-            known.order.push_back((since, id.to_owned()));
+            known.insert(id, since);
             changed = true;
         }
         known.purge(now);
@@ -115,16 +124,9 @@ impl Revocations {
     pub fn ids(&self, now: DateTime<Utc>) -> Vec<(String, DateTime<Utc>)> {
         let mut known = self.lock();
         known.purge(now);
-        let current = |(since, id): &&(DateTime<Utc>, String)| known.ids.get(id) == Some(since);
-        let mut listed: Vec<(String, DateTime<Utc>)> = known
-            .order
-            .iter()
-            .filter(current)
-            .map(|(since, id)| (id.clone(), *since))
-            .collect();
-        // Twice in the same instant is once.
-        listed.dedup();
-        listed
+        let current = |one: &&Insertion| known.ids.get(&one.id) == Some(&one.number);
+        let listed = known.order.iter().filter(current);
+        listed.map(|one| (one.id.clone(), one.since)).collect()
     }
 
     /// A number that grows whenever ids are added.
@@ -154,22 +156,53 @@ impl Revocations {
     }
 }
 
+impl Engine {
+    /// Revokes tasks by their ids. Those that wait here are settled at once; those that run go on.
+    pub fn revoke(&self, ids: &[&str]) {
+        if ids.is_empty() {
+            return;
+        }
+        self.revocations.add(ids.iter().copied(), self.clock.now());
+        let revoked: HashSet<&str> = ids.iter().copied().collect();
+        for request in self.requests.all() {
+            if revoked.contains(request.id()) {
+                request.wake();
+            }
+        }
+    }
+
+    /// Has all requests that wait look again whether they were revoked.
+    pub fn wake_waiting(&self) {
+        for request in self.requests.all() {
+            request.wake();
+        }
+    }
+}
+
 impl Known {
+    fn insert(&mut self, id: &str, since: DateTime<Utc>) {
+        self.insertions += 1;
+        let number = self.insertions;
+        self.ids.insert(id.to_owned(), number);
+        let id = id.to_owned();
+        self.order.push_back(Insertion { number, since, id });
+    }
+
     fn purge(&mut self, now: DateTime<Utc>) {
-        while let Some((since, id)) = self.order.front() {
-            let current = self.ids.get(id) == Some(since);
-            if current && self.ids.len() <= MAX_IDS && now - *since < EXPIRES {
+        while let Some(oldest) = self.order.front() {
+            let current = self.ids.get(&oldest.id) == Some(&oldest.number);
+            if current && self.ids.len() <= MAX_IDS && now - oldest.since < EXPIRES {
                 break;
             }
-            let (_, id) = self.order.pop_front().expect("just looked at");
+            let oldest = self.order.pop_front().expect("just looked at");
             if current {
-                self.ids.remove(&id);
+                self.ids.remove(&oldest.id);
             }
         }
         // Ids that are renewed over and over leave old places behind in the middle.
         if self.order.len() > 2 * MAX_IDS {
             let ids = &self.ids;
-            self.order.retain(|(since, id)| ids.get(id) == Some(since));
+            self.order.retain(|one| ids.get(&one.id) == Some(&one.number));
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::execution::{Limits, TaskPolicy};
+use super::rate_limits::RateGate;
 
 /// One task by its name.
 #[derive(Debug)]
@@ -15,6 +16,7 @@ pub struct TaskType {
     /// Whether `limits` holds something, so that the common case needs no lock.
     limited: AtomicBool,
     limits: Mutex<Option<Limits>>,
+    rate: RateGate,
 }
 
 impl TaskType {
@@ -27,6 +29,7 @@ impl TaskType {
             runs: AtomicU64::new(0),
             limited: AtomicBool::new(false),
             limits: Mutex::default(),
+            rate: RateGate::default(),
         }
     }
 
@@ -61,6 +64,12 @@ impl TaskType {
     pub fn set_limits(&self, limits: Limits) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some(limits);
         self.limited.store(true, Ordering::Release);
+    }
+
+    /// Its rate limit.
+    #[must_use]
+    pub fn rate(&self) -> &RateGate {
+        &self.rate
     }
 
     pub(super) fn count(&self) {

@@ -53,12 +53,16 @@ impl Transport {
         left_out: &[String],
         leave_etas: bool,
     ) -> Result<Claim, RedisTrouble> {
+        let sources = self.served.sources();
+        if sources.is_empty() {
+            return Ok(Claim::default());
+        }
         let prefix = self.tags.next();
         let mut arm = Cmd::new();
         arm.arg("EXISTS");
         let mut call = ScriptCall::default();
         call.key(self.keys.unacked()).key(self.keys.unacked_index());
-        for source in &self.sources {
+        for source in sources.iter() {
             arm.arg(&source.list);
             call.key(source.list.as_str());
         }
@@ -72,7 +76,7 @@ impl Transport {
         for name in names {
             call.arg(name.as_str());
         }
-        for source in &self.sources {
+        for source in sources.iter() {
             call.arg(record_suffix(&source.queue));
         }
         for id in left_out {
@@ -83,8 +87,8 @@ impl Transport {
         type Answer = (Vec<usize>, Vec<Vec<u8>>, Unclear, Foreign, bool, usize);
         let (taken, messages, unclear, foreign, more, later): Answer =
             self.connection.script(Some(&arm), &self.claim, &call).await?;
-        let sources = self.sources.iter().zip(taken);
-        let claimed: Vec<Claimed> = sources
+        let by_source = sources.iter().zip(taken);
+        let claimed: Vec<Claimed> = by_source
             .flat_map(|(source, taken)| std::iter::repeat_n(source, taken))
             .zip(messages)
             .enumerate()
@@ -99,7 +103,7 @@ impl Transport {
             claimed,
             unclear: unclear
                 .into_iter()
-                .map(|(list, raw)| (self.sources[list - 1].clone(), raw))
+                .map(|(list, raw)| (sources[list - 1].clone(), raw))
                 .collect(),
             // Names of other people's tasks can be any bytes.
             foreign: foreign

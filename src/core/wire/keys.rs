@@ -69,6 +69,18 @@ impl Keys {
         format!("{}/{database}.celeryev/", self.prefix)
     }
 
+    /// Sorted set of exchanges by the time until which their bindings are kept (kombu 5.7).
+    #[must_use]
+    pub fn binding_deadlines(&self) -> String {
+        format!("{}_kombu.binding_deadlines", self.prefix)
+    }
+
+    /// The channel on which a fanout exchange's messages are published; pub/sub knows no databases.
+    #[must_use]
+    pub fn channel(&self, database: i64, exchange: &str) -> String {
+        format!("{}/{database}.{exchange}", self.prefix)
+    }
+
     /// kombu's lock around the restore of timed-out deliveries.
     #[must_use]
     pub fn unacked_mutex(&self) -> String {
@@ -112,10 +124,38 @@ impl Keys {
     }
 }
 
-/// Member of a binding set that routes `queue` to itself.
+/// Member of a binding set: messages with this routing key, or whose key matches the pattern, go to `queue`.
 #[must_use]
-pub fn direct_binding(queue: &str) -> String {
-    format!("{queue}{SEP}{SEP}{queue}")
+pub fn binding_member(routing_key: &str, pattern: &str, queue: &str) -> String {
+    format!("{routing_key}{SEP}{pattern}{SEP}{queue}")
+}
+
+/// Member of the binding set of a topic exchange, with the routing key as kombu's regular expression.
+#[must_use]
+pub fn topic_binding(routing_key: &str, queue: &str) -> String {
+    let escape = |word: &str| -> String {
+        let character = |c: char| match c {
+            c if c.is_alphanumeric() => c.to_string(),
+            c => format!("\\{c}"),
+        };
+        word.chars().map(character).collect()
+    };
+    let words = routing_key.split('.').map(|word| match word {
+        "*" => r"[^\.]+".to_owned(),
+        "#" => ".*?".to_owned(),
+        word => escape(word),
+    });
+    let pattern = format!("^{}$", words.collect::<Vec<_>>().join(r"\."));
+    binding_member(routing_key, &pattern, queue)
+}
+
+/// The queue that a member of a direct exchange's binding set leads messages of `routing_key` to.
+#[must_use]
+pub fn bound_queue<'m>(member: &'m str, routing_key: &str) -> Option<&'m str> {
+    let mut parts = member.splitn(3, SEP);
+    let key = parts.next()?;
+    let queue = parts.nth(1)?;
+    (key == routing_key && !queue.is_empty()).then_some(queue)
 }
 
 /// Key of a task's result, and channel on which it is announced.
@@ -157,7 +197,11 @@ mod tests {
         assert_eq!(Keys::with_prefix("pfx:").unacked_index(), "pfx:unacked_index");
         assert_eq!(keys.binding("celery", true), "_kombu.binding_permanent.celery");
         assert_eq!(Keys::with_prefix("p:").event_channels(3), "p:/3.celeryev/");
-        assert_eq!(direct_binding("celery"), "celery\u{6}\u{16}\u{6}\u{16}celery");
+        let member = binding_member("celery", "", "celery");
+        assert_eq!(member, "celery\u{6}\u{16}\u{6}\u{16}celery");
+        assert_eq!(bound_queue(&member, "celery"), Some("celery"));
+        assert_eq!(bound_queue(&member, "other"), None);
+        assert_eq!(keys.channel(3, "celery.pidbox"), "/3.celery.pidbox");
         assert_eq!(task_meta("", "x"), "celery-task-meta-x");
         assert_eq!(task_meta("rpfx", "x"), "rpfx_celery-task-meta-x");
         assert_eq!(task_meta("rpfx:", "x"), "rpfx:celery-task-meta-x");

@@ -1,0 +1,191 @@
+//! The queues that a worker serves, which remote control may change while it runs.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use redis::Pipeline;
+
+use super::{RedisTrouble, Source, Transport};
+use crate::core::wire::keys::{self, Keys, PRIORITY_STEPS};
+
+/// A queue and the exchange that it is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// Its name.
+    pub name: String,
+    /// Name of the exchange.
+    pub exchange: String,
+    /// Type of the exchange: `direct` or `topic`.
+    pub exchange_type: String,
+    /// Routing key of the binding.
+    pub routing_key: String,
+}
+
+impl Queue {
+    /// A queue as Celery makes it from a name alone: bound to the direct exchange of the same name.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            exchange: name.to_owned(),
+            exchange_type: "direct".to_owned(),
+            routing_key: name.to_owned(),
+        }
+    }
+
+    fn binding(&self) -> String {
+        if self.exchange_type == "topic" {
+            keys::topic_binding(&self.routing_key, &self.name)
+        } else {
+            keys::binding_member(&self.routing_key, "", &self.name)
+        }
+    }
+}
+
+/// Queues and their lists, shared by the transports of one worker.
+#[derive(Debug)]
+pub(super) struct Served(RwLock<Lists>);
+
+#[derive(Debug, Clone)]
+struct Lists {
+    queues: Vec<Queue>,
+    /// All queues at one priority step before any at the next.
+    sources: Arc<[Source]>,
+}
+
+impl Served {
+    pub(super) fn new(keys: &Keys, queues: Vec<Queue>) -> Self {
+        Self(RwLock::new(Lists::new(keys, queues)))
+    }
+
+    /// The lists to serve, in order.
+    pub(super) fn sources(&self) -> Arc<[Source]> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).sources)
+    }
+
+    fn queues(&self) -> Vec<Queue> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .queues
+            .clone()
+    }
+
+    /// Changes the queues; `change` says whether it did.
+    fn change(&self, keys: &Keys, change: impl FnOnce(&mut Vec<Queue>) -> bool) -> bool {
+        let mut lists = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut queues = lists.queues.clone();
+        let changed = change(&mut queues);
+        if changed {
+            *lists = Lists::new(keys, queues);
+        }
+        changed
+    }
+}
+
+impl Lists {
+    fn new(keys: &Keys, queues: Vec<Queue>) -> Self {
+        let sources = PRIORITY_STEPS
+            .iter()
+            .flat_map(|step| queues.iter().map(|queue| (&queue.name, *step)))
+            .map(|(queue, step)| Source {
+                queue: queue.clone(),
+                list: keys.list(queue, step),
+            })
+            .collect();
+        Self { queues, sources }
+    }
+}
+
+impl Transport {
+    /// The queues, in the order in which they are served.
+    #[must_use]
+    pub fn queues(&self) -> Vec<Queue> {
+        self.served.queues()
+    }
+
+    /// Names of the queues, in the order in which they are served.
+    #[must_use]
+    pub fn queue_names(&self) -> Vec<String> {
+        self.queues().into_iter().map(|queue| queue.name).collect()
+    }
+
+    /// Serves one more queue from now on; `false` if it was served already.
+    pub fn add_queue(&self, queue: Queue) -> bool {
+        let added = self.served.change(&self.keys, |queues| {
+            let is_new = queues.iter().all(|known| known.name != queue.name);
+            if is_new {
+                queues.push(queue);
+            }
+            is_new
+        });
+        self.look_again();
+        added
+    }
+
+    /// Serves a queue no longer; `false` if it was not served. What was taken from it already is run.
+    pub fn remove_queue(&self, name: &str) -> bool {
+        self.served.change(&self.keys, |queues| {
+            let before = queues.len();
+            queues.retain(|queue| queue.name != name);
+            queues.len() < before
+        })
+    }
+
+    /// Binds the queues to their exchanges, as every kombu consumer does at start. Clients that publish through
+    /// an exchange look the queue up there; kombu 5.7 looks into the second set.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`].
+    pub async fn bind_queues(&self) -> Result<(), RedisTrouble> {
+        let queues = self.queues();
+        if queues.is_empty() {
+            return Ok(());
+        }
+        let mut pipeline = Pipeline::new();
+        for queue in queues {
+            for permanent in [false, true] {
+                let key = self.keys.binding(&queue.exchange, permanent);
+                pipeline.cmd("SADD").arg(key).arg(queue.binding()).ignore();
+            }
+        }
+        self.connection.pipeline(&pipeline).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_follow_the_queues() {
+        let keys = Keys::default();
+        let served = Served::new(&keys, vec![Queue::named("a")]);
+        let names = |served: &Served| -> Vec<String> {
+            served
+                .sources()
+                .iter()
+                .map(|source| source.list.clone())
+                .collect()
+        };
+        assert_eq!(names(&served)[..2], ["a", "a\u{6}\u{16}3"]);
+        served.change(&keys, |queues| {
+            queues.push(Queue::named("b"));
+            true
+        });
+        assert_eq!(names(&served)[..3], ["a", "b", "a\u{6}\u{16}3"]);
+    }
+
+    #[test]
+    fn a_topic_binding_carries_its_pattern() {
+        let queue = Queue {
+            exchange_type: "topic".into(),
+            routing_key: "a.#.b.*".into(),
+            ..Queue::named("q")
+        };
+        assert_eq!(
+            queue.binding(),
+            "a.#.b.*\u{6}\u{16}^a\\..*?\\.b\\.[^\\.]+$\u{6}\u{16}q"
+        );
+        assert_eq!(Queue::named("q").binding(), keys::binding_member("q", "", "q"));
+    }
+}
