@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod canvas;
 pub mod chords;
 pub mod clock;
+pub mod control;
 pub mod engine;
 pub mod events;
 pub(crate) mod failpoint;

@@ -4,9 +4,11 @@
 //! of a worker with tasks of one's own.
 
 use std::any::Any;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 use tokio::sync::Notify;
 use tracing::info;
@@ -14,6 +16,7 @@ use tracing::info;
 use crate::bridge::{self, BridgeError, TaskSet};
 use crate::config::{ConfigError, Reader, RedisConfig, Vars, WorkerConfig};
 use crate::core::clock::{SharedClock, SystemClock};
+use crate::core::control::{BrokerInfo, Control, ControlSettings};
 use crate::core::engine::{Engine, EngineSettings, Limits};
 use crate::core::events::EventSettings;
 use crate::core::lifecycle::Stop;
@@ -47,6 +50,12 @@ pub struct WorkerArgs {
     /// Send task events from the start, for Flower and `celery events`
     #[arg(short = 'E', long)]
     pub task_events: bool,
+    /// File in which revoked tasks outlive a restart; %h and %n stand for the node's host and name
+    #[arg(short = 'S', long, value_name = "PATH")]
+    pub statedb: Option<String>,
+    /// Do not ask other workers at the start what was revoked
+    #[arg(long)]
+    pub without_mingle: bool,
 }
 
 /// What runs a worker's tasks.
@@ -84,6 +93,8 @@ pub struct WorkerSettings {
     hostname: String,
     machine: String,
     events: EventSettings,
+    state_file: Option<PathBuf>,
+    mingle: bool,
 }
 
 impl WorkerSettings {
@@ -112,7 +123,10 @@ impl WorkerSettings {
         reader.finish()?;
         let machine = node::machine();
         let hostname = node::expand(&args.hostname, &machine);
+        let state_file = args.statedb.as_ref();
         Ok(Self {
+            state_file: state_file.map(|path| PathBuf::from(node::format(path, &hostname))),
+            mingle: !args.without_mingle,
             redis,
             worker,
             queues,
@@ -136,6 +150,43 @@ impl WorkerSettings {
     #[must_use]
     pub fn hostname(&self) -> &str {
         &self.hostname
+    }
+
+    fn result_options(&self) -> ResultOptions {
+        ResultOptions {
+            key_prefix: self.redis.result_key_prefix.clone(),
+            expires_seconds: self.redis.result_expires.as_secs(),
+        }
+    }
+
+    /// The settings under Celery's names, for `inspect conf`.
+    fn conf(&self) -> Map<String, Value> {
+        let conf = json!({
+            "broker_url": self.redis.broker.to_string(),
+            "result_backend": self.redis.results.to_string(),
+            "result_expires": self.redis.result_expires.as_secs(),
+            "broker_transport_options": {
+                "visibility_timeout": self.redis.visibility_timeout.as_secs(),
+                "global_keyprefix": self.redis.key_prefix,
+            },
+            "result_backend_transport_options": {"global_keyprefix": self.redis.result_key_prefix},
+            "task_time_limit": self.worker.time_limit.as_secs_f64(),
+            "task_soft_time_limit": self.worker.soft_time_limit.as_secs_f64(),
+            "task_default_queue": DEFAULT_QUEUE,
+            "task_queues": self.queues,
+            "task_acks_late": true,
+            "task_reject_on_worker_lost": true,
+            "task_serializer": "json",
+            "result_serializer": "json",
+            "accept_content": ["json", "msgpack"],
+            "timezone": "UTC",
+            "enable_utc": true,
+            "worker_concurrency": self.concurrency,
+            "worker_prefetch_multiplier": 1,
+            "worker_send_task_events": self.events.task_events,
+            "worker_state_db": self.state_file,
+        });
+        conf.as_object().cloned().unwrap_or_default()
     }
 }
 
@@ -170,11 +221,43 @@ pub async fn run(
     let engine = engine(&settings, &tasks, Arc::clone(&clock), stop)?;
     let name = format!("{}-heartbeat", settings.hostname);
     engine.keep_lease(Connection::new(&settings.redis.broker, &name)?)?;
-    bridge::run(engine, tasks, state, clock).await?;
-    Ok(())
+    let control = control(&settings, &engine, Arc::clone(&clock))?;
+    control.synced().await;
+    let ended = bridge::run(engine, tasks, state, clock).await;
+    control.ended().await;
+    Ok(ended?)
 }
 
-/// Two connections per worker, the broker's and the heartbeat's. A third, for results, is opened when first needed:
+/// Starts remote control, which has a connection of its own to the broker, and to the results once a task is revoked.
+fn control(
+    settings: &WorkerSettings,
+    engine: &Arc<Engine>,
+    clock: SharedClock,
+) -> Result<Control, WorkerError> {
+    let name = format!("{}-control-results", settings.hostname);
+    let results = Results::new(
+        Connection::new(&settings.redis.results, &name)?,
+        settings.result_options(),
+        clock,
+    );
+    let control = ControlSettings {
+        conf: settings.conf(),
+        broker: BrokerInfo::of(&settings.redis.broker),
+        state_file: settings.state_file.clone(),
+        mingle: settings.mingle,
+    };
+    let keys = engine.transport().keys().clone();
+    let engine = Arc::clone(engine);
+    Ok(Control::start(
+        engine,
+        control,
+        &settings.redis.broker,
+        &keys,
+        results,
+    )?)
+}
+
+/// Three connections per worker: the broker's, the heartbeat's and remote control's. Another, for results, is opened when first needed:
 /// when results are not in the broker's database, or when a chain fails and its rest with it.
 fn engine(
     settings: &WorkerSettings,
@@ -192,11 +275,7 @@ fn engine(
     let keys = Keys::with_prefix(&settings.redis.key_prefix);
     let transport = Transport::new(broker, changed, keys, &settings.queues, Arc::clone(&clock));
     let results = Connection::new(&settings.redis.results, &format!("{name}-results"))?;
-    let options = ResultOptions {
-        key_prefix: settings.redis.result_key_prefix.clone(),
-        expires_seconds: settings.redis.result_expires.as_secs(),
-    };
-    let results = Results::new(results, options, Arc::clone(&clock));
+    let results = Results::new(results, settings.result_options(), Arc::clone(&clock));
     let limit = |limit: Duration| Some(limit).filter(|limit| !limit.is_zero());
     let engine_settings = EngineSettings {
         hostname: settings.hostname.clone(),

@@ -37,6 +37,18 @@ pub fn expand(pattern: &str, machine: &str) -> String {
     }
 }
 
+/// Puts a node's name into a pattern, of a file's name for example: `%n` is the part before its `@`, `%h` the part
+/// behind, `%d` what follows its first dot, `%%` a percent sign.
+#[must_use]
+pub fn format(pattern: &str, node: &str) -> String {
+    let (name, host) = node.split_once('@').unwrap_or((node, ""));
+    let domain = host.split_once('.').map_or("", |(_, domain)| domain);
+    let parts = pattern
+        .split("%%")
+        .map(|part| part.replace("%n", name).replace("%h", host).replace("%d", domain));
+    parts.collect::<Vec<_>>().join("%")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +62,7 @@ mod tests {
             "w1.example.com@box.example.com"
         );
         assert_eq!(expand("w%%%x", "box"), "w%%x@box");
+        assert_eq!(format("/run/%n-%h-%d%%n.state", "w@b.c"), "/run/w-b.c-c%n.state");
         assert!(!machine().is_empty());
     }
 }

@@ -3,6 +3,8 @@
 //! With results in the broker's own database an outcome is stored by the same script that acknowledges the
 //! message. A backend elsewhere is written first and the message acknowledged after.
 
+use std::sync::Arc;
+
 use redis::Script;
 use serde_json::Value;
 
@@ -30,6 +32,7 @@ pub struct Results {
     clock: SharedClock,
     store: Script,
     chords: Chords,
+    revoke: Script,
 }
 
 impl Results {
@@ -43,7 +46,14 @@ impl Results {
             clock,
             store,
             chords: Chords::default(),
+            revoke: Script::new(include_str!("transport/scripts/revoke.lua")),
         }
+    }
+
+    /// The same backend over another connection, for a thread of its own.
+    #[must_use]
+    pub fn sibling(&self, connection: Connection) -> Self {
+        Self::new(connection, self.options.clone(), Arc::clone(&self.clock))
     }
 
     /// The backend's connection.
@@ -133,5 +143,17 @@ impl Results {
             .number(0);
         let _: (i64, i64) = self.connection.script(None, &self.store, &call).await?;
         Ok(())
+    }
+
+    /// Stores and announces that a task was revoked, unless somebody has started or ended it already.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`]; storing it again is harmless.
+    pub async fn store_revoked(&self, id: &str) -> Result<bool, RedisTrouble> {
+        let mut call = ScriptCall::default();
+        call.key(keys::task_meta(&self.options.key_prefix, id));
+        call.arg(result::revoked_document(id, self.clock.now()))
+            .number(self.options.expires_seconds);
+        self.connection.script(None, &self.revoke, &call).await
     }
 }

@@ -9,6 +9,7 @@ mod compression;
 pub mod envelope;
 pub mod keys;
 mod msgpack;
+pub mod pidbox;
 pub mod python_json;
 pub mod python_repr;
 pub mod result;

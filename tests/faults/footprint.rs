@@ -78,15 +78,15 @@ async fn connections_stay_the_same() {
     let together = scene.worker("together", 2).ready().await;
     ledger.record(0).await;
     ledger.close("connections, results with the broker", SOON).await;
-    settles_at(&scene, &together, &["broker", "heartbeat", "tests"]).await;
+    settles_at(&scene, &together, &["broker", "control", "heartbeat", "tests"]).await;
     assert!(together.stop().await.success());
 
     let proxy = ChaosProxy::start(scene.broker.port());
     let apart = scene.with_results_in(15);
     let mut ledger = Ledger::open(&apart, "connections apart");
     let worker = apart.through(&proxy).worker("apart", 4).ready().await;
-    settles_at(&scene, &worker, &["broker", "heartbeat"]).await;
-    let all = ["broker", "heartbeat", "results", "tests"];
+    settles_at(&scene, &worker, &["broker", "control", "heartbeat"]).await;
+    let all = ["broker", "control", "heartbeat", "results", "tests"];
     let mut most = 0;
     for round in 0..sized(10, 100) {
         for _ in 0..5 {

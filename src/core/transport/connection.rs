@@ -16,10 +16,10 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, PushInfo, PushKind, RedisError, Script,
-    ServerErrorKind,
+    ServerErrorKind, Value,
 };
 use thiserror::Error;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tracing::warn;
 
 use super::endpoint::Endpoint;
@@ -74,11 +74,25 @@ struct Inner {
     pushing: Endpoint,
     shown: String,
     name: String,
-    /// Set for a connection that is told when tracked keys change.
-    changes: Option<Arc<Notify>>,
+    /// What the server is asked to push.
+    pushes: Pushes,
     tracking: AtomicBool,
     warned: AtomicBool,
     current: Mutex<Option<Live>>,
+}
+
+/// What a connection is told without asking.
+#[derive(Clone)]
+enum Pushes {
+    Nothing,
+    /// Changes of the keys it reads, and its own loss.
+    Changes(Arc<Notify>),
+    /// What is published on a channel, and its own loss.
+    Channel {
+        name: String,
+        inbox: mpsc::Sender<Vec<u8>>,
+        lost: Arc<Notify>,
+    },
 }
 
 #[derive(Clone)]
@@ -95,7 +109,7 @@ impl Connection {
     /// # Errors
     /// [`RedisTrouble::Url`] when the URL cannot be understood.
     pub fn new(url: &RedisUrl, name: &str) -> Result<Self, RedisTrouble> {
-        Self::build(url, name, None)
+        Self::build(url, name, Pushes::Nothing)
     }
 
     /// Like [`new`](Self::new), with server-assisted tracking of the keys it reads: `changed` is notified
@@ -104,10 +118,30 @@ impl Connection {
     /// # Errors
     /// [`RedisTrouble::Url`] when the URL cannot be understood.
     pub fn with_tracking(url: &RedisUrl, name: &str, changed: Arc<Notify>) -> Result<Self, RedisTrouble> {
-        Self::build(url, name, Some(changed))
+        Self::build(url, name, Pushes::Changes(changed))
     }
 
-    fn build(url: &RedisUrl, name: &str, changes: Option<Arc<Notify>>) -> Result<Self, RedisTrouble> {
+    /// Like [`new`](Self::new), subscribed to a channel while it is open: what is published there goes to
+    /// `inbox`, or is dropped while that is full; `lost` is notified when the connection was lost. Needs Redis 6.
+    ///
+    /// # Errors
+    /// [`RedisTrouble::Url`] when the URL cannot be understood.
+    pub fn with_channel(
+        url: &RedisUrl,
+        name: &str,
+        channel: String,
+        inbox: mpsc::Sender<Vec<u8>>,
+        lost: Arc<Notify>,
+    ) -> Result<Self, RedisTrouble> {
+        let pushes = Pushes::Channel {
+            name: channel,
+            inbox,
+            lost,
+        };
+        Self::build(url, name, pushes)
+    }
+
+    fn build(url: &RedisUrl, name: &str, pushes: Pushes) -> Result<Self, RedisTrouble> {
         let shown = url.to_string();
         let parse = |pushes| {
             Endpoint::parse(url, pushes).map_err(|reason| RedisTrouble::Url {
@@ -126,7 +160,7 @@ impl Connection {
             pushing,
             shown,
             name,
-            changes,
+            pushes,
             tracking: AtomicBool::new(false),
             warned: AtomicBool::new(false),
             current: Mutex::new(None),
@@ -237,7 +271,7 @@ impl Connection {
     /// Opens a connection that reports its own end, and the changes of tracked keys if they are wanted, as far
     /// as the server knows how.
     async fn open(&self, lost: &Arc<AtomicBool>) -> Result<MultiplexedConnection, RedisError> {
-        let track = self.inner.changes.is_some();
+        let track = matches!(self.inner.pushes, Pushes::Changes(_));
         let error = match self.open_pushing(lost, track).await {
             Ok(socket) => {
                 self.inner.tracking.store(track, Ordering::Relaxed);
@@ -247,7 +281,7 @@ impl Connection {
         };
         // Redis 5 knows no RESP3, and a user may be forbidden to track. Waiting is then done by looking.
         let socket = match error.kind() {
-            ErrorKind::RESP3NotSupported => self.open_plain().await?,
+            ErrorKind::RESP3NotSupported if !self.inner.pushes.is_channel() => self.open_plain().await?,
             ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::ResponseError) if track => {
                 self.open_pushing(lost, false).await?
             }
@@ -269,16 +303,12 @@ impl Connection {
         lost: &Arc<AtomicBool>,
         track: bool,
     ) -> Result<MultiplexedConnection, RedisError> {
-        let (lost, changes) = (Arc::clone(lost), self.inner.changes.clone());
+        let (lost, pushes) = (Arc::clone(lost), self.inner.pushes.clone());
         let config = timeouts().set_push_sender(move |push: PushInfo| {
             if push.kind == PushKind::Disconnection {
                 lost.store(true, Ordering::Relaxed);
             }
-            if matches!(push.kind, PushKind::Invalidate | PushKind::Disconnection)
-                && let Some(changes) = &changes
-            {
-                changes.notify_one();
-            }
+            pushes.deliver(push);
             Ok::<(), std::convert::Infallible>(())
         });
         let mut socket = self.inner.pushing.open(&config).await?;
@@ -292,6 +322,9 @@ impl Connection {
                 .ignore();
         }
         setup.query_async::<()>(&mut socket).await?;
+        if let Pushes::Channel { name, .. } = &self.inner.pushes {
+            socket.subscribe(name).await?;
+        }
         Ok(socket)
     }
 
@@ -339,6 +372,29 @@ impl Connection {
         match code {
             Some(code) => RedisTrouble::Refused { url, code, source },
             None => RedisTrouble::Unreachable { url, source },
+        }
+    }
+}
+
+impl Pushes {
+    fn is_channel(&self) -> bool {
+        matches!(self, Self::Channel { .. })
+    }
+
+    fn deliver(&self, push: PushInfo) {
+        match (self, push.kind) {
+            (Self::Changes(changes), PushKind::Invalidate | PushKind::Disconnection) => changes.notify_one(),
+            (Self::Channel { lost, .. }, PushKind::Disconnection) => lost.notify_one(),
+            (Self::Channel { inbox, name, .. }, PushKind::Message) => {
+                // Channel and payload.
+                let Some(Value::BulkString(payload)) = push.data.into_iter().nth(1) else {
+                    return;
+                };
+                if inbox.try_send(payload).is_err() {
+                    warn!(channel = name, "a message was dropped, too many wait already");
+                }
+            }
+            _ => {}
         }
     }
 }

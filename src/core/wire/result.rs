@@ -155,6 +155,20 @@ pub fn document(message: &Envelope, state: &State, children: &[Value], now: Date
     python_json::to_string(&fields).expect("a map of JSON values is JSON")
 }
 
+/// The document of a task that was revoked by its id alone, without its message.
+#[must_use]
+pub fn revoked_document(id: &str, now: DateTime<Utc>) -> String {
+    let fields = json!({
+        "status": "REVOKED",
+        "result": Exception::revoked("revoked").to_value(),
+        "traceback": null,
+        "children": null,
+        "date_done": timestamp::isoformat(now),
+        "task_id": id,
+    });
+    python_json::to_string(&fields).expect("a map of JSON values is JSON")
+}
+
 /// A child in the pair encoding of `AsyncResult.as_tuple`.
 #[must_use]
 pub fn child(task_id: &str) -> Value {

@@ -1,0 +1,197 @@
+//! Remote control: the commands of `celery inspect`, `celery control` and Flower, and mingle.
+//!
+//! Requests come over the channel of kombu's pidbox, answers go to lists that the askers read. All of it happens
+//! on a thread and a connection of its own, so that a worker answers while all its tasks are busy, and the tasks
+//! are not disturbed by whoever asks. When Redis is away, remote control is; the worker goes on without.
+
+mod arguments;
+mod commands;
+mod destination;
+mod inspect;
+mod mingle;
+mod node;
+mod revoke;
+mod state_file;
+mod stats;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::core::backoff::Reconnect;
+use crate::core::engine::Engine;
+use crate::core::error_chain;
+use crate::core::lifecycle::sleep_unless_stopping;
+use crate::core::results::Results;
+use crate::core::secret::RedisUrl;
+use crate::core::transport::{Connection, RedisTrouble};
+use crate::core::wire::keys::Keys;
+use crate::core::wire::pidbox;
+
+use node::Node;
+pub use stats::BrokerInfo;
+
+/// How many requests may wait; what comes on top is dropped, as it is while nobody listens.
+const INBOX: usize = 1_000;
+/// How often the connection is tried while nobody asks; kombu's `health_check_interval`.
+const KEEP_ALIVE: Duration = Duration::from_secs(25);
+/// How often the deadline of the binding is put off, which lies an hour ahead.
+const RENEWAL: Duration = Duration::from_secs(20 * 60);
+/// The longest pause between two attempts once there were many.
+const LONG_PAUSE: Duration = Duration::from_secs(10);
+/// For how long the first mingle may hold up the start.
+const SYNC_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Settings of remote control.
+#[derive(Debug, Clone, Default)]
+pub struct ControlSettings {
+    /// What `inspect conf` shows.
+    pub conf: Map<String, Value>,
+    /// What `inspect stats` shows of the broker.
+    pub broker: BrokerInfo,
+    /// Where revoked ids outlive the process (`--statedb`).
+    pub state_file: Option<PathBuf>,
+    /// Whether the others are asked at the start for what they know (`--without-mingle`).
+    pub mingle: bool,
+}
+
+/// The running remote control of one worker.
+pub struct Control {
+    synced: CancellationToken,
+    ended: CancellationToken,
+}
+
+impl Control {
+    /// Starts it, over a connection of its own to `broker`; `results` must have a connection of its own too.
+    ///
+    /// # Errors
+    /// When the URL cannot be used ([`RedisTrouble::Url`], as an I/O error), the state file cannot be read, or the
+    /// system gives no thread.
+    pub fn start(
+        engine: Arc<Engine>,
+        settings: ControlSettings,
+        broker: &RedisUrl,
+        keys: &Keys,
+        results: Results,
+    ) -> io::Result<Self> {
+        let (inbox, requests) = mpsc::channel(INBOX);
+        let lost = Arc::new(Notify::new());
+        let name = format!("{}-control", engine.settings().hostname);
+        let database = engine.transport().connection().database();
+        let channel = keys.channel(database, pidbox::EXCHANGE);
+        let connection = Connection::with_channel(broker, &name, channel.clone(), inbox, Arc::clone(&lost))
+            .map_err(io::Error::other)?;
+        let node = Node::new(engine, settings, connection, channel, results)?;
+        let (synced, ended) = (CancellationToken::new(), CancellationToken::new());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let service = Service {
+            node: Arc::new(node),
+            requests,
+            lost,
+            synced: synced.clone(),
+        };
+        // Both trip when the thread ends, by a panic too.
+        let at_end = (synced.clone().drop_guard(), ended.clone().drop_guard());
+        std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || {
+                let _at_end = at_end;
+                runtime.block_on(service.run());
+            })?;
+        Ok(Self { synced, ended })
+    }
+
+    /// Waits until the other workers told what they know, or there is no use in waiting: two seconds at most.
+    pub async fn synced(&self) {
+        // Without their knowledge a revoked task may run, as when this worker had been the faster one.
+        let _ = tokio::time::timeout(SYNC_PATIENCE, self.synced.cancelled()).await;
+    }
+
+    /// Waits until it has taken its leave, after the worker was asked to stop.
+    pub async fn ended(&self) {
+        // Too late is no harm: the binding then names a node that does not answer.
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.ended.cancelled()).await;
+    }
+}
+
+/// What runs on the thread.
+struct Service {
+    node: Arc<Node>,
+    requests: mpsc::Receiver<Vec<u8>>,
+    lost: Arc<Notify>,
+    synced: CancellationToken,
+}
+
+/// Why a session ended.
+enum End {
+    Stop,
+    Lost,
+}
+
+impl Service {
+    async fn run(mut self) {
+        let mut waits = Reconnect::default();
+        let stop = self.node.engine().stop().clone();
+        while !stop.is_stopping() {
+            match self.session(&mut waits).await {
+                Ok(End::Stop) => break,
+                Ok(End::Lost) => debug!("the connection of remote control was lost"),
+                Err(trouble) => {
+                    self.synced.cancel();
+                    let delay = waits.next_delay();
+                    if waits.attempt() == 1 {
+                        warn!(error = %error_chain(&trouble), "no remote control until the broker is back");
+                    } else {
+                        debug!(error = %error_chain(&trouble), "still no remote control");
+                    }
+                    let pause = if waits.attempt() > 30 { LONG_PAUSE } else { delay };
+                    sleep_unless_stopping(&stop, pause).await;
+                }
+            }
+        }
+        self.node.leave().await;
+    }
+
+    /// Serves requests over one connection.
+    async fn session(&mut self, waits: &mut Reconnect) -> Result<End, RedisTrouble> {
+        // Opening the connection subscribes to the channel.
+        self.node.bind().await?;
+        info!("remote control ready");
+        waits.reset();
+        let (node, synced) = (Arc::clone(&self.node), self.synced.clone());
+        tokio::spawn(async move {
+            node.mingle().await;
+            synced.cancel();
+        });
+        let stop = self.node.engine().stop().clone();
+        let mut bound = Instant::now();
+        loop {
+            // All branches are cancel-safe.
+            tokio::select! {
+                biased;
+                () = stop.warm() => return Ok(End::Stop),
+                () = self.lost.notified() => return Ok(End::Lost),
+                request = self.requests.recv() => match request {
+                    Some(raw) => self.node.serve(&raw).await,
+                    None => return Ok(End::Stop),
+                },
+                () = tokio::time::sleep(KEEP_ALIVE) => {
+                    if bound.elapsed() >= RENEWAL {
+                        self.node.bind().await?;
+                        bound = Instant::now();
+                    } else {
+                        self.node.ping().await?;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The node of one worker: takes requests, runs their commands and sends the answers.
+
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use futures_util::FutureExt;
+use redis::{Pipeline, cmd};
+use serde_json::Value;
+use tracing::{debug, error, info, warn};
+
+use super::ControlSettings;
+use super::arguments::Arguments;
+use super::commands::Answer;
+use super::destination;
+use super::state_file::{State, StateFile};
+use crate::core::clock::SharedClock;
+use crate::core::engine::Engine;
+use crate::core::error_chain;
+use crate::core::lamport::LamportClock;
+use crate::core::results::Results;
+use crate::core::transport::{Connection, RedisTrouble, Transport};
+use crate::core::wire::keys::{self, Keys, PRIORITY_STEPS};
+use crate::core::wire::pidbox::{self, Message, ReplyTo};
+use crate::core::wire::timestamp;
+
+/// For how long an answer waits that its asker does not read any more.
+const REPLY_EXPIRES_SECONDS: u64 = 60;
+/// For how long kombu 5.7 keeps a binding that is not renewed.
+const BINDING_TTL_MS: u64 = 60 * 60 * 1000;
+
+/// See the module.
+pub(super) struct Node {
+    engine: Arc<Engine>,
+    pub(super) settings: ControlSettings,
+    pub(super) transport: Transport,
+    pub(super) results: Results,
+    pub(super) started: Instant,
+    channel: String,
+    /// The clock of the mailbox, which is another one than the worker's.
+    mailbox: LamportClock,
+    state_file: Option<StateFile>,
+    /// The version of the revocations that is in the state file.
+    saved: AtomicU64,
+}
+
+impl Node {
+    /// A node that has read its state file.
+    pub(super) fn new(
+        engine: Arc<Engine>,
+        settings: ControlSettings,
+        connection: Connection,
+        channel: String,
+        results: Results,
+    ) -> io::Result<Self> {
+        let state_file = settings.state_file.as_deref().map(StateFile::new);
+        if let Some(file) = &state_file {
+            let state = file.read()?;
+            engine.lamport().adjust(state.clock);
+            engine
+                .revocations()
+                .restore(state.revoked(), engine.clock().now());
+            info!(revoked = state.revoked.len(), "state file read");
+        }
+        Ok(Self {
+            saved: AtomicU64::new(engine.revocations().version()),
+            transport: engine.transport().sibling(connection),
+            engine,
+            settings,
+            results,
+            started: Instant::now(),
+            channel,
+            mailbox: LamportClock::default(),
+            state_file,
+        })
+    }
+
+    pub(super) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.engine.settings().hostname
+    }
+
+    pub(super) fn clock(&self) -> &SharedClock {
+        self.engine.clock()
+    }
+
+    pub(super) fn keys(&self) -> &Keys {
+        self.transport.keys()
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        self.transport.connection()
+    }
+
+    pub(super) fn channel(&self) -> &str {
+        &self.channel
+    }
+
+    pub(super) fn mailbox(&self) -> &LamportClock {
+        &self.mailbox
+    }
+
+    /// Keeps this node among the bound ones.
+    pub(super) async fn bind(&self) -> Result<(), RedisTrouble> {
+        self.declare(pidbox::EXCHANGE, &keys::binding_member("", "", &self.queue()))
+            .await
+    }
+
+    /// Finds out whether the connection is still there.
+    pub(super) async fn ping(&self) -> Result<(), RedisTrouble> {
+        self.connection().command(&cmd("PING")).await
+    }
+
+    /// Binds a queue that goes with its owner, as kombu 5.7 does: should the owner die, others sweep it out.
+    pub(super) async fn declare(&self, exchange: &str, member: &str) -> Result<(), RedisTrouble> {
+        let binding = self.keys().binding(exchange, false);
+        let (seconds, micros): (u64, u64) = {
+            let mut pipeline = Pipeline::new();
+            pipeline.cmd("SADD").arg(binding).arg(member).ignore().cmd("TIME");
+            let (time,): ((u64, u64),) = self.connection().pipeline(&pipeline).await?;
+            time
+        };
+        let deadline = seconds * 1000 + micros / 1000 + BINDING_TTL_MS;
+        let renewed: Result<(), RedisTrouble> = self
+            .connection()
+            .command(
+                cmd("ZADD")
+                    .arg(self.keys().binding_deadlines())
+                    .arg("GT")
+                    .arg(deadline)
+                    .arg(exchange),
+            )
+            .await;
+        match renewed {
+            // Before Redis 6.2 there is no `GT`, and nobody sweeps.
+            Err(trouble @ RedisTrouble::Refused { .. }) => {
+                debug!(error = %error_chain(&trouble), "no deadline");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Releases a binding and deletes the queue's lists.
+    pub(super) async fn release(
+        &self,
+        exchange: &str,
+        member: &str,
+        queue: &str,
+    ) -> Result<(), RedisTrouble> {
+        let mut pipeline = Pipeline::new();
+        for permanent in [false, true] {
+            let binding = self.keys().binding(exchange, permanent);
+            pipeline.cmd("SREM").arg(binding).arg(member).ignore();
+        }
+        pipeline.cmd("DEL");
+        for step in PRIORITY_STEPS {
+            pipeline.arg(self.keys().list(queue, step));
+        }
+        pipeline.ignore();
+        self.connection().pipeline(&pipeline).await
+    }
+
+    /// Takes this node's leave.
+    pub(super) async fn leave(&self) {
+        self.save(true);
+        let queue = self.queue();
+        let member = keys::binding_member("", "", &queue);
+        let released = self.release(pidbox::EXCHANGE, &member, &queue).await;
+        if let Err(trouble) = released {
+            debug!(error = %error_chain(&trouble), "the binding of remote control stays");
+        }
+    }
+
+    /// Handles one message of the channel.
+    pub(super) async fn serve(&self, raw: &[u8]) {
+        self.engine.lamport().forward();
+        let request = Message::parse(raw).and_then(|message| {
+            self.mailbox.adjust(message.clock);
+            message.into_request()
+        });
+        let request = match request {
+            Ok(request) => request,
+            Err(reason) => {
+                warn!(reason = %error_chain(&reason), "ignored a request of remote control that is none");
+                return;
+            }
+        };
+        if !destination::is_for(&request, self.name()) {
+            return;
+        }
+        debug!(command = request.method, "remote control");
+        let arguments = Arguments {
+            command: &request.method,
+            given: &request.arguments,
+        };
+        let run = AssertUnwindSafe(self.run(&arguments)).catch_unwind().await;
+        let answer = match run {
+            Ok(Ok(Answer::Value(value))) => value,
+            Ok(Ok(Answer::Silence)) => return,
+            Ok(Err(reason)) => {
+                warn!(
+                    command = request.method,
+                    error = reason.repr(),
+                    "a command failed"
+                );
+                reason.answer()
+            }
+            Err(_) => {
+                error!(command = request.method, "a command panicked");
+                super::arguments::not_ok("RuntimeError('the command panicked')")
+            }
+        };
+        self.save(false);
+        if let Some(to) = &request.reply_to {
+            self.reply(&answer, to).await;
+        }
+    }
+
+    /// Sends an answer, unless its asker is gone.
+    async fn reply(&self, answer: &Value, to: &ReplyTo) {
+        let element = pidbox::reply(self.name(), answer, to, self.mailbox.forward());
+        let mut sent = self.push_reply(&element, to).await;
+        if sent.is_err() {
+            // The connection may have been lost while nobody asked: the next attempt opens another.
+            sent = self.push_reply(&element, to).await;
+        }
+        if let Err(trouble) = sent {
+            warn!(error = %error_chain(&trouble), "an answer of remote control was not sent");
+        }
+    }
+
+    async fn push_reply(&self, element: &str, to: &ReplyTo) -> Result<(), RedisTrouble> {
+        let binding = self.keys().binding(&to.exchange, false);
+        let members: Vec<Vec<u8>> = self.connection().command(cmd("SMEMBERS").arg(binding)).await?;
+        let members = members.iter().map(|member| String::from_utf8_lossy(member));
+        for member in members {
+            let Some(queue) = keys::bound_queue(&member, &to.routing_key) else {
+                continue;
+            };
+            let list = self.keys().list(queue, 0);
+            let mut pipeline = Pipeline::new();
+            pipeline.cmd("LPUSH").arg(&list).arg(element).ignore();
+            pipeline
+                .cmd("EXPIRE")
+                .arg(&list)
+                .arg(REPLY_EXPIRES_SECONDS)
+                .ignore();
+            self.connection().pipeline::<()>(&pipeline).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the state file if it is not up to date, or in any case.
+    pub(super) fn save(&self, always: bool) {
+        let Some(file) = &self.state_file else {
+            return;
+        };
+        let version = self.engine.revocations().version();
+        if self.saved.swap(version, Ordering::Relaxed) == version && !always {
+            return;
+        }
+        let revoked = self.engine.revocations().ids(self.clock().now());
+        let state = State::new(self.engine.lamport().value(), revoked);
+        if let Err(reason) = file.write(&state) {
+            error!(%reason, "what was revoked is not saved");
+            self.saved.store(u64::MAX, Ordering::Relaxed);
+        }
+    }
+
+    /// Unix time as ISO text.
+    pub(super) fn iso(&self, time: chrono::DateTime<chrono::Utc>) -> String {
+        timestamp::isoformat(time)
+    }
+
+    fn queue(&self) -> String {
+        format!("{}.{}", self.name(), pidbox::EXCHANGE)
+    }
+}

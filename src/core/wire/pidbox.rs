@@ -1,0 +1,225 @@
+//! Requests and answers of remote control, as kombu's pidbox writes them (`kombu.pidbox`).
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+use uuid::Uuid;
+
+use super::body::{Body, Encoded};
+use super::body_error::BodyError;
+use super::python_json;
+
+/// The exchange of requests; a fanout, so on Redis the name of a channel.
+pub const EXCHANGE: &str = "celery.pidbox";
+/// The exchange of answers; direct.
+pub const REPLY_EXCHANGE: &str = "reply.celery.pidbox";
+
+/// Why a message is no request.
+#[derive(Debug, Error)]
+pub enum PidboxError {
+    /// The envelope is not a JSON object.
+    #[error("the request is no JSON object")]
+    NotAnObject,
+    /// The body cannot be read.
+    #[error("the request's body cannot be read")]
+    Body(#[source] BodyError),
+    /// The body is not an object that names a command.
+    #[error("the request names no method")]
+    NoMethod,
+}
+
+/// Where an answer goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// A direct exchange.
+    pub exchange: String,
+    /// Whom it is for.
+    pub routing_key: String,
+    /// What the client knows its question by.
+    pub ticket: Value,
+}
+
+/// A command for some nodes, or an answer for a client: what a pidbox message holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// The logical clock of the sender's mailbox.
+    pub clock: u64,
+    /// The ticket of an answer.
+    pub ticket: Option<Value>,
+    /// The decoded body.
+    pub body: Map<String, Value>,
+}
+
+/// A command.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// Its name.
+    pub method: String,
+    /// Its arguments by name.
+    pub arguments: Map<String, Value>,
+    /// Nodes it is for; all if null.
+    pub destination: Value,
+    /// Pattern of the nodes it is for, with the name of the way to match it.
+    pub pattern: Option<(String, String)>,
+    /// Who wants an answer.
+    pub reply_to: Option<ReplyTo>,
+}
+
+impl Message {
+    /// Reads what came over the channel or lay in a list.
+    ///
+    /// # Errors
+    /// [`PidboxError`].
+    pub fn parse(raw: &[u8]) -> Result<Self, PidboxError> {
+        let Ok(Value::Object(fields)) = serde_json::from_slice(raw) else {
+            return Err(PidboxError::NotAnObject);
+        };
+        let header = |name: &str| fields.get("headers").and_then(|headers| headers.get(name));
+        let property = |name: &str| fields.get("properties").and_then(|all| all.get(name));
+        let encoded = Encoded {
+            text: fields.get("body").and_then(Value::as_str),
+            content_type: fields.get("content-type").and_then(Value::as_str),
+            is_base64: property("body_encoding").and_then(Value::as_str) == Some("base64"),
+            compression: header("compression").and_then(Value::as_str),
+        };
+        let Value::Object(body) = Body::decode_value(&encoded).map_err(PidboxError::Body)? else {
+            return Err(PidboxError::NoMethod);
+        };
+        Ok(Self {
+            clock: header("clock").and_then(Value::as_u64).unwrap_or(0),
+            ticket: header("ticket").cloned(),
+            body,
+        })
+    }
+
+    /// Reads the body as a command.
+    ///
+    /// # Errors
+    /// [`PidboxError::NoMethod`].
+    pub fn into_request(mut self) -> Result<Request, PidboxError> {
+        let mut take = |name: &str| self.body.remove(name).unwrap_or(Value::Null);
+        let Value::String(method) = take("method") else {
+            return Err(PidboxError::NoMethod);
+        };
+        let arguments = match take("arguments") {
+            Value::Object(arguments) => arguments,
+            _ => Map::new(),
+        };
+        let pattern = match (take("pattern"), take("matcher")) {
+            (Value::String(pattern), Value::String(matcher)) if !pattern.is_empty() => {
+                Some((pattern, matcher)).filter(|(_, matcher)| !matcher.is_empty())
+            }
+            _ => None,
+        };
+        let (reply_to, ticket) = (take("reply_to"), take("ticket"));
+        let text = |name: &str| reply_to.get(name).and_then(Value::as_str).map(str::to_owned);
+        let reply_to = text("exchange").zip(text("routing_key"));
+        Ok(Request {
+            method,
+            arguments,
+            destination: take("destination"),
+            pattern,
+            reply_to: reply_to.map(|(exchange, routing_key)| ReplyTo {
+                exchange,
+                routing_key,
+                ticket,
+            }),
+        })
+    }
+}
+
+/// The element with an answer, to push to the client's list.
+#[must_use]
+pub fn reply(node: &str, answer: &Value, to: &ReplyTo, clock: u64) -> String {
+    let headers = json!({"ticket": to.ticket, "clock": clock});
+    envelope(&json!({node: answer}), &headers, 1, &to.exchange, &to.routing_key)
+}
+
+/// The message that asks all nodes, to publish on the channel.
+#[must_use]
+pub fn call(method: &str, arguments: Value, to: &ReplyTo, clock: u64, expires: f64) -> String {
+    let body = json!({
+        "method": method, "arguments": arguments, "destination": null, "pattern": null, "matcher": null,
+        "ticket": to.ticket, "reply_to": {"exchange": to.exchange, "routing_key": to.routing_key},
+    });
+    let headers = json!({"clock": clock, "expires": expires});
+    envelope(&body, &headers, 2, EXCHANGE, "")
+}
+
+fn envelope(body: &Value, headers: &Value, delivery_mode: u8, exchange: &str, routing_key: &str) -> String {
+    let text = |value: &Value| python_json::to_string(value).expect("JSON values are JSON");
+    let message = json!({
+        "body": BASE64_STANDARD.encode(text(body)),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": headers,
+        "properties": {
+            "delivery_mode": delivery_mode,
+            "delivery_info": {"exchange": exchange, "routing_key": routing_key},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": Uuid::new_v4().to_string(),
+        },
+    });
+    text(&message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to() -> ReplyTo {
+        ReplyTo {
+            exchange: REPLY_EXCHANGE.into(),
+            routing_key: "oid".into(),
+            ticket: json!("T"),
+        }
+    }
+
+    #[test]
+    fn a_call_is_read_back_as_a_request() {
+        let raw = call("hello", json!({"from_node": "w@h"}), &to(), 7, 1.5);
+        let message = Message::parse(raw.as_bytes()).unwrap();
+        assert_eq!(message.clock, 7);
+        let request = message.into_request().unwrap();
+        assert_eq!(
+            (request.method.as_str(), &request.destination),
+            ("hello", &Value::Null)
+        );
+        assert_eq!(request.arguments["from_node"], "w@h");
+        assert_eq!((request.pattern, request.reply_to), (None, Some(to())));
+    }
+
+    #[test]
+    fn an_answer_carries_ticket_and_clock() {
+        let raw = reply("w@h", &json!({"ok": "pong"}), &to(), 5);
+        let message = Message::parse(raw.as_bytes()).unwrap();
+        assert_eq!((message.clock, message.ticket), (5, Some(json!("T"))));
+        assert_eq!(message.body["w@h"], json!({"ok": "pong"}));
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        for (raw, reason) in [
+            ("", "no JSON object"),
+            ("[]", "no JSON object"),
+            ("{}", "cannot be read"),
+            (r#"{"body": "{"}"#, "cannot be read"),
+            (r#"{"body": "[]"}"#, "no method"),
+            (r#"{"body": "{}"}"#, "no method"),
+            (r#"{"body": "{\"method\": 7}"}"#, "no method"),
+            (
+                r#"{"body": "x", "content-type": "application/x-python-serialize"}"#,
+                "cannot be read",
+            ),
+        ] {
+            let refused = Message::parse(raw.as_bytes()).and_then(Message::into_request);
+            let error = refused.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(reason), "{raw}: {error}");
+        }
+        // What is only odd is taken as if it were absent, as Python takes it.
+        let odd = r#"{"body": "{\"method\": \"ping\", \"arguments\": 1, \"reply_to\": 2, \"pattern\": 3}"}"#;
+        let request = Message::parse(odd.as_bytes()).unwrap().into_request().unwrap();
+        assert!(request.arguments.is_empty() && request.reply_to.is_none());
+    }
+}
