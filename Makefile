@@ -23,7 +23,7 @@ GOLDEN := 4.4.7 5.2.7 5.5.2 5.6.3 5.7.0
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: tools $(ENVIRONMENTS)/celery-5.5.2/.ready $(ENVIRONMENTS)/celery-newest/.ready ## installs what building and testing need
+setup: tools $(addprefix $(ENVIRONMENTS)/celery-,$(addsuffix /.ready,5.5.2 5.6 newest)) ## installs what building and testing need
 	@echo "setup: ready"
 
 build: ## builds both binaries, unoptimised

@@ -20,6 +20,11 @@ impl Python {
     pub const CELERY_5_5_2: Self = Self {
         environment: "celery-5.5.2",
     };
+    /// The release between: celery 5.6.3, kombu 5.6.2, redis-py 6.4.0. For what differs in it; [`ALL`](Self::ALL) does
+    /// without.
+    pub const CELERY_5_6: Self = Self {
+        environment: "celery-5.6",
+    };
     /// The newest release that `tests/python/requirements-newest.txt` pins.
     pub const CELERY_NEWEST: Self = Self {
         environment: "celery-newest",

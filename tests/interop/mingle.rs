@@ -1,0 +1,69 @@
+//! Workers that start beside others: what was revoked goes from each to each, whoever is Python's.
+
+use serde_json::json;
+use tradebot_test_support::{Python, eventually};
+
+use crate::fleet::PATIENCE;
+use crate::remote::{OURS, Remote, THEIRS, answer, ask, until};
+
+#[tokio::test]
+async fn a_worker_that_starts_is_told_what_the_others_know() {
+    for python in Python::ALL {
+        let remote = Remote::start(python);
+        let ours = remote.worker(&["-Q", "ours"]);
+        remote.steps(&[ask(OURS, "revoke", json!({"task_id": "known to us"}))]);
+
+        let theirs = remote.python_worker(&[]);
+        theirs.wait_for_line("mingle: sync with 1 nodes", PATIENCE);
+        theirs.wait_for_line("mingle: sync complete", PATIENCE);
+        ours.wait_for_line("sync with theirs@tests", PATIENCE);
+        let outcomes = remote.steps(&[
+            until(THEIRS, "revoked", 1),
+            ask(THEIRS, "revoke", json!({"task_id": "known to them"})),
+            ask(THEIRS, "clock", json!({})),
+        ]);
+        let clock = answer(&outcomes[2], THEIRS)["clock"].as_u64().expect("a number");
+
+        // Whoever takes more than a second to answer is not waited for: a busy machine needs another try.
+        let mut tries = 0;
+        let third = eventually("a worker that is told by both", PATIENCE, async || {
+            tries += 1;
+            let worker = remote.worker_named(&format!("third{tries}@tests"), &["-Q", "third"]);
+            worker.wait_for_line("mingle: sync ", PATIENCE);
+            worker
+                .output()
+                .contains("mingle: sync with 2 nodes")
+                .then_some(worker)
+        })
+        .await;
+        let third_name = format!("third{tries}@tests");
+        theirs.wait_for_line(&format!("sync with {third_name}"), PATIENCE);
+        let outcomes = remote.steps(&[
+            ask(&third_name, "revoked", json!({})),
+            ask(&third_name, "clock", json!({})),
+        ]);
+        assert!(third.is_running());
+        let mut known: Vec<&str> = answer(&outcomes[0], &third_name)
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|id| id.as_str())
+            .collect();
+        known.sort_unstable();
+        assert_eq!(known, ["known to them", "known to us"]);
+        assert!(answer(&outcomes[1], &third_name)["clock"].as_u64() > Some(clock));
+        let left: Vec<String> = remote
+            .redis(redis::cmd("KEYS").arg("*.reply.celery.pidbox"))
+            .await;
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_is_alone_does_not_wait() {
+    let remote = Remote::start(Python::CELERY_NEWEST);
+    let worker = remote.worker(&[]);
+    worker.wait_for_line("mingle: all alone", PATIENCE);
+    let silent = remote.worker_named("silent@tests", &["--without-mingle"]);
+    assert!(!silent.output().contains("mingle"), "{}", silent.output());
+}
