@@ -17,7 +17,7 @@ use crate::bridge::{self, BridgeError, TaskSet};
 use crate::config::{ConfigError, Reader, RedisConfig, Vars, WorkerConfig};
 use crate::core::clock::{SharedClock, SystemClock};
 use crate::core::control::{BrokerInfo, Control, ControlSettings};
-use crate::core::engine::{Engine, EngineSettings, Limits};
+use crate::core::engine::{Engine, EngineSettings, Limits, RateLimit};
 use crate::core::events::EventSettings;
 use crate::core::lifecycle::Stop;
 use crate::core::node;
@@ -95,6 +95,7 @@ pub struct WorkerSettings {
     events: EventSettings,
     state_file: Option<PathBuf>,
     mingle: bool,
+    rate_limit: Option<RateLimit>,
 }
 
 impl WorkerSettings {
@@ -108,6 +109,7 @@ impl WorkerSettings {
         let worker = WorkerConfig::read(&mut reader);
         let names = args.queues.iter().map(|queue| queue.trim().to_owned());
         let queues: Vec<String> = names.filter(|queue| !queue.is_empty()).collect();
+        let rate_limit = rate_limit(&mut reader);
         if queues.is_empty() {
             reader.complain("--queues", &args.queues.join(","), "at least one queue");
         }
@@ -127,6 +129,7 @@ impl WorkerSettings {
         Ok(Self {
             state_file: state_file.map(|path| PathBuf::from(node::format(path, &hostname))),
             mingle: !args.without_mingle,
+            rate_limit,
             redis,
             worker,
             queues,
@@ -173,6 +176,7 @@ impl WorkerSettings {
             "task_time_limit": self.worker.time_limit.as_secs_f64(),
             "task_soft_time_limit": self.worker.soft_time_limit.as_secs_f64(),
             "task_default_queue": DEFAULT_QUEUE,
+            "task_default_rate_limit": self.rate_limit.as_ref().map(|limit| &limit.given),
             "task_queues": self.queues,
             "task_acks_late": true,
             "task_reject_on_worker_lost": true,
@@ -188,6 +192,17 @@ impl WorkerSettings {
         });
         conf.as_object().cloned().unwrap_or_default()
     }
+}
+
+/// Celery's `task_default_rate_limit`, which a rate limit set by remote control replaces.
+fn rate_limit(reader: &mut Reader<'_>) -> Option<RateLimit> {
+    let name = "CELERY_TASK_DEFAULT_RATE_LIMIT";
+    let text = reader.optional(name)?;
+    let limit = RateLimit::parse(&json!(text));
+    if limit.is_err() {
+        reader.complain(name, &text, "`100/m`, `2/h`, `0.5/s` or a number per second");
+    }
+    limit.ok()
 }
 
 /// Why a worker could not run.
@@ -219,6 +234,11 @@ pub async fn run(
     let clock = SystemClock::shared();
     info!(hostname = settings.hostname, tasks = %tasks.names().join(","), "worker starting");
     let engine = engine(&settings, &tasks, Arc::clone(&clock), stop)?;
+    if let Some(limit) = &settings.rate_limit {
+        for task in engine.task_types() {
+            task.rate().set(limit.clone());
+        }
+    }
     let name = format!("{}-heartbeat", settings.hostname);
     engine.keep_lease(Connection::new(&settings.redis.broker, &name)?)?;
     let control = control(&settings, &engine, Arc::clone(&clock))?;

@@ -72,6 +72,11 @@ pub const VARIABLES: &[Variable] = &[
         "soft limit of a task, in seconds",
     ),
     variable(
+        "CELERY_TASK_DEFAULT_RATE_LIMIT",
+        "",
+        "starts of each task that a worker allows, `100/m`, `2/h` or a number per second",
+    ),
+    variable(
         "CELERY_WORKER_ETA_TASK_LIMIT",
         "10000",
         "messages held until their `eta`; further ones stay in the queue until they are due",

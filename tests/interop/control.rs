@@ -487,6 +487,59 @@ async fn a_rate_limit_holds_back_its_task_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_worker_whose_threads_are_all_busy_answers_all_the_same() {
+    let remote = Remote::start(Python::CELERY_NEWEST);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let _worker = remote.worker(&["-c", &threads.to_string()]);
+    let mut steps: Vec<Value> = (0..threads)
+        .map(|number| send("tests.spin", &format!("spin{number}"), json!([8]), json!({})))
+        .collect();
+    steps.extend([
+        until(OURS, "active", threads),
+        ask(OURS, "revoke", json!({"task_id": "spin0", "terminate": true})),
+        json!({"state": "spin0"}),
+        until(OURS, "active", threads),
+        json!({"get": "spin0"}),
+    ]);
+    let outcomes = remote.steps(&steps);
+    assert_eq!(
+        outcomes[threads + 1]["replies"][OURS],
+        json!({"ok": "terminate: spin0"})
+    );
+    // What never yields cannot be ended, and says so by its state.
+    assert_eq!(outcomes[threads + 2], "PENDING");
+    assert_eq!(
+        outcomes[threads + 4]["state"],
+        "SUCCESS",
+        "{}",
+        outcomes[threads + 4]
+    );
+}
+
+#[tokio::test]
+async fn a_default_rate_limit_holds_for_every_task_until_it_is_lifted() {
+    let remote = Remote::start(Python::CELERY_NEWEST);
+    let _worker = remote.worker_in(OURS, &["-c", "2"], &[("CELERY_TASK_DEFAULT_RATE_LIMIT", "1/h")]);
+    let outcomes = remote.steps(&[
+        send("tests.noop", "first", json!([]), json!({})),
+        send("tests.noop", "second", json!([]), json!({})),
+        json!({"get": "first"}),
+        until(OURS, "reserved", 1),
+        ask(
+            OURS,
+            "rate_limit",
+            json!({"task_name": "tests.noop", "rate_limit": null}),
+        ),
+        json!({"get": "second"}),
+    ]);
+    assert_eq!(
+        answer(&outcomes[4], OURS),
+        &json!({"ok": "rate limit disabled successfully"})
+    );
+    assert_eq!(outcomes[5]["state"], "SUCCESS");
+}
+
+#[tokio::test]
 async fn remote_control_is_back_when_redis_is() {
     let remote = Remote::start(Python::CELERY_NEWEST);
     let worker = remote.worker(&["-c", "1"]);

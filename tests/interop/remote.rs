@@ -33,11 +33,17 @@ impl Remote {
 
     /// Our worker under any name, connected.
     pub(crate) fn worker_named(&self, name: &str, args: &[&str]) -> Process {
+        self.worker_in(name, args, &[])
+    }
+
+    /// The same with further settings.
+    pub(crate) fn worker_in(&self, name: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
         let worker = Process::builder(bin("test-worker"))
             .args(["-n", name, "-l", "info"])
             .args(args)
             .envs(self.env())
             .env("REDIS_URL", self.redis.url())
+            .envs(env.iter().copied())
             .spawn();
         worker.wait_for_line(" connected ", PATIENCE);
         worker
