@@ -27,8 +27,10 @@ const LATER_POLL: Duration = Duration::from_secs(1);
 /// The pause that one foreign message in the queue adds between two passes, and the longest in all.
 const PASS_COST: Duration = Duration::from_micros(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// The most messages one claim takes.
+/// The most messages one claim takes, and the largest part of the slots that it fills: while some messages are
+/// fetched, others run, and the results of others again are stored.
 const MAX_BATCH: usize = 64;
+const MAX_SHARE: usize = 4;
 
 /// Where the consumer is in its passes through the lists.
 #[derive(Default)]
@@ -207,7 +209,8 @@ impl Engine {
             slot = self.slot() => slot?,
         };
         let mut slots = vec![first];
-        while slots.len() < MAX_BATCH {
+        let enough = self.concurrency().div_ceil(MAX_SHARE).min(MAX_BATCH);
+        while slots.len() < enough {
             match self.slot_now() {
                 Some(slot) => slots.push(slot),
                 None => break,

@@ -45,7 +45,7 @@ impl Priority {
 #[derive(Debug, Clone)]
 pub struct Envelope {
     /// The text as it came, until something is changed.
-    source: Option<Source>,
+    source: Option<Box<Source>>,
     /// The tree; always there when the text is not.
     tree: OnceLock<Map<String, Value>>,
 }
@@ -85,7 +85,7 @@ impl Envelope {
         let skimmed = Skimmed::of(text)?;
         let text = text.to_owned();
         Some(Self {
-            source: Some(Source { text, skimmed }),
+            source: Some(Box::new(Source { text, skimmed })),
             tree: OnceLock::new(),
         })
     }
@@ -207,7 +207,7 @@ impl Envelope {
 
     /// What skimming knows; [`Plain::Other`] when there is only the tree.
     fn skimmed(&self, look: impl FnOnce(&Source) -> Plain) -> Plain {
-        self.source.as_ref().map_or(Plain::Other, look)
+        self.source.as_deref().map_or(Plain::Other, look)
     }
 
     /// Retries made so far; absent is zero.
