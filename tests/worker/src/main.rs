@@ -26,6 +26,10 @@ struct Args {
     worker: WorkerArgs,
 }
 
+/// The product's allocator, so that what is measured here holds there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let args = Args::parse();
     let runtime = args.worker.pool.runtime().context("the runtime");
