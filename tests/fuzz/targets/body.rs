@@ -38,9 +38,11 @@ fuzz_target!(|bytes: &[u8]| {
         "properties": {"body_encoding": "base64"},
     });
     let message = Envelope::parse(message.to_string().as_bytes()).expect("it has a name and an id");
-    let Ok(body) = message.body() else {
+    let Ok(mut body) = message.body() else {
         return;
     };
+    // As good as absent, and left out by some ways of reading.
+    body.embed.retain(|_, value| !value.is_null());
     assert!(serializer != SERIALIZERS[2], "pickle was read");
     let values = body
         .args
