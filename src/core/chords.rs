@@ -200,7 +200,7 @@ fn read_count(answer: &[redis::Value]) -> Count {
 
 fn json_of(answer: Option<&redis::Value>) -> Option<Value> {
     match answer {
-        Some(redis::Value::BulkString(bytes)) => serde_json::from_slice(bytes).ok(),
+        Some(redis::Value::BulkString(bytes)) => python_json::from_slice(bytes).ok(),
         _ => None,
     }
 }

@@ -14,6 +14,7 @@ use crate::core::clock::SharedClock;
 use crate::core::transport::{Connection, DeliveryTag, Push, RedisTrouble, ScriptCall, StoredResult};
 use crate::core::wire::envelope::Envelope;
 use crate::core::wire::keys::{self, Keys};
+use crate::core::wire::python_json;
 use crate::core::wire::result::{self, State};
 
 /// How results are stored.
@@ -125,7 +126,7 @@ impl Results {
         let stored: Vec<Option<Vec<u8>>> = self.connection.command(&mget).await?;
         let documents = stored.into_iter().flatten();
         Ok(documents
-            .filter_map(|text| serde_json::from_slice(&text).ok())
+            .filter_map(|text| python_json::from_slice(&text).ok())
             .collect())
     }
 

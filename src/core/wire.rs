@@ -3,6 +3,7 @@
 //! Everything here is a pure function of its arguments. The facts come from Celery 5.5 to 5.7 and kombu of
 //! the same age, as observed on a Redis server.
 
+mod big_int;
 pub mod body;
 pub mod body_error;
 mod compression;

@@ -11,6 +11,7 @@ use tradebot_symbols::core::retry;
 use tradebot_symbols::core::transport::{Source, Transport};
 use tradebot_symbols::core::wire::envelope::Envelope;
 use tradebot_symbols::core::wire::keys::{self, Keys};
+use tradebot_symbols::core::wire::python_json;
 use tradebot_test_support::{Process, RedisServer, bin, eventually};
 
 use crate::world::{PATIENCE, now};
@@ -37,7 +38,7 @@ impl Recorded {
     }
 
     fn json(&self) -> Value {
-        serde_json::from_str(&self.element).expect("an element is JSON")
+        python_json::from_slice(self.element.as_bytes()).expect("an element is JSON")
     }
 
     /// The argument that the task returns; the first of what follows has none yet.
@@ -49,6 +50,12 @@ impl Recorded {
     }
 }
 
+/// Numbers as they are written, so that those beyond 64 bits can be compared.
+fn read(line: &str) -> Recorded {
+    let line: Value = python_json::from_slice(line.as_bytes()).expect("a line is JSON");
+    serde_json::from_value(line).expect("a recorded message")
+}
+
 fn recorded() -> Vec<Recorded> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut all: Vec<Recorded> = Vec::new();
@@ -57,7 +64,7 @@ fn recorded() -> Vec<Recorded> {
         if path.extension().is_some_and(|extension| extension == "jsonl") {
             let text = std::fs::read_to_string(&path).expect("a recording");
             let lines = text.lines();
-            all.extend(lines.map(|line| serde_json::from_str::<Recorded>(line).expect("a recorded message")));
+            all.extend(lines.map(read));
         }
     }
     let versions: BTreeSet<&str> = all.iter().map(|one| one.celery.as_str()).collect();
@@ -121,7 +128,7 @@ fn changes(what: &str, member: &str) -> bool {
 }
 
 fn next_json(envelope: &Envelope) -> Value {
-    serde_json::from_str(&envelope.to_json()).expect("JSON")
+    python_json::from_slice(envelope.to_json().as_bytes()).expect("JSON")
 }
 
 /// All of them at once, on the lists they lay in. What follows from them is run as well.
@@ -156,7 +163,7 @@ async fn a_worker_runs_what_it_reads_and_leaves_or_parks_the_rest() {
         let key = keys::task_meta("", id);
         let stored = eventually(&format!("the result of {}", one.name()), PATIENCE, async || {
             let document: Option<String> = db.clone().get(&key).await.ok()?;
-            serde_json::from_str::<Value>(&document?).ok()
+            python_json::from_slice::<Value>(document?.as_bytes()).ok()
         })
         .await;
         assert_eq!(stored["status"], "SUCCESS", "{}: {stored}", one.name());

@@ -359,7 +359,7 @@ def chord_keeps_the_order(m):
 
 @workflow
 def chord_of_odd_values(m):
-    values = [None, True, "币安 \U0001f680 \"\\", 12345678901234567890, -1.5, {"a": [1, {"b": None}]}, [], ""]
+    values = [None, True, "币安 \U0001f680 \"\\", 12345678901234567890123, -1.5, {"a": [1, {"b": None}]}, [], ""]
     return chord([m.echo(value) for value in values], m.echo()).apply_async()
 
 

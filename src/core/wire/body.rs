@@ -68,7 +68,7 @@ impl Body {
             return None;
         }
         let bytes = BASE64_STANDARD.decode(encoded.text?).ok()?;
-        let (args, kwargs, Embed(embed)) = serde_json::from_slice(&bytes).ok()?;
+        let (args, kwargs, Embed(embed)) = python_json::from_slice(&bytes).ok()?;
         Some(Self { args, kwargs, embed })
     }
 
@@ -90,7 +90,7 @@ impl Body {
             Some(method) => compression::decompress(method, &bytes)?,
         };
         if is_json {
-            Ok(serde_json::from_slice(&plain)?)
+            Ok(python_json::from_slice(&plain)?)
         } else {
             msgpack::decode(&plain)
         }
@@ -194,6 +194,7 @@ mod tests {
             ("{}", json!({}), json!({}), "without `args`"),
             ("7", json!({}), json!({}), "neither a list"),
             ("[[", json!({}), json!({}), "not JSON"),
+            ("[[NaN], {}, {}]", json!({}), json!({}), "not JSON"),
             ("*", json!({}), json!({"body_encoding": "base64"}), "not base64"),
             (
                 "AAAA",

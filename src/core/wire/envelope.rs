@@ -91,7 +91,7 @@ impl Envelope {
     }
 
     fn build(raw: &[u8]) -> Result<Self, EnvelopeError> {
-        match serde_json::from_slice(raw)? {
+        match python_json::from_slice(raw)? {
             Value::Object(fields) => Ok(Self::of_tree(fields)),
             _ => Err(EnvelopeError::NotAnObject),
         }
@@ -107,7 +107,7 @@ impl Envelope {
     fn tree(&self) -> &Map<String, Value> {
         self.tree.get_or_init(|| {
             let text = self.source.as_ref().map_or("{}", |source| source.text.as_str());
-            serde_json::from_str(text).expect("a text that was skimmed can be built")
+            python_json::from_slice(text.as_bytes()).expect("a text that was skimmed can be built")
         })
     }
 

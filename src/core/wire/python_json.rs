@@ -8,7 +8,10 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::ser::{Formatter, Serializer};
+
+use super::big_int;
 
 /// Serializes `value` the way `json.dumps(value)` does.
 ///
@@ -18,7 +21,18 @@ pub fn to_string<T: Serialize + ?Sized>(value: &T) -> Result<String, serde_json:
     let mut out = Vec::with_capacity(256);
     value.serialize(&mut Serializer::with_formatter(&mut out, PythonFormatter))?;
     // Only ASCII is written below; the check is what keeps that a fact.
-    String::from_utf8(out).map_err(serde::ser::Error::custom)
+    String::from_utf8(out)
+        .map(big_int::unmark)
+        .map_err(serde::ser::Error::custom)
+}
+
+/// Reads a JSON text as something that [`to_string`] writes as it was read, integers of any size included: one
+/// beyond 64 bits is a text in between, which no task can compute with.
+///
+/// # Errors
+/// When the text is no JSON.
+pub fn from_slice<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(&big_int::mark(json))
 }
 
 struct PythonFormatter;

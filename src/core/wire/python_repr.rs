@@ -7,6 +7,8 @@
 
 use serde_json::{Map, Number, Value};
 
+use super::big_int;
+
 const MAX_CHARS: usize = 1024;
 const MAX_DEPTH: usize = 3;
 
@@ -81,9 +83,12 @@ impl Writer {
             Value::Bool(true) => self.word("True"),
             Value::Bool(false) => self.word("False"),
             Value::Number(number) => self.word(&python_number(number)),
-            Value::String(text) => {
-                self.token(|left| quoted(text, left));
-            }
+            Value::String(text) => match big_int::digits(text) {
+                Some(digits) => self.word(digits),
+                None => {
+                    self.token(|left| quoted(text, left));
+                }
+            },
             Value::Array(items) => self.items("[", "]", items, |writer, item| writer.value(item)),
             Value::Object(fields) => self.object(fields),
         }
@@ -174,6 +179,9 @@ fn joined(parts: impl Iterator<Item = String>) -> String {
 
 /// Python quotes with `'` unless that occurs in the text and `"` does not.
 fn plain_text(text: &str) -> String {
+    if let Some(digits) = big_int::digits(text) {
+        return digits.to_owned();
+    }
     let quote = if text.contains('\'') && !text.contains('"') {
         '"'
     } else {

@@ -16,6 +16,7 @@ use super::super::crashes::{self, ALONE_FROM, MAX_CRASHES, MEMORY};
 use super::super::{DeliveryTag, RedisTrouble, ScriptCall, Source, Transport};
 use crate::core::wire::envelope::Envelope;
 use crate::core::wire::keys::SEP;
+use crate::core::wire::python_json;
 
 static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/restore.lua")));
 
@@ -134,7 +135,7 @@ impl Transport {
         &self,
         record: &[u8],
     ) -> Result<Result<(Source, Envelope), Unreadable>, RedisTrouble> {
-        let Ok((message, exchange, routing_key)) = serde_json::from_slice::<(Value, String, String)>(record)
+        let Ok((message, exchange, routing_key)) = python_json::from_slice::<(Value, String, String)>(record)
         else {
             return Ok(Err(if python_reads(record) {
                 Unreadable::Message("only Python reads the JSON of its record".into())
