@@ -7,6 +7,7 @@ mod broker_trouble;
 mod canvas;
 mod captures;
 mod cli;
+mod compatibility;
 mod crash;
 mod golden;
 mod latency;
