@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use super::signature::{Kind, Signature, listed};
 use crate::core::wire::body::Body;
 use crate::core::wire::envelope::Envelope;
-use crate::core::wire::python_repr;
 use crate::core::wire::result::{Exception, State};
 
 /// One result that a chord waits for.
@@ -86,7 +85,7 @@ pub fn join(parts: &[Value], saved: Option<&Value>) -> Joined {
         return match joined {
             Ok(results) => Joined::Results(results),
             Err(exception) => Joined::Failed {
-                error: chord_error(format!("Join error: {}", repr(&exception))),
+                error: chord_error(format!("Join error: {}", exception.repr())),
                 cause: None,
             },
         };
@@ -96,7 +95,7 @@ pub fn join(parts: &[Value], saved: Option<&Value>) -> Joined {
         if let Some(exception) = failure_of(part) {
             let task_id = part.get(1).and_then(Value::as_str).unwrap_or_default();
             return Joined::Failed {
-                error: chord_error(format!("Dependency {task_id} raised {}", repr(&exception))),
+                error: chord_error(format!("Dependency {task_id} raised {}", exception.repr())),
                 cause: Some(exception),
             };
         }
@@ -168,12 +167,6 @@ fn failure_of(part: &Value) -> Option<Exception> {
 
 fn chord_error(text: String) -> Exception {
     Exception::new("celery.exceptions", "ChordError", vec![Value::String(text)])
-}
-
-/// An exception as Python's `repr` shows it.
-fn repr(exception: &Exception) -> String {
-    let arguments: Vec<String> = exception.message.iter().map(python_repr::value).collect();
-    format!("{}({})", exception.kind, arguments.join(", "))
 }
 
 /// What will not run when a task has failed, from the list of what should have followed it. A chord completes
