@@ -2,8 +2,8 @@
 //!
 //! Celery does this work in the worker: the next step of a chain, a callback or the body of a chord may be a
 //! group, a chord or a chain itself, and is taken apart by whoever has just finished what comes before. The
-//! parts: [`signature`] reads and writes signatures, [`freeze`] gives ids to everything in one, [`apply`] says
-//! what applying one publishes, and [`chord`] what becomes of the results that a chord waits for. Nothing here
+//! parts: `signature` reads and writes signatures, `freeze` gives ids to everything in one, `apply` says
+//! what applying one publishes, and `chord` what becomes of the results that a chord waits for. Nothing here
 //! touches Redis; the engine carries a [`Plan`] out.
 //!
 //! Where releases of Celery differ, the newest one is followed: 5.7 splits chords whose body is a chain, and
