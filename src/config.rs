@@ -74,6 +74,14 @@ pub struct WorkerConfig {
     pub send_task_events: bool,
     /// Whether the tasks that the worker publishes are told of by `task-sent`.
     pub send_sent_event: bool,
+    /// Whether `STARTED` is stored.
+    pub track_started: bool,
+    /// Whether results are ignored of messages that do not say.
+    pub ignore_result: bool,
+    /// Whether errors are stored even so.
+    pub store_errors: bool,
+    /// Whether results tell of the message, too.
+    pub result_extended: bool,
 }
 
 impl WorkerConfig {
@@ -87,6 +95,10 @@ impl WorkerConfig {
             shutdown_timeout: reader.seconds("WORKER_SHUTDOWN_TIMEOUT_SECONDS"),
             send_task_events: reader.flag("CELERY_WORKER_SEND_TASK_EVENTS"),
             send_sent_event: reader.flag("CELERY_TASK_SEND_SENT_EVENT"),
+            track_started: reader.flag("CELERY_TASK_TRACK_STARTED"),
+            ignore_result: reader.flag("CELERY_TASK_IGNORE_RESULT"),
+            store_errors: reader.flag("CELERY_TASK_STORE_ERRORS_EVEN_IF_IGNORED"),
+            result_extended: reader.flag("CELERY_RESULT_EXTENDED"),
         }
     }
 }

@@ -159,6 +159,10 @@ impl WorkerSettings {
         ResultOptions {
             key_prefix: self.redis.result_key_prefix.clone(),
             expires_seconds: self.redis.result_expires.as_secs(),
+            track_started: self.worker.track_started,
+            ignore: self.worker.ignore_result,
+            store_errors: self.worker.store_errors,
+            extended: self.worker.result_extended.then(|| self.hostname.clone()),
         }
     }
 

@@ -92,6 +92,26 @@ pub const VARIABLES: &[Variable] = &[
         "`true`: an event `task-sent` for each task that a worker publishes",
     ),
     variable(
+        "CELERY_TASK_TRACK_STARTED",
+        "false",
+        "`true`: the state `STARTED` is stored, too",
+    ),
+    variable(
+        "CELERY_TASK_IGNORE_RESULT",
+        "false",
+        "`true`: no results of messages that do not say whether they want one",
+    ),
+    variable(
+        "CELERY_TASK_STORE_ERRORS_EVEN_IF_IGNORED",
+        "false",
+        "`true`: failures are stored even where the result is ignored",
+    ),
+    variable(
+        "CELERY_RESULT_EXTENDED",
+        "false",
+        "`true`: results with name, arguments, worker, retries and queue",
+    ),
+    variable(
         "WORKER_SHUTDOWN_TIMEOUT_SECONDS",
         "8",
         "how long a stop waits for running tasks before it hands them back",

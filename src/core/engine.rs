@@ -19,6 +19,7 @@ mod etas;
 mod execution;
 mod foreign;
 mod heartbeat;
+mod hold_ups;
 mod parked_watch;
 mod pool;
 mod rate_limits;
@@ -39,6 +40,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use foreign::ForeignWatch;
 use heartbeat::Heartbeat;
+use hold_ups::HoldUps;
 
 pub use execution::{Failure, FailureKind, Limits, TaskPolicy};
 pub use rate_limits::{RateError, RateGate, RateLimit};
@@ -131,6 +133,7 @@ pub struct Engine {
     foreign: ForeignWatch,
     heartbeat: Mutex<Option<Heartbeat>>,
     events: Arc<Events>,
+    hold_ups: HoldUps,
     origin: String,
 }
 
@@ -157,6 +160,7 @@ impl Engine {
             types: task_types::by_name(&settings.tasks, &settings.policies),
             requests: Arc::default(),
             revocations: Revocations::default(),
+            hold_ups: HoldUps::default(),
             settings,
             transport,
             results,

@@ -24,6 +24,14 @@ pub struct ResultOptions {
     pub key_prefix: String,
     /// `result_expires` in seconds; zero keeps results for ever.
     pub expires_seconds: u64,
+    /// `task_track_started`: that a task runs is stored, too.
+    pub track_started: bool,
+    /// `task_ignore_result`: what holds for messages that do not say.
+    pub ignore: bool,
+    /// `task_store_errors_even_if_ignored`: with an ignored result, all but the success is stored.
+    pub store_errors: bool,
+    /// Name of the worker, with which documents are those of `result_extended`.
+    pub extended: Option<String>,
 }
 
 /// The result backend of one worker.
@@ -64,15 +72,24 @@ impl Results {
     }
 
     /// The document for a state of a task; `None` when the producer wants no result. As in Celery an ignored
-    /// result is ignored for failures too.
+    /// result is ignored for failures too, unless errors are to be stored.
     #[must_use]
     pub fn document(&self, message: &Envelope, state: &State, children: &[Value]) -> Option<StoredResult> {
-        if message.ignore_result() == Some(true) {
-            return None;
+        if message.ignore_result().unwrap_or(self.options.ignore) {
+            let is_error = matches!(state, State::Retry(..) | State::Failure(..) | State::Revoked(_));
+            if !(self.options.store_errors && is_error) {
+                return None;
+            }
         }
         Some(StoredResult {
             key: keys::task_meta(&self.options.key_prefix, message.id()),
-            document: result::document(message, state, children, self.clock.now()),
+            document: result::document(
+                message,
+                state,
+                children,
+                self.clock.now(),
+                self.options.extended.as_deref(),
+            ),
             expires_seconds: self.options.expires_seconds,
         })
     }
@@ -128,6 +145,19 @@ impl Results {
         Ok(documents
             .filter_map(|text| python_json::from_slice(&text).ok())
             .collect())
+    }
+
+    /// The document that says that a task runs; `None` unless that is tracked.
+    #[must_use]
+    pub fn started(&self, message: &Envelope, hostname: &str) -> Option<StoredResult> {
+        if !self.options.track_started {
+            return None;
+        }
+        let state = State::Started {
+            pid: std::process::id(),
+            hostname: hostname.to_owned(),
+        };
+        self.document(message, &state, &[])
     }
 
     /// Stores and announces one document, unless a success is stored already.

@@ -20,4 +20,5 @@ mod sandbox;
 mod stop;
 mod up;
 mod upstream;
+mod watchers;
 mod world;

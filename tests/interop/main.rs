@@ -15,5 +15,6 @@ mod mingle;
 mod mixed_fleet;
 mod python_takes_over;
 mod remote;
+mod results;
 mod revoke;
 mod shared_queue;

@@ -6,6 +6,9 @@ The environment decides, as it does for the test worker:
     CELERY_TASK_SEND_SENT_EVENT                 `true`: also tells of the tasks that it publishes
     CELERY_TASK_TRACK_STARTED                   `true`: stores STARTED
     CELERY_RESULT_EXTENDED                      `true`: results with name, arguments, worker, queue
+    CELERY_TASK_STORE_ERRORS_EVEN_IF_IGNORED    `true`: failures are stored even where the result is ignored
+    CELERY_RESULT_EXPIRES                       seconds
+    CELERY_RESULT_GLOBAL_KEYPREFIX              prefix of result keys
 """
 
 import os
@@ -34,7 +37,11 @@ app.conf.update(
     task_send_sent_event=flag("CELERY_TASK_SEND_SENT_EVENT"),
     task_track_started=flag("CELERY_TASK_TRACK_STARTED"),
     result_extended=flag("CELERY_RESULT_EXTENDED"),
+    task_store_errors_even_if_ignored=flag("CELERY_TASK_STORE_ERRORS_EVEN_IF_IGNORED"),
+    result_expires=int(os.environ.get("CELERY_RESULT_EXPIRES", "86400")),
 )
+if os.environ.get("CELERY_RESULT_GLOBAL_KEYPREFIX"):
+    app.conf.result_backend_transport_options = {"global_keyprefix": os.environ["CELERY_RESULT_GLOBAL_KEYPREFIX"]}
 
 
 @app.task(name="tests.noop")

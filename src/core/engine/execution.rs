@@ -100,6 +100,7 @@ impl Engine {
         failpoint::pass("started");
         let _running = self.events.running();
         self.events.started(&job.message);
+        self.track_started(&job.message).await;
         let started = Instant::now();
         job.ticket.start(self.clock.now());
         let limits = self.limits(&job, policy);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tracing::{debug, error, info, warn};
 
+use super::hold_ups::HeldUp;
 use super::{Engine, Revocation, workflow};
 use crate::core::backoff::Reconnect;
 use crate::core::canvas::{Plan, Successor};
@@ -61,6 +62,17 @@ impl Engine {
             }
         }
         Some(settled)
+    }
+
+    /// Stores that a task runs, where that is tracked. It is tried once, and before the task runs: what comes of the
+    /// task must not be overwritten by it.
+    pub(super) async fn track_started(&self, message: &Envelope) {
+        let Some(document) = self.results.started(message, &self.settings.hostname) else {
+            return;
+        };
+        if let Err(trouble) = self.results.store(&document).await {
+            debug!(error = %error_chain(&trouble), task.id = message.id(), "could not store that a task runs");
+        }
     }
 
     /// Ends a delivery whose task was revoked, has expired or was ended by a revocation.
@@ -155,6 +167,7 @@ impl Engine {
         F: Future<Output = Result<T, RedisTrouble>>,
     {
         let mut waits = Reconnect::default();
+        let mut held_up = None;
         loop {
             let trouble = match attempt().await {
                 Ok(done) => return Some(done),
@@ -162,6 +175,16 @@ impl Engine {
             };
             if waits.attempt() == 0 {
                 warn!(error = %error_chain(&trouble), "cannot {what} yet, trying until it works");
+            }
+            let held_up: &HeldUp<'_> = held_up.get_or_insert_with(|| self.hold_ups.begin());
+            if let Some((waiting, seconds)) = held_up.reminder() {
+                warn!(
+                    error = %error_chain(&trouble),
+                    waiting,
+                    seconds,
+                    slots = self.settings.concurrency,
+                    "still cannot {what}: no slot is free before that, and nothing else is taken once none is"
+                );
             }
             // Biased towards one more attempt: a cold stop is given up on only after a failure under it.
             tokio::select! {

@@ -47,8 +47,10 @@ impl Exception {
     pub fn line(&self) -> String {
         let text = match self.message.as_slice() {
             [] => String::new(),
-            [Value::String(one)] => format!(": {one}"),
-            several => format!(": {}", Value::Array(several.to_vec())),
+            // The text of a `KeyError` is the key as `repr` shows it.
+            [Value::String(one)] if self.kind != "KeyError" => format!(": {one}"),
+            [one] => format!(": {}", python_repr::plain(std::slice::from_ref(one))),
+            several => format!(": ({})", python_repr::plain(several)),
         };
         format!("{}{text}", self.kind)
     }
@@ -131,9 +133,16 @@ impl State {
     }
 }
 
-/// The document to store, in Celery's member order. `children` are the results of tasks this one published.
+/// The document to store, in Celery's member order. `children` are the results of tasks this one published; with
+/// the name of a `worker` it has what `result_extended` adds.
 #[must_use]
-pub fn document(message: &Envelope, state: &State, children: &[Value], now: DateTime<Utc>) -> String {
+pub fn document(
+    message: &Envelope,
+    state: &State,
+    children: &[Value],
+    now: DateTime<Utc>,
+    worker: Option<&str>,
+) -> String {
     let traceback = match state {
         State::Retry(_, traceback) => json!(traceback),
         State::Failure(_, traceback) => json!(traceback),
@@ -151,6 +160,9 @@ pub fn document(message: &Envelope, state: &State, children: &[Value], now: Date
             fields.insert(name.into(), value.clone());
         }
     }
+    if let Some(worker) = worker {
+        extend(&mut fields, message, worker);
+    }
     fields.insert("task_id".into(), json!(message.id()));
     python_json::to_string(&fields).expect("a map of JSON values is JSON")
 }
@@ -167,6 +179,38 @@ pub fn revoked_document(id: &str, now: DateTime<Utc>) -> String {
         "task_id": id,
     });
     python_json::to_string(&fields).expect("a map of JSON values is JSON")
+}
+
+/// What `result_extended` adds. A body that cannot be read has no arguments to show.
+fn extend(fields: &mut Map<String, Value>, message: &Envelope, worker: &str) {
+    let (args, kwargs) = match message.body() {
+        Ok(body) => (json!(body.args), json!(body.kwargs)),
+        Err(_) => (Value::Null, Value::Null),
+    };
+    let delivery = message.property("delivery_info");
+    let queue = delivery.and_then(|delivery| delivery.get("routing_key"));
+    for (name, value) in [
+        ("name", json!(message.task())),
+        ("args", args),
+        ("kwargs", kwargs),
+        ("worker", json!(worker)),
+        ("retries", json!(message.retries())),
+        ("queue", json!(queue)),
+    ] {
+        fields.insert(name.into(), value);
+    }
+    let stamps = message.header("stamps").and_then(Value::as_object);
+    if let Some(stamps) = stamps.filter(|stamps| !stamps.is_empty()) {
+        let named = message.header("stamped_headers");
+        fields.insert("stamped_headers".into(), json!(named));
+        let is_named = |name: &String| {
+            let names = named.and_then(Value::as_array);
+            names.is_some_and(|names| names.iter().any(|named| named == name))
+        };
+        for (name, value) in stamps.iter().filter(|(name, _)| is_named(name)) {
+            fields.insert(name.clone(), value.clone());
+        }
+    }
 }
 
 /// A child in the pair encoding of `AsyncResult.as_tuple`.
@@ -191,7 +235,7 @@ mod tests {
     #[test]
     fn documents_have_the_bytes_python_writes() {
         assert_eq!(
-            document(&message(""), &State::Success(json!(9)), &[], noon()),
+            document(&message(""), &State::Success(json!(9)), &[], noon(), None),
             r#"{"status": "SUCCESS", "result": 9, "traceback": null, "children": [], "date_done": "2026-11-23T10:38:06.712300+00:00", "task_id": "5af2ac67"}"#
         );
         let failure = State::Failure(
@@ -203,24 +247,71 @@ mod tests {
                 &message(r#", "group": "g", "parent_id": "p""#),
                 &failure,
                 &[child("c")],
-                noon()
+                noon(),
+                None
             ),
             r#"{"status": "FAILURE", "result": {"exc_type": "ValueError", "exc_message": ["boom", 42], "exc_module": "builtins"}, "traceback": "Traceback\n", "children": [[["c", null], null]], "date_done": "2026-11-23T10:38:06.712300+00:00", "group_id": "g", "parent_id": "p", "task_id": "5af2ac67"}"#
         );
         let expired = State::Revoked(Exception::revoked("expired"));
-        assert!(document(&message(""), &expired, &[], noon()).contains(r#""exc_message": ["expired"]"#));
+        assert!(
+            document(&message(""), &expired, &[], noon(), None).contains(r#""exc_message": ["expired"]"#)
+        );
+    }
+
+    #[test]
+    fn an_exception_is_shown_as_python_shows_it() {
+        for (kind, message, line, repr) in [
+            (
+                "ValueError",
+                vec![json!("it's")],
+                "ValueError: it's",
+                r#"ValueError("it's")"#,
+            ),
+            (
+                "ValueError",
+                vec![json!("a"), json!(42)],
+                "ValueError: ('a', 42)",
+                "ValueError('a', 42)",
+            ),
+            ("KeyError", vec![json!("k")], "KeyError: 'k'", "KeyError('k')"),
+            (
+                "RuntimeError",
+                vec![json!(null)],
+                "RuntimeError: None",
+                "RuntimeError(None)",
+            ),
+            ("SystemError", vec![], "SystemError", "SystemError()"),
+        ] {
+            let exception = Exception::new("builtins", kind, message);
+            assert_eq!(
+                (exception.line().as_str(), exception.repr().as_str()),
+                (line, repr)
+            );
+        }
+    }
+
+    #[test]
+    fn extended_documents_tell_of_the_message() {
+        let raw = r#"{"body": "[[1, \"x\"], {\"k\": null}, {}]", "content-type": "application/json",
+            "headers": {"task": "t", "id": "i", "retries": 2, "stamped_headers": ["mid"], "stamps": {"mid": "abc", "other": 1}},
+            "properties": {"delivery_info": {"exchange": "", "routing_key": "q"}}}"#;
+        let message = Envelope::parse(raw.as_bytes()).unwrap();
+        assert_eq!(
+            document(&message, &State::Success(json!(7)), &[], noon(), Some("w@h")),
+            r#"{"status": "SUCCESS", "result": 7, "traceback": null, "children": [], "date_done": "2026-11-23T10:38:06.712300+00:00", "name": "t", "args": [1, "x"], "kwargs": {"k": null}, "worker": "w@h", "retries": 2, "queue": "q", "stamped_headers": ["mid"], "mid": "abc", "task_id": "i"}"#
+        );
     }
 
     #[test]
     fn only_final_states_have_a_date() {
         let retry = State::Retry(Exception::builtin("KeyError", "nope"), "Traceback".into());
-        assert!(document(&message(""), &retry, &[], noon()).contains(r#""date_done": null"#));
+        assert!(document(&message(""), &retry, &[], noon(), None).contains(r#""date_done": null"#));
         let started = State::Started {
             pid: 7,
             hostname: "w@h".into(),
         };
         assert!(
-            document(&message(""), &started, &[], noon())
+            document(&message(""), &started, &[], noon(), None)
                 .contains(r#""result": {"pid": 7, "hostname": "w@h"}"#)
         );
     }

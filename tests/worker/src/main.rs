@@ -63,6 +63,7 @@ async fn run(args: Args) -> Result<()> {
         .with::<tasks::sleep>()
         .with::<tasks::spin>()
         .with::<tasks::fail>()
+        .with::<tasks::raise>()
         .with::<tasks::retry>()
         .with::<tasks::record>()
         .with::<tasks::panic>()

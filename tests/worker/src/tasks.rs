@@ -57,6 +57,12 @@ pub async fn fail(message: String) -> TaskResult<()> {
     Err(bridge::fail(Exception::builtin("ValueError", message), None))
 }
 
+/// Fails like a Python task that raises `module.kind(*args)`.
+#[task(name = "tests.raise")]
+pub async fn raise(module: String, kind: String, args: Vec<Value>) -> TaskResult<()> {
+    Err(bridge::fail(Exception::new(&module, &kind, args), None))
+}
+
 /// Fails `times` times with `KeyError`, then returns how often it was tried.
 #[task(name = "tests.retry", bind = true, max_retries = 10, max_retry_delay = 1)]
 pub async fn retry(task: &Self, times: u32) -> TaskResult<u32> {
