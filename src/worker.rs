@@ -192,6 +192,11 @@ impl WorkerSettings {
             "worker_concurrency": self.concurrency,
             "worker_prefetch_multiplier": 1,
             "worker_send_task_events": self.events.task_events,
+            "task_send_sent_event": self.events.sent_events,
+            "task_track_started": self.worker.track_started,
+            "task_ignore_result": self.worker.ignore_result,
+            "task_store_errors_even_if_ignored": self.worker.store_errors,
+            "result_extended": self.worker.result_extended,
             "worker_state_db": self.state_file,
         });
         conf.as_object().cloned().unwrap_or_default()

@@ -147,6 +147,14 @@ fn look_at_pages(report: &Value) {
         };
         assert_eq!(row(OURS), row(PYTHON));
     }
+    assert_eq!(browser["revoked"][OURS], json!(["REVOKED", "REVOKED"]));
+    assert_eq!(browser["revoked"][OURS], browser["revoked"][PYTHON]);
+    for (node, queue) in [(OURS, "ours"), (PYTHON, "python")] {
+        let page = text(&browser["worker"][node]);
+        for shown in [node, queue, "tests.retry", "redis"] {
+            assert!(page.contains(shown), "{shown}: {page}");
+        }
+    }
     let page = |label: &str| text(&browser["task"][label]);
     for shown in ["tests.echo", "SUCCESS", OURS, "it\\'s <b>text</b>"] {
         assert!(page("text").contains(shown), "{shown}: {}", page("text"));

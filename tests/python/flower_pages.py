@@ -10,7 +10,9 @@ The queue of each node is the part before the `@`. Prints one JSON object:
     metrics     node name -> the samples of `/metrics` with that label, without those that are times
     pages       path -> HTTP status
     browser     `workers` and `tasks`: rows of the tables, as they are read; `task`: the text of a task's page;
-                `complaints`: exceptions and failed requests on the pages
+                `complaints`: exceptions and failed requests on the pages; `worker`: node name -> the text of the
+                worker's page with all its tabs; `revoked`: node name -> states of the scheduled and of a running task
+                after a click on the button of each task's page
 """
 
 import asyncio
@@ -103,6 +105,34 @@ class Flower:
         return found
 
 
+async def press(flower, page, task_id, button, state):
+    """Presses a button of a task's page, and waits until the task has the state."""
+    await page.open(f"{flower.url}/task/{task_id}")
+    await page.until(f"document.querySelector('#{button}') !== null")
+    await page.evaluate(f"document.querySelector('#{button}').click()")
+    await page.until(f"document.querySelector('#{button}').disabled")
+    api = f"/api/task/info/{task_id}"
+    await asyncio.to_thread(
+        flower.until, f"{state} of {task_id}", lambda: flower.json(api)["state"] == state or None
+    )
+
+
+async def revoke(flower, page, nodes, tasks):
+    states = {}
+    for node in nodes:
+        queue = node.partition("@")[0]
+        running = app.send_task("tests.sleep", args=(600,), queue=queue).id
+        check = lambda: running in (listed := flower.json("/api/tasks")) and listed[running]["state"] == "STARTED" or None
+        await asyncio.to_thread(flower.until, "a running task", check)
+        await press(flower, page, running, "task-terminate", "REVOKED")
+        soon = app.send_task("tests.noop", queue=queue, countdown=6).id
+        check = lambda: soon in flower.json("/api/tasks") or None
+        await asyncio.to_thread(flower.until, "a scheduled task", check)
+        await press(flower, page, soon, "task-revoke", "REVOKED")
+        states[node] = [app.AsyncResult(task_id).state for task_id in (running, soon)]
+    return states
+
+
 async def look(flower, nodes, tasks):
     async with Browser() as page:
         await page.open(f"{flower.url}/workers")
@@ -123,7 +153,19 @@ async def look(flower, nodes, tasks):
             await page.evaluate(f"{link}.click()")
             await page.until(f"location.pathname.endsWith('/task/{task_id}') && document.readyState === 'complete'")
             texts[label] = await page.evaluate("document.body.innerText")
-        return {"workers": workers, "tasks": listed, "task": texts, "complaints": page.complaints}
+        worker = {}
+        for node in nodes:
+            await page.open(f"{flower.url}/worker/{node}")
+            # The text of hidden tabs, too.
+            worker[node] = await page.evaluate("document.querySelector('main, body').textContent")
+        return {
+            "workers": workers,
+            "tasks": listed,
+            "task": texts,
+            "worker": worker,
+            "revoked": await revoke(flower, page, nodes, tasks),
+            "complaints": page.complaints,
+        }
 
 
 def main():
@@ -137,15 +179,18 @@ def main():
             tasks[label][node] = sent.id
     ids = [task_id for of_label in tasks.values() for task_id in of_label.values()]
     api = flower.until("end of all tasks", lambda: flower.ended(tasks))
+    workers = flower.until("the last heartbeats", lambda: flower.settled(nodes))
+    metrics = flower.metrics(nodes)
     pages = ["/", "/workers", "/tasks", "/broker", "/metrics", "/healthcheck", "/api/workers", "/api/task/types"]
+    pages += [f"/worker/{node}" for node in nodes] + ["/api/workers?refresh=1", "/api/queues/length"]
     pages += [f"/task/{task_id}" for task_id in ids] + [f"/api/task/info/{task_id}" for task_id in ids]
     report = {
         "tasks": tasks,
         "api": api,
         "pages": {path: flower.read(path)[0] for path in pages},
         "browser": asyncio.run(look(flower, nodes, tasks)),
-        "workers": flower.until("the last heartbeats", lambda: flower.settled(nodes)),
-        "metrics": flower.metrics(nodes),
+        "workers": workers,
+        "metrics": metrics,
     }
     print(json.dumps(report))
 
