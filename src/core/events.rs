@@ -1,8 +1,8 @@
 //! Events: what a worker tells whoever watches it (`celery events`, Flower, the gossip of other workers).
 //!
 //! Worker events (online, heartbeat, offline) are always sent, task events while the [`Switch`] is on. An event
-//! is written as JSON the moment it happens, into a bounded [`buffer`](buffer::Buffer), and leaves with others
-//! in one `PUBLISH` by a [`Publisher`] of its own: no task ever waits for an event, and with the broker away
+//! is written as JSON the moment it happens, into a bounded buffer, and leaves with others
+//! in one `PUBLISH` by a publisher of its own: no task ever waits for an event, and with the broker away
 //! events are dropped beyond the bound.
 //!
 //! Fields, their order and the channels are Celery's (`celery.events.dispatcher`, `celery.worker.request`).
