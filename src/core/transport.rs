@@ -34,7 +34,7 @@ pub use connection::{CONNECT_TIMEOUT, Connection, RESPONSE_TIMEOUT, RedisTrouble
 pub use crashes::ALONE_FROM;
 pub use parked::{Parked, ParkedPages};
 pub use queues::Queue;
-pub use recovery::{GRACE, HEARTBEAT, LEASE, RESTORE_INTERVAL, SCORE_RENEWAL};
+pub use recovery::{GRACE, HEARTBEAT, LEASE, RESTORE_INTERVAL, RollCall, SCORE_RENEWAL};
 
 use crate::core::clock::SharedClock;
 use crate::core::wire::envelope::Envelope;
@@ -124,7 +124,7 @@ pub struct Transport {
     claim: Script,
     claim_exact: Script,
     settler: Settler,
-    heartbeat: Script,
+    roll_call: Script,
     release_mutex: Script,
 }
 
@@ -187,7 +187,7 @@ impl Transport {
             claim: Script::new(include_str!("transport/scripts/claim.lua")),
             claim_exact: Script::new(include_str!("transport/scripts/claim_exact.lua")),
             settler: Settler::new(),
-            heartbeat: Script::new(include_str!("transport/scripts/heartbeat.lua")),
+            roll_call: Script::new(include_str!("transport/scripts/roll_call.lua")),
             release_mutex: Script::new(include_str!("transport/scripts/release_mutex.lua")),
         }
     }

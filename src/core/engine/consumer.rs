@@ -46,6 +46,8 @@ struct Consuming {
     /// Foreign messages among them, and messages left for their `eta`.
     foreign: usize,
     later: usize,
+    /// No change of the queues was notified since they were last looked at.
+    quiet: bool,
 }
 
 impl Consuming {
@@ -83,7 +85,7 @@ impl Engine {
                 Ok(Next::Claim) => waits.reset(),
                 Ok(Next::Wait { foreign, later }) => {
                     waits.reset();
-                    self.idle(foreign, later).await;
+                    state.quiet = !self.idle(foreign, later).await;
                 }
                 Err(trouble) => self.back_off(&trouble, &mut waits, &mut state).await,
             }
@@ -110,6 +112,10 @@ impl Engine {
                 .restore_late_claims(&mut state.late_claims_place)
                 .await?;
             state.late_claims = Some(Instant::now());
+        }
+        if state.quiet && !self.transport.has_messages().await? {
+            self.foreign.note(Vec::new(), true);
+            return Ok(Next::Wait { foreign: 0, later: 0 });
         }
         let claim = self
             .transport
@@ -189,7 +195,7 @@ impl Engine {
     /// What precedes the first claim on a connection.
     async fn begin(&self) -> Result<(), RedisTrouble> {
         // A worker that dies before its first heartbeat must be known too. The dead are the heartbeat's matter.
-        self.transport.renew_lease(&self.settings.hostname).await?;
+        self.transport.take_lease(&self.settings.hostname).await?;
         self.transport.bind_queues().await?;
         self.transport.restore_unanswered().await?;
         info!(
@@ -221,7 +227,9 @@ impl Engine {
 
     /// Waits for a change. A backlog of messages that are not taken makes every pass cost the server something, so
     /// the longer it is, the longer the pause between two passes.
-    async fn idle(&self, foreign: usize, later: usize) {
+    ///
+    /// Returns whether there was one; if not, one command tells whether a claim is worth while.
+    async fn idle(&self, foreign: usize, later: usize) -> bool {
         let passed_over = u32::try_from(foreign + later).unwrap_or(u32::MAX);
         let pause = PASS_COST.saturating_mul(passed_over).min(LONGEST_PAUSE);
         if !pause.is_zero() {
@@ -234,9 +242,9 @@ impl Engine {
         };
         // All three are cancel-safe: a notification that is not consumed stays stored.
         tokio::select! {
-            () = self.transport.changed() => {}
-            () = tokio::time::sleep(poll) => {}
-            () = self.stop.warm() => {}
+            () = self.transport.changed() => true,
+            () = tokio::time::sleep(poll) => false,
+            () = self.stop.warm() => true,
         }
     }
 

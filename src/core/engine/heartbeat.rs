@@ -51,6 +51,9 @@ impl Heartbeat {
             overdue: HashMap::new(),
             parked: ParkedWatch::default(),
             restoring: false,
+            suspicious: false,
+            last_roll_call: None,
+            lapsed: true,
         };
         let (token, flag) = (end.clone(), Arc::clone(&drained));
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -98,7 +101,16 @@ struct Beat {
     parked: ParkedWatch,
     /// A dead worker held more than one tick restores.
     restoring: bool,
+    /// Somebody is suspected to be dead: look again soon.
+    suspicious: bool,
+    last_roll_call: Option<Instant>,
+    /// The lease may have run out.
+    lapsed: bool,
 }
+
+/// How often the dead are looked for, and how often once somebody is suspected.
+const ROLL_CALL: Duration = HEARTBEAT.saturating_mul(2);
+const SUSPICIOUS: Duration = Duration::from_secs(1);
 
 impl Beat {
     async fn run(mut self, end: &CancellationToken, drained: &std::sync::atomic::AtomicBool) {
@@ -115,9 +127,11 @@ impl Beat {
             }
             // While in trouble the lease is about to run out: be back as soon as the server is.
             let pause = if troubled {
-                HEARTBEAT / 5
+                HEARTBEAT / 7
             } else if self.restoring {
                 Duration::ZERO
+            } else if self.suspicious {
+                SUSPICIOUS
             } else {
                 HEARTBEAT.mul_f64(0.9 + 0.2 * rng.f64())
             };
@@ -135,9 +149,20 @@ impl Beat {
 
     async fn tick(&mut self) -> Result<(), RedisTrouble> {
         let due = |last: Option<Instant>, every| last.is_none_or(|last| last.elapsed() >= every);
-        self.restoring = false;
-        for worker in self.transport.renew_lease(&self.hostname).await? {
-            self.restoring |= !self.transport.restore_worker(&worker).await?;
+        if std::mem::replace(&mut self.lapsed, true) {
+            self.transport.take_lease(&self.hostname).await?;
+        } else {
+            self.transport.renew_lease(&self.hostname).await?;
+        }
+        // A little early rather than a whole beat late.
+        if self.restoring || self.suspicious || due(self.last_roll_call, ROLL_CALL.mul_f64(0.8)) {
+            let call = self.transport.call_the_roll(&self.hostname).await?;
+            self.last_roll_call = Some(Instant::now());
+            self.suspicious = call.suspected > 0;
+            self.restoring = false;
+            for worker in call.given_up {
+                self.restoring |= !self.transport.restore_worker(&worker).await?;
+            }
         }
         if due(self.last_scores, SCORE_RENEWAL) {
             self.transport.renew_scores().await?;
@@ -150,6 +175,7 @@ impl Beat {
             self.parked.note(self.transport.parked_count().await?);
             self.last_restore = Some(Instant::now());
         }
+        self.lapsed = false;
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Claiming: taking messages of known tasks off shared queues, and recording each in the same step.
 
-use redis::Cmd;
+use redis::cmd;
 
 use super::{DeliveryTag, RedisTrouble, ScriptCall, Source, Transport};
 use crate::core::wire::python_json;
@@ -58,8 +58,7 @@ impl Transport {
             return Ok(Claim::default());
         }
         let prefix = self.tags.next();
-        let mut arm = Cmd::new();
-        arm.arg("EXISTS");
+        let mut arm = cmd("EXISTS");
         let mut call = ScriptCall::default();
         call.key(self.keys.unacked()).key(self.keys.unacked_index());
         for source in sources.iter() {
@@ -113,6 +112,22 @@ impl Transport {
             more,
             later,
         })
+    }
+
+    /// Whether any of the queues holds a message, of whatever task. Arms the change notification like a claim.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`].
+    pub async fn has_messages(&self) -> Result<bool, RedisTrouble> {
+        let sources = self.served.sources();
+        if sources.is_empty() {
+            return Ok(false);
+        }
+        let mut exists = cmd("EXISTS");
+        for source in sources.iter() {
+            exists.arg(&source.list);
+        }
+        Ok(self.connection.command::<u64>(&exists).await? > 0)
     }
 
     /// Claims one message that [`claim`](Self::claim) reported as unclear; `None` if it is gone.

@@ -22,8 +22,9 @@ use restore::Loss;
 
 /// How long a lease lasts that is not renewed.
 pub const LEASE: Duration = Duration::from_secs(5);
-/// How often leases are renewed and the dead looked for.
-pub const HEARTBEAT: Duration = Duration::from_millis(1500);
+/// How often leases are renewed; a lease outlasts one renewal that fails. The dead are looked for every other time,
+/// and more often once there is a suspect.
+pub const HEARTBEAT: Duration = Duration::from_millis(2200);
 /// How long a worker is suspected before it is given up.
 pub const GRACE: Duration = Duration::from_secs(3);
 /// How often the scores of held deliveries are renewed; well below any sensible visibility timeout.
@@ -41,22 +42,58 @@ const PORTION: Duration = Duration::from_secs(1);
 /// Age at which a delivery of our own that we do not know of is looked at; scores we know are younger.
 const UNANSWERED_SECONDS: f64 = 10.0;
 
+/// What a look at the other workers found.
+#[derive(Debug)]
+pub struct RollCall {
+    /// Ids of those whose lease has been missing for longer than [`GRACE`].
+    pub given_up: Vec<String>,
+    /// How many are without a lease for less.
+    pub suspected: usize,
+}
+
 impl Transport {
-    /// Renews this worker's lease. Returns the ids of workers that are given up.
+    /// Makes this worker known and takes its lease, after a time without one too.
     ///
     /// # Errors
     /// [`RedisTrouble`].
-    pub async fn renew_lease(&self, hostname: &str) -> Result<Vec<String>, RedisTrouble> {
+    pub async fn take_lease(&self, hostname: &str) -> Result<(), RedisTrouble> {
+        let mut pipeline = redis::pipe();
+        pipeline.atomic().add_command(self.lease(hostname)).ignore();
+        pipeline
+            .hset(self.keys.workers(), self.worker_id(), hostname)
+            .ignore();
+        pipeline.zrem(self.keys.suspects(), self.worker_id()).ignore();
+        self.connection.pipeline(&pipeline).await
+    }
+
+    /// Renews this worker's lease.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`].
+    pub async fn renew_lease(&self, hostname: &str) -> Result<(), RedisTrouble> {
+        self.connection.command(&self.lease(hostname)).await
+    }
+
+    fn lease(&self, hostname: &str) -> redis::Cmd {
+        let mut set = cmd("SET");
+        let key = self.keys.lease(self.worker_id());
+        set.arg(key).arg(hostname).arg("PX").arg(LEASE.as_millis());
+        set
+    }
+
+    /// Looks which of the known workers still have a lease.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`].
+    pub async fn call_the_roll(&self, hostname: &str) -> Result<RollCall, RedisTrouble> {
         let mut call = ScriptCall::default();
-        call.key(self.keys.lease(self.worker_id()))
-            .key(self.keys.workers())
-            .key(self.keys.suspects());
+        call.key(self.keys.workers()).key(self.keys.suspects());
         call.arg(self.worker_id())
             .arg(hostname)
-            .number(LEASE.as_millis())
-            .number(GRACE.as_secs_f64());
-        call.arg(self.keys.lease(""));
-        self.connection.script(None, &self.heartbeat, &call).await
+            .number(GRACE.as_secs_f64())
+            .arg(self.keys.lease(""));
+        let (given_up, suspected) = self.connection.script(None, &self.roll_call, &call).await?;
+        Ok(RollCall { given_up, suspected })
     }
 
     /// Gives the lease up at the end of the process. `drained` says that nothing is held any more; if not,
