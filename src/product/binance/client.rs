@@ -131,7 +131,11 @@ impl Client {
         let sandbox = answer.headers().contains_key("x-sandbox");
         let body = read_body(answer, body_cap(market)).await?;
         let body_bytes = body.len();
-        let mut listing = match exchange_info::parse(&body) {
+        // Megabytes of JSON: the thread belongs to other tasks meanwhile.
+        let parsed = tokio::task::spawn_blocking(move || exchange_info::parse(&body))
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        let mut listing = match parsed {
             Err(ListingError::Api { code: 0, message }) => return Err(Reason::Restricted(message)),
             Err(ListingError::Api { code: -1003, .. }) => {
                 self.pause(market, None);
