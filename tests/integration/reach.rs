@@ -149,6 +149,61 @@ async fn prefixed_keys_are_used_where_kombu_and_celery_use_them() {
     assert_eq!(strays, [""; 0], "keys without the prefix");
 }
 
+/// A hash tag as the prefix puts everything of a broker on one node of a cluster; a script whose keys were on several
+/// would be refused.
+#[tokio::test]
+async fn a_worker_uses_one_node_of_a_cluster() {
+    let cluster = RedisServer::start_with(&["--cluster-enabled", "yes"]);
+    let mut node = cluster.connection().await;
+    let slots = redis::cmd("CLUSTER")
+        .arg("ADDSLOTSRANGE")
+        .arg(0)
+        .arg(16383)
+        .to_owned();
+    slots.query_async::<()>(&mut node).await.expect("all slots");
+    eventually("a cluster that is up", PATIENCE, async || {
+        let info = redis::cmd("CLUSTER").arg("INFO").to_owned();
+        let info: String = info
+            .query_async(&mut cluster.connection().await)
+            .await
+            .expect("an answer");
+        info.contains("cluster_state:ok").then_some(())
+    })
+    .await;
+
+    // The lists have the names that the readers know, and so a server of their own.
+    let world = World::new().await;
+    world
+        .exchange
+        .always(path(Market::Spot), Reply::json(good_list()));
+    let url = cluster.url();
+    let worker = world
+        .worker(&[])
+        .env("CELERY_BROKER_URL", &url)
+        .env("CELERY_RESULT_BACKEND", &url)
+        .env("CELERY_GLOBAL_KEYPREFIX", "{tb}")
+        .env("CELERY_RESULT_GLOBAL_KEYPREFIX", "{tb}");
+    let worker = connected(worker);
+    let message = warmup(Market::Spot).into_envelope("gen1@tests", now());
+    node.lpush::<_, _, ()>("{tb}celery", message.to_json())
+        .await
+        .expect("a message");
+    let key = format!("{{tb}}_celery-task-meta-{}", message.id());
+    let result = eventually("a result in the cluster", PATIENCE, async || {
+        cluster
+            .connection()
+            .await
+            .get::<_, Option<String>>(&key)
+            .await
+            .expect("an answer")
+    })
+    .await;
+    assert!(result.contains("\"SUCCESS\""), "{result}");
+    let left: usize = node.hlen("{tb}unacked").await.expect("an answer");
+    assert_eq!(left, 0, "deliveries left over");
+    assert_eq!(worker.output().matches("CROSSSLOT").count(), 0);
+}
+
 #[tokio::test]
 async fn a_worker_follows_the_sentinels_to_the_new_master() {
     let (old, new) = (RedisServer::start(), RedisServer::start());
