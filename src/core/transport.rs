@@ -18,7 +18,9 @@ mod queues;
 mod recovery;
 mod settler;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::Script;
 use serde_json::json;
@@ -299,6 +301,29 @@ impl Transport {
     /// Ends when a queue changed since the last [`claim`](Self::claim), or the connection was lost.
     pub async fn changed(&self) {
         self.changed.notified().await;
+    }
+
+    /// Replaces the published numbers of messages that wait for other workers; they expire after `kept`.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`].
+    pub async fn publish_waiting(
+        &self,
+        waiting: &BTreeMap<String, usize>,
+        kept: Duration,
+    ) -> Result<(), RedisTrouble> {
+        let key = self.keys.waiting();
+        let mut pipeline = redis::pipe();
+        pipeline.atomic().del(&key).ignore();
+        for (task, messages) in waiting {
+            pipeline.hset(&key, task, messages).ignore();
+        }
+        if !waiting.is_empty() {
+            pipeline
+                .pexpire(&key, i64::try_from(kept.as_millis()).unwrap_or(i64::MAX))
+                .ignore();
+        }
+        self.connection.pipeline(&pipeline).await
     }
 
     /// What `unacked_index` says of a delivery: when it was taken or last renewed, in Unix seconds. kombu writes

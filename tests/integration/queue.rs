@@ -1,11 +1,14 @@
 //! The queue is shared: other tasks stay as they are, ours are found wherever they lie.
 
+use std::collections::BTreeMap;
+
 use base64::prelude::{BASE64_STANDARD, Engine};
+use redis::AsyncCommands;
 use serde_json::{Value, json};
 use tradebot_symbols::core::wire::keys::SEP;
 use tradebot_symbols::core::wire::task_message::TaskMessage;
 use tradebot_symbols::market::Market;
-use tradebot_test_support::{Process, Reply};
+use tradebot_test_support::{Process, Reply, eventually};
 
 use crate::world::{PATIENCE, QUEUE, World, connected, good_list, now, path, task, warmup};
 
@@ -81,6 +84,39 @@ async fn messages_of_other_tasks_stay_byte_for_byte_and_in_order() {
     assert_eq!(world.waiting(QUEUE).await, others);
     assert!(world.unacked().await.is_empty());
     assert_eq!(world.waiting("tradebot-symbols:parked").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn how_many_messages_of_which_other_tasks_wait_is_published() {
+    let world = World::new().await;
+    let _worker = world.start_worker(&[]);
+    let published = async || {
+        let numbers: BTreeMap<String, usize> = world
+            .db()
+            .hgetall("tradebot-symbols:waiting")
+            .await
+            .expect("an answer");
+        numbers
+    };
+    for number in [1, 2] {
+        let message = task(BOT_TASKS[0]).into_envelope("gen1@tests", now());
+        world.push(QUEUE, message.to_json()).await;
+        eventually("the number of waiting messages", PATIENCE, async || {
+            (published().await == BTreeMap::from([(BOT_TASKS[0].to_owned(), number)])).then_some(())
+        })
+        .await;
+    }
+    let kept: i64 = world
+        .db()
+        .pttl("tradebot-symbols:waiting")
+        .await
+        .expect("an answer");
+    assert!((1..=60_000).contains(&kept), "{kept} ms");
+    world.db().del::<_, ()>(QUEUE).await.expect("an answer");
+    eventually("no waiting messages", PATIENCE, async || {
+        published().await.is_empty().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -165,10 +201,11 @@ async fn several_queues_are_consumed_and_others_are_not() {
         let id = world.enqueue(to(queue)).await.id().to_owned();
         assert_eq!(world.ended(&id).await["status"], "SUCCESS", "{queue}");
         let binding = format!("_kombu.binding.{queue}");
-        let bound: bool =
-            redis::AsyncCommands::sismember(&mut world.db(), binding, format!("{queue}{SEP}{SEP}{queue}"))
-                .await
-                .expect("a set");
+        let bound: bool = world
+            .db()
+            .sismember(binding, format!("{queue}{SEP}{SEP}{queue}"))
+            .await
+            .expect("a set");
         assert!(bound, "{queue}");
     }
     assert_eq!(world.waiting("elsewhere").await, [elsewhere]);

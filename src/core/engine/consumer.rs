@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::{debug, error, info, warn};
 
+use super::foreign::FRESH;
 use super::{Engine, Job, Phase, Received, Revocation, Slot, TaskType};
 use crate::core::backoff::Reconnect;
 use crate::core::canvas;
@@ -115,6 +116,7 @@ impl Engine {
         }
         if state.quiet && !self.transport.has_messages().await? {
             self.foreign.note(Vec::new(), true);
+            self.publish_foreign().await?;
             return Ok(Next::Wait { foreign: 0, later: 0 });
         }
         let claim = self
@@ -156,6 +158,7 @@ impl Engine {
                 .into_iter()
                 .filter(|(task, _)| !self.types.contains_key(task));
             self.foreign.note(others.collect(), !more);
+            self.publish_foreign().await?;
         }
         if busy {
             state.restart();
@@ -169,6 +172,14 @@ impl Engine {
         let (foreign, later) = (state.foreign, state.later);
         state.restart();
         Ok(Next::Wait { foreign, later })
+    }
+
+    /// Tells how many messages of which other tasks wait, for whoever watches the deployment.
+    async fn publish_foreign(&self) -> Result<(), RedisTrouble> {
+        match self.foreign.news() {
+            Some(waiting) => self.transport.publish_waiting(&waiting, 2 * FRESH).await,
+            None => Ok(()),
+        }
     }
 
     /// Tasks whose messages are taken: all but those of which enough wait for their rate limit.

@@ -11,6 +11,9 @@ use tracing::warn;
 /// How long messages may wait before that is worth a warning, and how often it is repeated.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long published numbers are left as they are; they are kept for twice as long.
+pub(super) const FRESH: Duration = Duration::from_secs(30);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct ForeignWatch(Mutex<Seen>);
@@ -23,6 +26,8 @@ struct Seen {
     waiting: BTreeMap<String, usize>,
     since: Option<Instant>,
     warned: Option<Instant>,
+    /// What was last published, and when.
+    published: Option<(BTreeMap<String, usize>, Instant)>,
 }
 
 impl ForeignWatch {
@@ -58,6 +63,20 @@ impl ForeignWatch {
         }
     }
 
+    /// What is to be published now: the numbers of the last full pass if they are news, or about to expire.
+    pub(super) fn news(&self) -> Option<BTreeMap<String, usize>> {
+        let mut state = self.lock();
+        let known = match &state.published {
+            Some((numbers, at)) => *numbers == state.waiting && (numbers.is_empty() || at.elapsed() < FRESH),
+            None => state.waiting.is_empty(),
+        };
+        if known {
+            return None;
+        }
+        state.published = Some((state.waiting.clone(), Instant::now()));
+        Some(state.waiting.clone())
+    }
+
     /// Foreign tasks whose messages waited at the last full pass, with their number.
     pub(super) fn waiting(&self) -> BTreeMap<String, usize> {
         self.lock().waiting.clone()
@@ -83,5 +102,19 @@ mod tests {
         );
         watch.note(Vec::new(), true);
         assert!(watch.waiting().is_empty());
+    }
+
+    #[test]
+    fn numbers_are_published_when_they_change() {
+        let watch = ForeignWatch::default();
+        assert_eq!(watch.news(), None);
+        let one = || vec![("a".to_owned(), 1)];
+        watch.note(one(), true);
+        assert_eq!(watch.news(), Some(one().into_iter().collect()));
+        watch.note(one(), true);
+        assert_eq!(watch.news(), None);
+        watch.note(Vec::new(), true);
+        assert_eq!(watch.news(), Some(BTreeMap::new()));
+        assert_eq!(watch.news(), None);
     }
 }

@@ -117,6 +117,12 @@ impl Keys {
         format!("{}{OWN}:started:{worker}", self.prefix)
     }
 
+    /// Hash of tasks that no worker of ours runs to the number of their messages on our queues.
+    #[must_use]
+    pub fn waiting(&self) -> String {
+        format!("{}{OWN}:waiting", self.prefix)
+    }
+
     /// List of messages set aside with the reason; see [`crate::core::transport`].
     #[must_use]
     pub fn parked(&self) -> String {
