@@ -2,11 +2,14 @@
 
 Drains queues of no-op tasks (late ack, results on) with our worker, with Python Celery (prefork, two
 processes) and with rusty-celery as it comes, in turn on one private Redis, and compares with the floor: the
-same Redis commands in a loop on the server. Run it with `make bench`; numbers of one run only compare with
-numbers of the same run.
+same Redis commands in a loop on the server. Our worker is also compared with itself: without and with task events
+and remote control, and with few and many tasks queued. Run it with `make bench`; numbers of one run only compare
+with numbers of the same run.
 """
 
 import argparse
+import contextlib
+import datetime
 import json
 import os
 import pathlib
@@ -17,12 +20,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 
 import redis
 
 HERE = pathlib.Path(__file__).parent
+# What our worker is compared with itself in is measured so many times a round.
+REPEATS = 3
+# Of a queue of any length so many tasks are timed.
+TIMED = 1000
+PING_SECONDS = 0.2
 FLOOR = """
 local n = tonumber(ARGV[1])
 for i = 1, n do
@@ -78,24 +87,28 @@ class Server:
 
 
 def capture(server):
-    """A message as Python sends it, for copying."""
+    """A message as Python sends it, for copying: with its id for the delivery tag, too."""
     sys.path.insert(0, str(HERE))
     os.environ.update({k: v for k, v in server.environment().items() if k.startswith(("CELERY", "REDIS"))})
     import peer_app
     peer_app.noop.delay()
-    raw = server.client.rpop("celery")
-    return raw.decode(), json.loads(raw)["headers"]["id"]
+    raw = server.client.rpop("celery").decode()
+    message = json.loads(raw)
+    task = message["headers"]["id"]
+    return raw.replace(message["properties"]["delivery_tag"], task), task
+
+
+def task_id(number):
+    return f"00000000-0000-4000-8000-{number:012}"
 
 
 def fill(server, template, count):
+    """Queues `count` copies, each with the id of its number in the order in which they are to be taken."""
     raw, old = template
     server.client.flushall()
-    pipe = server.client.pipeline(transaction=False)
-    for number in range(count):
-        pipe.lpush("celery", raw.replace(old, str(uuid.uuid4())))
-        if number % 1000 == 999:
-            pipe.execute()
-    pipe.execute()
+    for first in range(0, count, 1000):
+        numbers = range(first, min(first + 1000, count))
+        server.client.lpush("celery", *(raw.replace(old, task_id(number)) for number in numbers))
 
 
 def cpu_seconds(pid):
@@ -119,11 +132,33 @@ def rss_mb(pid):
     return 0.0
 
 
-def drain(server, template, command, count, unacked=True):
-    """Tasks per second from the first message taken to the last one acknowledged, and CPU per task in µs."""
+@contextlib.contextmanager
+def pinging(pings):
+    """Asks all workers with `ping` again and again, and notes of each time whether one answered."""
+    import peer_app
+    ended = threading.Event()
+
+    def ping():
+        while not ended.is_set():
+            started = time.monotonic()
+            pings.append(bool(peer_app.app.control.ping(timeout=5, limit=1)))
+            ended.wait(max(0.0, PING_SECONDS - (time.monotonic() - started)))
+
+    thread = threading.Thread(target=ping)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def drain(server, template, command, count, unacked=True, pings=None):
+    """Tasks per second from the first message taken to the last one acknowledged, CPU per task in µs, and MB."""
     fill(server, template, count)
-    worker = subprocess.Popen(command, env=server.environment(), cwd=HERE, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL)
+    said = tempfile.TemporaryFile()
+    worker = subprocess.Popen(command, env={**server.environment(), "LOG_LEVEL": "WARNING"}, cwd=HERE,
+                              stdout=subprocess.DEVNULL, stderr=said)
     try:
         deadline = time.monotonic() + 300
         while server.client.llen("celery") == count:
@@ -132,11 +167,12 @@ def drain(server, template, command, count, unacked=True):
             time.sleep(0.001)
         taken = count - server.client.llen("celery")
         started, cpu = time.monotonic(), cpu_seconds(worker.pid)
-        while server.client.llen("celery") or (unacked and server.client.hlen("unacked")):
-            if time.monotonic() > deadline:
-                sys.exit(f"{command[0]} does not finish")
-            time.sleep(0.005)
-        elapsed = time.monotonic() - started
+        with contextlib.nullcontext() if pings is None else pinging(pings):
+            while server.client.llen("celery") or (unacked and server.client.hlen("unacked")):
+                if time.monotonic() > deadline:
+                    sys.exit(f"{command[0]} does not finish")
+                time.sleep(0.005)
+            elapsed = time.monotonic() - started
         return (count - taken) / elapsed, (cpu_seconds(worker.pid) - cpu) / count * 1e6, rss_mb(worker.pid)
     finally:
         worker.send_signal(signal.SIGTERM)
@@ -145,6 +181,28 @@ def drain(server, template, command, count, unacked=True):
         except subprocess.TimeoutExpired:
             worker.kill()
             worker.wait()
+        said.seek(0)
+        if b"dropped" in said.read():
+            sys.exit("there were events that nobody will ever see: the rate with events counts for nothing")
+
+
+def begin(server, template, command, queued):
+    """Microseconds per task for the first of so many queued, by the times in their results."""
+    fill(server, template, queued)
+    keys = [f"celery-task-meta-{task_id(number)}" for number in range(TIMED)]
+    worker = subprocess.Popen(command, env=server.environment(), cwd=HERE, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not server.client.exists(keys[-1]) or None in (results := server.client.mget(keys)):
+            if time.monotonic() > deadline:
+                sys.exit(f"{command[0]} does not finish")
+            time.sleep(0.02)
+    finally:
+        worker.kill()
+        worker.wait()
+    done = [datetime.datetime.fromisoformat(json.loads(result)["date_done"]) for result in results]
+    return (max(done) - min(done)) / datetime.timedelta(microseconds=1) / (TIMED - 1)
 
 
 def floor(server, template, count):
@@ -194,7 +252,8 @@ def main():
     arguments.add_argument("--tasks", type=int, default=50_000)
     arguments.add_argument("--python-tasks", type=int, default=4_000)
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--concurrency", default="64")
+    arguments.add_argument("--concurrency", default="128", help="tasks in flight, of our worker")
+    arguments.add_argument("--longest", type=int, default=100_000, help="tasks in the longest queue (1 kB each)")
     options = arguments.parse_args()
     options.binaries = pathlib.Path(options.binaries).resolve()
     ours = [f"{options.binaries}/test-worker", "-c", options.concurrency]
@@ -205,28 +264,47 @@ def main():
     try:
         template = capture(server)
         rates = {"floor": [], "ours": [], "python": [], "stock": []}
-        cpu = {"ours": [], "python": [], "stock": []}
+        cpu = {"ours": [], "with events": [], "python": [], "stock": []}
         rss = {}
+        watched, pings = [], []
+        queued = {10**power: [] for power in range(3, 10) if 10**power <= options.longest}
         for number in range(options.rounds):
             rates["floor"].append(floor(server, template, options.tasks))
-            for name, command, count, unacked in (
-                ("ours", ours, options.tasks, True),
-                ("python", python, options.python_tasks, True),
-                ("stock", stock, options.python_tasks * 3, False),
-            ):
-                rate, per_task, resident = drain(server, template, command, count, unacked)
+
+            def measure(name, command, count, unacked=True):
+                rate, per_task, rss[name] = drain(server, template, command, count, unacked)
                 rates[name].append(rate)
                 cpu[name].append(per_task)
-                rss[name] = resident
+
+            def measure_watched():
+                rate, per_task, _ = drain(server, template, [*ours, "-E"], options.tasks, pings=pings)
+                watched.append(rate)
+                cpu["with events"].append(per_task)
+
+            pair = [lambda: measure("ours", ours, options.tasks), measure_watched]
+            for repeat in range(REPEATS):
+                for each in pair if (number + repeat) % 2 == 0 else reversed(pair):
+                    each()
+            measure("python", python, options.python_tasks)
+            measure("stock", stock, options.python_tasks * 3, unacked=False)
+            for _ in range(REPEATS):
+                for length, took in queued.items():
+                    took.append(begin(server, template, [*ours, "--without-mingle"], length))
             print(f"round {number + 1}: " + ", ".join(f"{name} {values[-1]:,.0f}/s" for name, values in rates.items()),
                   flush=True)
         p50, p99, idle_rss, commands = latency(server, template, ours, 500, 100)
     finally:
         server.close()
     mid = {name: statistics.median(values) for name, values in rates.items()}
+    share = statistics.median(after / before for before, after in zip(rates["ours"], watched))
+    took = {length: statistics.median(values) for length, values in queued.items()}
     print(f"ours : python          {mid['ours'] / mid['python']:.1f}")
     print(f"ours : stock           {mid['ours'] / mid['stock']:.1f}")
     print(f"ours : floor           {mid['ours'] / mid['floor']:.2f}")
+    print(f"with events, control   {share:.2f} of the rate without (promise: 0.85), "
+          f"{sum(pings)} of {len(pings)} pings answered")
+    print("time per task (µs)     " + ", ".join(f"{value:.1f} with {length:,} queued" for length, value in took.items())
+          + f"; largest : smallest {max(took.values()) / min(took.values()):.2f} (promise: flat)")
     print("CPU per task (µs)      " + ", ".join(f"{name} {statistics.median(v):.0f}" for name, v in cpu.items()))
     print("RSS under load (MB)    " + ", ".join(f"{name} {value:.1f}" for name, value in rss.items()))
     print(f"idle pick-up           p50 {p50:.2f} ms, p99 {p99:.2f} ms at 100 tasks/s, send to result")
