@@ -9,6 +9,7 @@ mod client;
 mod control;
 mod envelope;
 mod events;
+mod events_dump;
 mod fleet;
 mod flower;
 mod mingle;
