@@ -32,7 +32,7 @@ impl<'a> Line<'a> {
     pub(super) fn begin(out: &'a mut Vec<u8>, common: &[u8], clock: u64) -> Self {
         out.extend_from_slice(common);
         let mut line = Self(out);
-        line.display(clock);
+        line.integer(clock);
         line
     }
 
@@ -54,9 +54,9 @@ impl<'a> Line<'a> {
         self.display(value);
     }
 
-    pub(super) fn number(&mut self, name: &str, value: impl std::fmt::Display) {
+    pub(super) fn number(&mut self, name: &str, value: impl itoa::Integer) {
         self.name(name);
-        self.display(value);
+        self.integer(value);
     }
 
     pub(super) fn optional_number(&mut self, name: &str, value: Option<i32>) {
@@ -74,7 +74,8 @@ impl<'a> Line<'a> {
 
     pub(super) fn seconds(&mut self, name: &str, value: Duration) {
         self.name(name);
-        self.display(format_args!("{}.{:09}", value.as_secs(), value.subsec_nanos()));
+        self.integer(value.as_secs());
+        self.fraction(1_000_000_000 + value.subsec_nanos());
     }
 
     pub(super) fn json(&mut self, name: &str, value: &Value) {
@@ -86,11 +87,8 @@ impl<'a> Line<'a> {
     /// Ends the event with what Celery's have last. `micros` is the Unix time.
     pub(super) fn end(mut self, micros: i64, kind: &str) {
         self.name("timestamp");
-        self.display(format_args!(
-            "{}.{:06}",
-            micros.div_euclid(1_000_000),
-            micros.rem_euclid(1_000_000)
-        ));
+        self.integer(micros.div_euclid(1_000_000));
+        self.fraction(1_000_000 + micros.rem_euclid(1_000_000));
         self.text("type", kind);
         self.0.push(b'}');
     }
@@ -112,6 +110,19 @@ impl<'a> Line<'a> {
             let escaped = python_json::to_string(text).expect("text is JSON");
             self.0.extend_from_slice(escaped.as_bytes());
         }
+    }
+
+    /// Much cheaper than what `display` does with a number, of which every event has three.
+    fn integer(&mut self, value: impl itoa::Integer) {
+        self.0
+            .extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    }
+
+    /// The digits of a fraction, whose zeros in front are kept by a one before them.
+    fn fraction(&mut self, digits: impl itoa::Integer) {
+        self.0.push(b'.');
+        let mut buffer = itoa::Buffer::new();
+        self.0.extend_from_slice(&buffer.format(digits).as_bytes()[1..]);
     }
 
     fn display(&mut self, value: impl std::fmt::Display) {
@@ -136,13 +147,13 @@ mod tests {
         line.float("freq", 2.0);
         line.seconds("runtime", Duration::from_micros(1_250));
         line.json("loadavg", &json!([0.5, 1.25, 2.0]));
-        line.end(1_795_430_286_716_567, "task-failed");
+        line.end(1_795_430_286_000_567, "task-failed");
         assert_eq!(
             String::from_utf8(out).unwrap(),
             r#"{"hostname": "w@h", "utcoffset": 0, "pid": 7, "clock": 41, "uuid": "i", "#.to_owned()
                 + r#""exception": "ValueError('\u5e01 \"x\"')", "parent_id": null, "expired": true, "signum": 15, "#
                 + r#""freq": 2.0, "runtime": 0.001250000, "loadavg": [0.5, 1.25, 2.0], "#
-                + r#""timestamp": 1795430286.716567, "type": "task-failed"}"#
+                + r#""timestamp": 1795430286.000567, "type": "task-failed"}"#
         );
     }
 
