@@ -301,7 +301,7 @@ async fn other_messages_go_on_while_one_kills_its_workers() {
         ledger.record(20).await;
     }
     ledger.write_off(&poison);
-    let waiting = Duration::from_secs(4);
+    let waiting = Duration::from_secs(7);
     let done = eventually("the other messages' results", waiting, async || {
         (ledger.starts().await.len() == 20).then_some(())
     });

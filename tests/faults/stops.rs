@@ -75,9 +75,9 @@ async fn a_cold_stop_hands_back_what_runs_and_exits_cleanly() {
             "deadline",
             scene.with("WORKER_SHUTDOWN_TIMEOUT_SECONDS", "1"),
             1,
-            1_000..2_500,
+            1_000..5_000,
         ),
-        ("second-signal", scene.clone(), 2, 0..1_500),
+        ("second-signal", scene.clone(), 2, 0..4_000),
     ];
     for (run, (name, scene, signals, expected)) in (1..).zip(cases) {
         let worker = scene.worker(name, 2).ready().await;
