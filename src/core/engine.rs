@@ -26,6 +26,7 @@ mod rate_limits;
 mod requests;
 mod revocations;
 mod settlement;
+mod sorting;
 mod task_types;
 mod workflow;
 

@@ -16,6 +16,7 @@ mod held;
 mod parked;
 mod queues;
 mod recovery;
+mod script_call;
 mod settler;
 
 use std::collections::BTreeMap;
@@ -32,11 +33,12 @@ use queues::Served;
 use settler::Settler;
 
 pub use claim::{Claim, Claimed, SCAN_WINDOW};
-pub use connection::{CONNECT_TIMEOUT, Connection, RESPONSE_TIMEOUT, RedisTrouble, ScriptCall};
+pub use connection::{CONNECT_TIMEOUT, Connection, RESPONSE_TIMEOUT, RedisTrouble};
 pub use crashes::ALONE_FROM;
 pub use parked::{Parked, ParkedPages};
 pub use queues::Queue;
 pub use recovery::{GRACE, HEARTBEAT, LEASE, RESTORE_INTERVAL, RollCall, SCORE_RENEWAL};
+pub use script_call::ScriptCall;
 
 use crate::core::clock::SharedClock;
 use crate::core::wire::envelope::Envelope;

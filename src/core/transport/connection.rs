@@ -22,6 +22,7 @@ use thiserror::Error;
 use tokio::sync::{Mutex, Notify, mpsc};
 use tracing::warn;
 
+use super::ScriptCall;
 use super::endpoint::Endpoint;
 use crate::core::failpoint;
 use crate::core::secret::RedisUrl;
@@ -229,11 +230,8 @@ impl Connection {
         if let Some(command) = before {
             pipeline.add_command(command.clone()).ignore();
         }
-        pipeline
-            .cmd("EVALSHA")
-            .arg(script.get_hash())
-            .arg(call.keys.len());
-        for part in call.keys.iter().chain(call.args.iter()) {
+        pipeline.cmd("EVALSHA").arg(script.get_hash()).arg(call.keys());
+        for part in call.parts() {
             pipeline.arg(part);
         }
         let mut live = self.live().await?;
@@ -405,64 +403,6 @@ impl fmt::Debug for Connection {
             .field("url", &self.inner.shown)
             .field("name", &self.inner.name)
             .finish()
-    }
-}
-
-/// Keys and arguments of a script.
-#[derive(Debug, Default)]
-pub struct ScriptCall {
-    keys: Texts,
-    args: Texts,
-}
-
-/// Texts end to end, with the end of each.
-#[derive(Debug, Default)]
-struct Texts {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-impl ScriptCall {
-    /// Adds a key.
-    pub fn key(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
-        self.keys.push(key.as_ref());
-        self
-    }
-
-    /// Adds an argument.
-    pub fn arg(&mut self, arg: impl AsRef<[u8]>) -> &mut Self {
-        self.args.push(arg.as_ref());
-        self
-    }
-
-    /// Adds a number as an argument.
-    pub fn number(&mut self, number: impl fmt::Display) -> &mut Self {
-        use std::io::Write;
-        write!(self.args.bytes, "{number}").expect("memory takes every text");
-        self.args.end();
-        self
-    }
-}
-
-impl Texts {
-    fn push(&mut self, text: &[u8]) {
-        self.bytes.extend_from_slice(text);
-        self.end();
-    }
-
-    fn end(&mut self) {
-        self.ends.push(self.bytes.len());
-    }
-
-    fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts
-            .zip(&self.ends)
-            .map(|(start, end)| &self.bytes[start..*end])
     }
 }
 
