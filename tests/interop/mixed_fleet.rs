@@ -173,6 +173,7 @@ struct Seen {
 }
 
 const END: &str = "the end of the watch";
+const COUNTED: &str = "\"HSET\" \"tradebot-symbols:waiting\" ";
 /// What a claim of ours looks like: it is a script that records messages.
 const OUR_CLAIM: &str = r#"lua] "HSET" "unacked" "#;
 
@@ -223,7 +224,8 @@ impl Watch {
             let (source, words) = line.split_once("] ").expect("`TIME [DATABASE ADDRESS] WORDS`");
             let address = source.rsplit(' ').next().unwrap_or_default();
             sorted.claims += usize::from(line.contains(OUR_CLAIM));
-            if !words.contains(BOT_TASK) {
+            // How many wait is counted by name, and published.
+            if !words.contains(BOT_TASK) || words.starts_with(COUNTED) {
                 continue;
             }
             if address == "lua" || self.ours.iter().any(|ours| ours == address) {

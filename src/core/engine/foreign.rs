@@ -11,6 +11,8 @@ use tracing::warn;
 /// How long messages may wait before that is worth a warning, and how often it is repeated.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long published numbers stand at least, however fast they change.
+const PAUSE: Duration = Duration::from_secs(2);
 /// How long published numbers are left as they are; they are kept for twice as long.
 pub(super) const FRESH: Duration = Duration::from_secs(30);
 
@@ -67,6 +69,7 @@ impl ForeignWatch {
     pub(super) fn news(&self) -> Option<BTreeMap<String, usize>> {
         let mut state = self.lock();
         let known = match &state.published {
+            Some((_, at)) if at.elapsed() < PAUSE => true,
             Some((numbers, at)) => *numbers == state.waiting && (numbers.is_empty() || at.elapsed() < FRESH),
             None => state.waiting.is_empty(),
         };
@@ -114,7 +117,10 @@ mod tests {
         watch.note(one(), true);
         assert_eq!(watch.news(), None);
         watch.note(Vec::new(), true);
+        assert_eq!(watch.news(), None, "too soon");
+        watch.lock().published.as_mut().unwrap().1 -= PAUSE;
         assert_eq!(watch.news(), Some(BTreeMap::new()));
+        watch.lock().published.as_mut().unwrap().1 -= FRESH;
         assert_eq!(watch.news(), None);
     }
 }
