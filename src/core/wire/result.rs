@@ -1,6 +1,7 @@
 //! The result document: what Celery stores under `celery-task-meta-<id>` and publishes on that channel.
 
 use chrono::{DateTime, Utc};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::{envelope::Envelope, python_json, python_repr, timestamp};
@@ -143,28 +144,58 @@ pub fn document(
     now: DateTime<Utc>,
     worker: Option<&str>,
 ) -> String {
-    let traceback = match state {
-        State::Retry(_, traceback) => json!(traceback),
-        State::Failure(_, traceback) => json!(traceback),
-        State::Started { .. } | State::Success(_) | State::Revoked(_) => Value::Null,
+    let document = Document {
+        message,
+        state,
+        children,
+        now,
+        worker,
     };
-    let mut fields = Map::new();
-    fields.insert("status".into(), json!(state.name()));
-    fields.insert("result".into(), state.result());
-    fields.insert("traceback".into(), traceback);
-    fields.insert("children".into(), json!(children));
-    let done = state.is_ready().then(|| timestamp::isoformat(now));
-    fields.insert("date_done".into(), json!(done));
-    for (name, header) in [("group_id", "group"), ("parent_id", "parent_id")] {
-        if let Some(value) = message.header(header) {
-            fields.insert(name.into(), value.clone());
+    python_json::to_string(&document).expect("names and JSON values are JSON")
+}
+
+/// Written member by member: nearly every run ends with one, and a map of it would be made for nothing else.
+struct Document<'d> {
+    message: &'d Envelope,
+    state: &'d State,
+    children: &'d [Value],
+    now: DateTime<Utc>,
+    worker: Option<&'d str>,
+}
+
+impl Serialize for Document<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { message, state, .. } = *self;
+        let traceback = match state {
+            State::Retry(_, traceback) => Some(traceback.as_str()),
+            State::Failure(_, traceback) => traceback.as_deref(),
+            State::Started { .. } | State::Success(_) | State::Revoked(_) => None,
+        };
+        let done = state.is_ready().then(|| timestamp::isoformat(self.now));
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("status", state.name())?;
+        match state {
+            State::Success(value) => map.serialize_entry("result", value)?,
+            _ => map.serialize_entry("result", &state.result())?,
         }
+        map.serialize_entry("traceback", &traceback)?;
+        map.serialize_entry("children", self.children)?;
+        map.serialize_entry("date_done", &done)?;
+        for (name, header) in [("group_id", "group"), ("parent_id", "parent_id")] {
+            if let Some(value) = message.header(header) {
+                map.serialize_entry(name, value)?;
+            }
+        }
+        if let Some(worker) = self.worker {
+            let mut extended = Map::new();
+            extend(&mut extended, message, worker);
+            for (name, value) in &extended {
+                map.serialize_entry(name, value)?;
+            }
+        }
+        map.serialize_entry("task_id", message.id())?;
+        map.end()
     }
-    if let Some(worker) = worker {
-        extend(&mut fields, message, worker);
-    }
-    fields.insert("task_id".into(), json!(message.id()));
-    python_json::to_string(&fields).expect("a map of JSON values is JSON")
 }
 
 /// The document of a task that was revoked by its id alone, without its message.
