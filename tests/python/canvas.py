@@ -10,6 +10,8 @@ and what came before it, as far as a client can follow; ids are replaced by the 
 """
 
 import datetime
+import faulthandler
+import gc
 import json
 import sys
 import time
@@ -638,6 +640,10 @@ class Seen:
 
 
 def main():
+    # A result that is collected while another one unsubscribes stops redis-py for good.
+    gc.disable()
+    # Should it stand still all the same, it says where.
+    faulthandler.dump_traceback_later(150, exit=True)
     modes = json.loads(sys.argv[1])
     chosen = sys.argv[2:] or list(WORKFLOWS)
     sent = []

@@ -16,6 +16,7 @@ The arguments are the node names of the two workers; the queue of each is the pa
     stored     task id -> the state that was stored when an event told of the task's end
 """
 
+import gc
 import json
 import sys
 import threading
@@ -114,6 +115,8 @@ def send(queue):
 
 
 def main():
+    # A result that is collected while another one unsubscribes stops redis-py for good.
+    gc.disable()
     nodes = sys.argv[1:]
     watch = Watch()
     watch.until("subscription", lambda: app.backend.client.pubsub_numpat() >= 2)

@@ -22,6 +22,7 @@ is equal to this if it is no number; at most for 60 seconds.
 Prints the list of the outcomes.
 """
 
+import gc
 import json
 import sys
 import time
@@ -114,6 +115,8 @@ def take_until(step):
 
 
 def main():
+    # A result that is collected while another one unsubscribes stops redis-py for good.
+    gc.disable()
     print(json.dumps([take_until(step) for step in json.loads(sys.argv[1])], default=str))
 
 
