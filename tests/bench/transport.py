@@ -254,7 +254,7 @@ def main():
     arguments.add_argument("--tasks", type=int, default=50_000)
     arguments.add_argument("--python-tasks", type=int, default=4_000)
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--concurrency", default="128", help="tasks in flight, of our worker")
+    arguments.add_argument("--concurrency", default="256", help="tasks in flight, of our worker")
     arguments.add_argument("--longest", type=int, default=100_000, help="tasks in the longest queue (1 kB each)")
     options = arguments.parse_args()
     options.binaries = pathlib.Path(options.binaries).resolve()
