@@ -620,6 +620,9 @@ class Seen:
         about = {"id": self.name(result.id)}
         if result.id in IGNORED:
             return {**about, "state": result.state}
+        # Looked up rather than listened for: the client of 5.5 can miss the announcement on a busy machine.
+        while not result.ready() and time.monotonic() < self.deadline:
+            time.sleep(0.02)
         try:
             value = result.get(timeout=max(self.deadline - time.monotonic(), 0.05), propagate=False)
         except WaitTimeout:
