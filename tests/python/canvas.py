@@ -20,12 +20,11 @@ import uuid
 import celery
 from celery import chain, chord, group
 from celery.canvas import StampingVisitor, chunks, xmap, xstarmap
-from celery.exceptions import TimeoutError as WaitTimeout
 from celery.result import AsyncResult, GroupResult
 
 from canvas_app import app
 
-PATIENCE = 40.0
+PATIENCE = 90.0
 WORKFLOWS = {}
 IGNORED = set()
 
@@ -36,7 +35,12 @@ def workflow(build):
 
 
 def workflow_since(*version):
-    """For what hangs or leaves a client waiting with older workers."""
+    """For what hangs older workers or leaves a client waiting with them.
+
+    A worker of 5.5.2 that ends a chord with groups in its header waits for each of their results, without an end when
+    the result is stored between its look and its subscription. On a busy machine it does, also among Python workers
+    alone, and each time a process of its pool is gone.
+    """
     return workflow if celery.VERSION[:3] >= version else lambda build: build
 
 
@@ -424,7 +428,7 @@ def chord_with_chains_in_its_header(m):
     return chord(header, m.xsum()).apply_async()
 
 
-@workflow
+@workflow_since(5, 7, 0)
 def chord_with_groups_in_its_header(m):
     return chord([m.add(1, 2), group(m.add(3, 4), m.add(5, 6))], m.xsum()).apply_async()
 
@@ -435,7 +439,7 @@ def chord_with_chords_in_its_header(m):
     return chord([inner(), inner(), m.add(5, 6)], m.xsum()).apply_async()
 
 
-@workflow
+@workflow_since(5, 7, 0)
 def chord_with_chains_that_end_in_groups_in_its_header(m):
     header = [chain(m.add(1, 2), group(m.add(3), m.add(4))), m.add(5, 6)]
     return chord(header, m.echo()).apply_async()
@@ -623,10 +627,9 @@ class Seen:
         # Looked up rather than listened for: the client of 5.5 can miss the announcement on a busy machine.
         while not result.ready() and time.monotonic() < self.deadline:
             time.sleep(0.02)
-        try:
-            value = result.get(timeout=max(self.deadline - time.monotonic(), 0.05), propagate=False)
-        except WaitTimeout:
+        if not result.ready():
             return {**about, "state": result.state, "timed_out": True}
+        value = result.get(propagate=False)
         meta = result._get_task_meta()
         about["state"] = meta["status"]
         if celery.VERSION[:2] >= (5, 7):
