@@ -214,8 +214,9 @@ def floor(server, template, count):
 
 
 def latency(server, template, command, sends, per_second):
-    """From the LPUSH to the end of the task and to the result's arrival, in ms, at a steady rate; and what an idle
-    worker takes. The end is what the worker's clock, which is this machine's, says in the result."""
+    """From the message's arrival in the queue to the end of the task, and from before the LPUSH to the result's
+    arrival, in ms, at a steady rate; and what an idle worker takes. The arrival is the server's time, the end what the
+    worker says in the result: one clock, that of this machine."""
     server.client.flushall()
     raw, old = template
     worker = subprocess.Popen(command, env=server.environment(), cwd=HERE, stdout=subprocess.DEVNULL,
@@ -233,13 +234,13 @@ def latency(server, template, command, sends, per_second):
         for _ in range(sends):
             message = raw.replace(old, str(uuid.uuid4()))
             started = time.time()
-            server.client.lpush("celery", message)
+            _, (seconds, microseconds) = server.client.pipeline().lpush("celery", message).time().execute()
             while (result := subscriber.get_message(timeout=2)) is None:
                 if time.time() - started > 5:
                     sys.exit("no result")
             arrived.append((time.time() - started) * 1000)
             done = datetime.datetime.fromisoformat(json.loads(result["data"])["date_done"])
-            ended.append((done.timestamp() - started) * 1000)
+            ended.append((done.timestamp() - seconds) * 1000 - microseconds / 1000)
             time.sleep(max(0.0, 1 / per_second - arrived[-1] / 1000))
         both = [(sorted(took)[len(took) // 2], sorted(took)[int(len(took) * 0.99)]) for took in (ended, arrived)]
         return both, idle_rss, commands
@@ -309,8 +310,8 @@ def main():
           + f"; largest : smallest {max(took.values()) / min(took.values()):.2f} (promise: flat)")
     print("CPU per task (µs)      " + ", ".join(f"{name} {statistics.median(v):.0f}" for name, v in cpu.items()))
     print("RSS under load (MB)    " + ", ".join(f"{name} {value:.1f}" for name, value in rss.items()))
-    print("at 100 tasks/s         send to end of task p50 {:.2f} ms, p99 {:.2f} ms".format(*picked_up)
-          + ", to the result's arrival p50 {:.2f} ms, p99 {:.2f} ms".format(*arrived))
+    print("at 100 tasks/s         queued to end of task p50 {:.2f} ms, p99 {:.2f} ms".format(*picked_up)
+          + ", send to the result's arrival p50 {:.2f} ms, p99 {:.2f} ms".format(*arrived))
     print(f"idle                   {idle_rss:.1f} MB RSS, {commands:.1f} commands/s")
 
 
