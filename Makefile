@@ -40,7 +40,9 @@ demo: tools ## shows three refreshes from a sandbox exchange into a private Redi
 test: setup ## runs all tests, documentation examples included
 	$(CARGO) build --workspace --all-targets --locked
 	@rm -f $(TEST_LOG).status
-	@{ $(CARGO) test --workspace --locked --no-fail-fast 2>&1; echo $$? > $(TEST_LOG).status; } | tee $(TEST_LOG)
+	@{ $(CARGO) test --workspace --locked --no-fail-fast 2>&1 && \
+		$(CARGO) test --locked --features otel --test integration traces:: 2>&1; \
+		echo $$? > $(TEST_LOG).status; } | tee $(TEST_LOG)
 	@awk -v status="$$(cat $(TEST_LOG).status)" -f .ci/test-summary.awk $(TEST_LOG)
 
 golden: $(GOLDEN:%=$(ENVIRONMENTS)/golden-%/.ready) ## records anew what clients of several releases of Celery send
@@ -65,6 +67,7 @@ lint: $(DEPLOYMENT)/.ready ## formatting, clippy, documentation, and that each p
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+	$(CARGO) clippy --locked -p tradebot-symbols --features otel --lib --test integration -- -D warnings
 	$(CARGO) check --locked -p tradebot-beat
 	$(CARGO) check --locked -p tradebot-symbols --no-default-features --lib
 	cd tests/fuzz && $(CARGO) fmt --check && $(NO_LIBFUZZER) $(CARGO) clippy -- -D warnings

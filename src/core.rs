@@ -18,6 +18,7 @@ pub mod node;
 pub mod results;
 pub mod retry;
 pub mod secret;
+pub mod trace;
 pub mod transport;
 pub mod wire;
 

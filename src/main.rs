@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tradebot_symbols::cli::{self, Cli};
+use tradebot_symbols::telemetry;
 
 /// A third less time per task than with the system's allocator.
 #[global_allocator]
@@ -18,7 +19,9 @@ fn main() -> ExitCode {
             return ExitCode::from(if answer.use_stderr() { cli::EXIT_USAGE } else { 0 });
         }
     };
-    match cli::run(cli) {
+    let ended = cli::run(cli);
+    telemetry::finish();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             #[expect(

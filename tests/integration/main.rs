@@ -18,6 +18,8 @@ mod queue;
 mod reach;
 mod sandbox;
 mod stop;
+#[cfg(feature = "otel")]
+mod traces;
 mod up;
 mod upstream;
 mod watchers;

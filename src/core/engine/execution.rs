@@ -15,6 +15,7 @@ use crate::core::canvas::{self, Plan, Successor};
 use crate::core::error_chain;
 use crate::core::failpoint;
 use crate::core::retry::{self, RetryPolicy};
+use crate::core::trace::TaskTrace;
 use crate::core::wire::python_repr;
 use crate::core::wire::result::{Exception, State};
 
@@ -104,6 +105,8 @@ impl Engine {
         let started = Instant::now();
         job.ticket.start(self.clock.now());
         let limits = self.limits(&job, policy);
+        let trace = TaskTrace::of(&job.message);
+        let run = trace.follow(run);
         // Every branch is cancel-safe in the sense that matters: a dropped run is a run that is over.
         let ended = tokio::select! {
             biased;
@@ -115,7 +118,10 @@ impl Engine {
             () = self.stop.cold() => Ended::Cancelled,
         };
         match ended {
-            Ended::Returned(returned) => self.conclude(job, policy, returned, started.elapsed()).await,
+            Ended::Returned(returned) => {
+                self.conclude(job, policy, returned, (started.elapsed(), &trace))
+                    .await;
+            }
             Ended::Terminated(signal) => {
                 self.end_revoked(&job, Revocation::terminated(signal)).await;
             }
@@ -139,11 +145,11 @@ impl Engine {
         job: Job,
         policy: &TaskPolicy,
         returned: Result<Value, Failure>,
-        runtime: Duration,
+        (runtime, trace): (Duration, &TaskTrace),
     ) {
         failpoint::pass("returned");
         let context = self.canvas_context(&job.message);
-        let (state, plan) = match returned {
+        let (state, mut plan) = match returned {
             Ok(value) => {
                 let plan = canvas::after_success(context, &job.body, &value);
                 (State::Success(value), plan)
@@ -168,6 +174,8 @@ impl Engine {
                 }
             }
         };
+        trace.end(&state);
+        trace.pass_on(&mut plan.successors);
         // Of a retry before its message can be received again, of an end once it can be found.
         let retried = matches!(state, State::Retry(..));
         if retried {

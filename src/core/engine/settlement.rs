@@ -14,6 +14,7 @@ use crate::core::backoff::Reconnect;
 use crate::core::canvas::{Plan, Successor};
 use crate::core::error_chain;
 use crate::core::failpoint;
+use crate::core::trace::TaskTrace;
 use crate::core::transport::{
     Claimed, DeliveryTag, Push, RedisTrouble, Settled, Source, StoredResult, Transport,
 };
@@ -217,6 +218,7 @@ impl Engine {
         let _running = self.events.running();
         self.events.started(&job.message);
         job.ticket.start(self.clock.now());
+        let trace = TaskTrace::of(&job.message);
         let exception = Exception::builtin("TypeError", why);
         let failure = super::Failure {
             exception,
@@ -226,7 +228,7 @@ impl Engine {
             job,
             &super::TaskPolicy::default(),
             Err(failure),
-            std::time::Duration::ZERO,
+            (std::time::Duration::ZERO, &trace),
         )
         .await;
     }

@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use super::error::{Reason, UpstreamError, parse_retry_after};
 use super::exchange_info::{self, Listing, ListingError};
 use crate::config::BinanceConfig;
+use crate::core::trace;
 use crate::market::{Market, PerMarket};
 
 /// All attempts of one fetch together.
@@ -94,7 +95,9 @@ impl Client {
                 .unwrap_or(u32::MAX)
                 .saturating_sub(attempt);
             let share = (deadline - Instant::now()) / (untried_hosts.saturating_add(1));
-            let attempted = timeout(share, self.attempt(market, base_url)).await;
+            let attempt_made = self.attempt(market, base_url);
+            let traced = trace::client_call(base_url, path(market), attempt_made);
+            let attempted = timeout(share, traced).await;
             let reason = match attempted {
                 Ok(Ok(fetched)) => return Ok(fetched),
                 Ok(Err(reason)) => reason,
