@@ -1,5 +1,6 @@
 //! The command line: one file per verb, each with its arguments and one `run`.
 
+mod credentials;
 mod parked;
 mod sandbox;
 mod up;
@@ -29,6 +30,7 @@ enum Verb {
     Up(up::Args),
     Sandbox(sandbox::Args),
     Parked(parked::Args),
+    Credentials(credentials::Args),
 }
 
 /// Runs the command line of this process.
@@ -38,7 +40,7 @@ enum Verb {
 pub fn run(cli: Cli) -> Result<()> {
     let pool = match &cli.verb {
         Verb::Worker(args) => args.pool(),
-        Verb::Up(_) | Verb::Sandbox(_) | Verb::Parked(_) => Pool::Async,
+        Verb::Up(_) | Verb::Sandbox(_) | Verb::Parked(_) | Verb::Credentials(_) => Pool::Async,
     };
     let runtime = pool.runtime().context("the runtime")?;
     // The task loop of the crate underneath is not `Send` and runs here, on the main task.
@@ -48,6 +50,7 @@ pub fn run(cli: Cli) -> Result<()> {
             Verb::Up(args) => up::run(args).await,
             Verb::Sandbox(args) => sandbox::run(args).await,
             Verb::Parked(args) => parked::run(args).await,
+            Verb::Credentials(args) => credentials::run(args).await,
         }
     })
 }
@@ -111,6 +114,7 @@ mod tests {
             "tradebot-symbols parked list --json",
             "tradebot-symbols parked replay 0123 4567",
             "tradebot-symbols parked drop --all",
+            "tradebot-symbols credentials check --email a@example.com --market futures",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

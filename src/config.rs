@@ -12,7 +12,7 @@ pub use table::{VARIABLES, Variable};
 pub use vars::{ConfigError, ProcessEnvironment, Reader, Vars};
 
 use crate::core::secret::RedisUrl;
-use crate::market::PerMarket;
+use crate::market::{Network, PerMarket};
 use crate::telemetry::{self, LogFormat};
 
 /// The Redis servers.
@@ -138,6 +138,8 @@ pub struct BinanceConfig {
     pub testnet: bool,
     /// Scheme and host of each upstream of the chosen network, in the order in which they are tried.
     pub base_urls: PerMarket<Vec<String>>,
+    /// The same of the network that was not chosen.
+    pub other_base_urls: PerMarket<Vec<String>>,
     /// Attempts per fetch.
     pub max_attempts: u32,
     /// Wait after the first failed attempt; the n-th waits n times as long, ±20 %.
@@ -150,7 +152,6 @@ impl BinanceConfig {
     /// Reads the section.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let testnet = reader.flag("TESTNET_URL");
-        // All four are read, so that a mistake in the two that are not used now is reported too.
         let mainnet = PerMarket {
             spot: reader.base_urls("BINANCE_SPOT_BASE_URL"),
             futures: reader.base_urls("BINANCE_FUTURES_BASE_URL"),
@@ -159,13 +160,35 @@ impl BinanceConfig {
             spot: reader.base_urls("BINANCE_SPOT_TESTNET_BASE_URL"),
             futures: reader.base_urls("BINANCE_FUTURES_TESTNET_BASE_URL"),
         };
+        let (base_urls, other_base_urls) = if testnet { (test, mainnet) } else { (mainnet, test) };
         Self {
             testnet,
-            base_urls: if testnet { test } else { mainnet },
+            base_urls,
+            other_base_urls,
             max_attempts: reader.number("BINANCE_RETRY_MAX_ATTEMPTS", 1..=10),
             backoff_base: reader.seconds("BINANCE_RETRY_BACKOFF_BASE"),
             weight_threshold: reader.number("BINANCE_WEIGHT_THRESHOLD", 1..=1_000_000),
         }
+    }
+
+    /// The chosen network, which the public lists come from.
+    #[must_use]
+    pub fn network(&self) -> Network {
+        if self.testnet {
+            Network::Testnet
+        } else {
+            Network::Mainnet
+        }
+    }
+
+    /// The same configuration with the hosts of `network`.
+    #[must_use]
+    pub fn on(mut self, network: Network) -> Self {
+        if network != self.network() {
+            self.testnet = !self.testnet;
+            std::mem::swap(&mut self.base_urls, &mut self.other_base_urls);
+        }
+        self
     }
 }
 

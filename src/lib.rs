@@ -6,7 +6,7 @@
 //!   retries, canvas, and the engine that ties them together.
 //! - [`bridge`]: the only module that imports rusty-celery. It puts the engine under that crate's task macro,
 //!   typed tasks and dispatch.
-//! - [`product`]: the exchange client, the symbol cache, the tasks, and the sandbox.
+//! - [`product`]: the exchange client, the symbol cache, users' own exchange keys, the tasks, and the sandbox.
 //!
 //! [`worker`] puts any set of tasks on the engine; [`cli`] is the entrance; [`config`], [`market`] and [`telemetry`] are used on every floor above the core.
 //! Without the feature `worker` only the core and these three are built: that is what `tradebot-beat` uses.

@@ -1,4 +1,4 @@
-//! The two markets whose symbols are cached, and the names that depend on them.
+//! The two markets whose symbols are cached, the two networks of the exchange, and the names that depend on them.
 
 use std::fmt;
 
@@ -44,6 +44,32 @@ impl Market {
 }
 
 impl fmt::Display for Market {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A network of the exchange: each has its own hosts and its own API keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Network {
+    /// Where orders cost money.
+    Mainnet,
+    /// Where they do not.
+    Testnet,
+}
+
+impl Network {
+    /// The network's name in logs and variables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mainnet => "mainnet",
+            Self::Testnet => "testnet",
+        }
+    }
+}
+
+impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }

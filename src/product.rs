@@ -1,10 +1,11 @@
 //! The product: Binance's symbol lists, kept warm in Redis by the tasks of a worker.
 //!
 //! From the bottom up: [`binance`] (the exchange's client), [`symbols`] (which symbols, and their cache),
-//! [`tasks`] (the warm-ups and what they work with). [`sandbox`] stands in for the exchange and shares
+//! [`credentials`] (users' own exchange keys), [`tasks`] (the warm-ups and what they work with). [`sandbox`] stands in for the exchange and shares
 //! nothing with the rest.
 
 pub mod binance;
+pub mod credentials;
 pub mod sandbox;
 pub mod symbols;
 pub mod tasks;

@@ -192,6 +192,44 @@ pub const VARIABLES: &[Variable] = &[
         "used request weight from which requests are slowed down",
     ),
     variable(
+        "DATABASE_URL",
+        "",
+        "PostgreSQL with the users and their exchange keys, as SQLAlchemy writes it; without it nobody's own key is used",
+    ),
+    variable(
+        "DATABASE_TIMEOUT_SECONDS",
+        "1",
+        "for a connection and a query together, and for the query at the server",
+    ),
+    variable("DATABASE_POOL_SIZE", "5", "connections at most"),
+    variable(
+        "PGSSLROOTCERT",
+        "",
+        "file with the certificates that the database's must be signed by; those of the machine if absent",
+    ),
+    variable("SECRET_KEY", "", "verifies the users' tokens"),
+    variable("ALGORITHM", "HS256", "of the tokens: `HS256`, `HS384` or `HS512`"),
+    variable(
+        "FERNET_KEY",
+        "",
+        "decrypts stored exchange keys; several, newest first, separated by commas",
+    ),
+    variable(
+        "BINANCE_CREDENTIAL_NETWORKS",
+        "testnet,mainnet",
+        "networks that a user's key is tried on, in this order",
+    ),
+    variable(
+        "CREDENTIALS_TIMEOUT_SECONDS",
+        "4",
+        "for a user's own list in all, before the public one is served",
+    ),
+    variable(
+        "ENVIRONMENT",
+        "development",
+        "`production`: missing or well-known secrets are an error at start",
+    ),
+    variable(
         "LOG_LEVEL",
         "INFO",
         "`DEBUG`, `INFO`, `WARNING`, `ERROR`, or a filter expression",

@@ -1,12 +1,13 @@
 //! Reading variables, with every mistake kept until the end.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use thiserror::Error;
 
 use super::table::VARIABLES;
-use crate::core::secret::RedisUrl;
+use crate::core::secret::{RedisUrl, Secret};
 use crate::core::transport::{Connection, RedisTrouble};
 
 /// Where variables come from; a test passes a map.
@@ -100,12 +101,27 @@ impl<'a> Reader<'a> {
             .filter(|value| !value.is_empty())
     }
 
+    /// A secret that may be absent.
+    pub fn secret(&mut self, name: &'static str) -> Option<Secret> {
+        // Both copies of the value are wiped.
+        self.vars
+            .get(name)
+            .map(Secret::new)
+            .map(|value| Secret::new(value.expose().trim()))
+            .filter(|value| !value.expose().is_empty())
+    }
+
+    /// Notes a mistake without the value, which is a secret or may hold one.
+    pub fn complain_of(&mut self, name: &str, reason: impl fmt::Display) {
+        self.mistakes.push(format!("{name} cannot be used: {reason}"));
+    }
+
     /// The URL of a Redis. A mistake is told without the value, which may hold a password.
     pub fn redis_url(&mut self, name: &'static str) -> RedisUrl {
         let master = self.optional("CELERY_SENTINEL_MASTER_NAME");
         let url = RedisUrl::new(self.text(name)).with_master_name(master);
         if let Err(RedisTrouble::Url { reason, .. }) = Connection::new(&url, "check") {
-            self.mistakes.push(format!("{name} cannot be used: {reason}"));
+            self.complain_of(name, reason);
         }
         url
     }

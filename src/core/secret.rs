@@ -1,6 +1,33 @@
-//! Values that must not be printed: a Redis URL with its password.
+//! Values that must not be printed: keys and passwords, and a Redis URL with its password.
 
 use std::fmt;
+
+use zeroize::Zeroizing;
+
+/// A key or password. It cannot be displayed, `Debug` hides it, and its memory is wiped when it is dropped.
+///
+/// What a library copies out of it, for a request or a connection, is not wiped.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Wraps a text, whose memory it takes over.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Zeroizing::new(text.into()))
+    }
+
+    /// The text as it is. Never log it, and keep it out of errors.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
 
 /// A Redis URL. `Debug` and `Display` replace user secrets, [`expose`](Self::expose) does not.
 #[derive(Clone, PartialEq, Eq)]
@@ -72,6 +99,13 @@ impl fmt::Debug for RedisUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        let shown = format!("{:?} {:#?}", Secret::new("canary"), Some(Secret::new("canary")));
+        assert!(!shown.contains("canary"), "{shown}");
+        assert_eq!(Secret::new("canary").expose(), "canary");
+    }
 
     #[test]
     fn a_password_never_shows() {

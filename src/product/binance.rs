@@ -1,7 +1,8 @@
-//! The exchange's public symbol lists.
+//! The exchange's public symbol lists, and whether it accepts a user's key.
 //!
-//! [`client`] fetches, [`exchange_info`] reads. Only public calls are made here, so no secret is at hand.
+//! [`client`] fetches, [`exchange_info`] reads. Secrets are at hand in [`signed`] alone.
 
 pub mod client;
 pub mod error;
 pub mod exchange_info;
+pub mod signed;

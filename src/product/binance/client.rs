@@ -1,9 +1,9 @@
 //! Fetching `exchangeInfo` within one deadline, over several hosts and attempts.
 //!
-//! Does not follow redirects, does not send credentials, and never holds more than the body's cap. After a
+//! Does not follow redirects, sends no credentials with public calls, and never holds more than the body's cap. After a
 //! 429 or 418 the market's hosts are left alone until the pause is over; that clock is per process.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, HeaderMap, LOCATION, RETRY_AFTER};
@@ -13,7 +13,9 @@ use tracing::{debug, warn};
 
 use super::error::{Reason, UpstreamError, parse_retry_after};
 use super::exchange_info::{self, Listing, ListingError};
+use super::signed::Offset;
 use crate::config::BinanceConfig;
+use crate::core::clock::{SharedClock, SystemClock};
 use crate::core::trace;
 use crate::market::{Market, PerMarket};
 
@@ -36,11 +38,14 @@ pub struct Fetched {
     pub body_bytes: usize,
 }
 
-/// The public client.
+/// A client of one network. Clones share what the exchange said about pauses.
+#[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
     config: BinanceConfig,
-    upstream: PerMarket<Mutex<Upstream>>,
+    upstream: Arc<PerMarket<Mutex<Upstream>>>,
+    clock: SharedClock,
+    offset: Arc<Mutex<Option<Offset>>>,
 }
 
 /// What the last answers of a market's hosts said.
@@ -68,8 +73,26 @@ impl Client {
         Ok(Self {
             http,
             config,
-            upstream: PerMarket::default(),
+            upstream: Arc::default(),
+            clock: SystemClock::shared(),
+            offset: Arc::default(),
         })
+    }
+
+    pub(super) fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    pub(super) fn config(&self) -> &BinanceConfig {
+        &self.config
+    }
+
+    pub(super) fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+
+    pub(super) fn offset(&self) -> &Mutex<Option<Offset>> {
+        &self.offset
     }
 
     /// Whether the lists come from the testnets.
@@ -158,7 +181,7 @@ impl Client {
     }
 
     /// Refuses while paused; waits a little while the exchange counts us as heavy.
-    async fn obey_earlier_answers(&self, market: Market) -> Result<(), Reason> {
+    pub(super) async fn obey_earlier_answers(&self, market: Market) -> Result<(), Reason> {
         let upstream = *self.state(market);
         let now = Instant::now();
         if let Some(until) = upstream.paused_until.filter(|until| *until > now) {
@@ -211,7 +234,7 @@ impl Client {
         }
     }
 
-    fn pause(&self, market: Market, retry_after: Option<Duration>) {
+    pub(super) fn pause(&self, market: Market, retry_after: Option<Duration>) {
         let wait = Reason::RateLimited {
             status: 0,
             retry_after,
@@ -222,7 +245,7 @@ impl Client {
         self.state(market).paused_until = Some(Instant::now() + wait);
     }
 
-    fn note_weight(&self, market: Market, headers: &HeaderMap) {
+    pub(super) fn note_weight(&self, market: Market, headers: &HeaderMap) {
         let used = ["x-mbx-used-weight-1m", "x-mbx-used-weight"]
             .iter()
             .find_map(|name| text(headers, name)?.trim().parse::<u32>().ok());
@@ -266,7 +289,7 @@ fn body_cap(market: Market) -> usize {
 }
 
 /// Reads the decompressed body up to `cap` bytes.
-async fn read_body(mut answer: Response, cap: usize) -> Result<Vec<u8>, Reason> {
+pub(super) async fn read_body(mut answer: Response, cap: usize) -> Result<Vec<u8>, Reason> {
     let mut body = Vec::new();
     while let Some(chunk) = answer
         .chunk()
@@ -299,11 +322,11 @@ async fn error_text(mut answer: Response) -> String {
     }
 }
 
-fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+pub(super) fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
 }
 
-fn send_reason(error: reqwest::Error) -> Reason {
+pub(super) fn send_reason(error: reqwest::Error) -> Reason {
     let error = error.without_url();
     if error.is_connect() {
         Reason::Connect(chain(&error))

@@ -1,0 +1,337 @@
+//! Signed calls: whether the exchange accepts a user's key.
+//!
+//! Parameters are percent-encoded first and signed then, by HMAC-SHA256; the key goes into a header that is marked
+//! sensitive. It is sent by https, or to this machine, and never after a redirect. What the exchange answers is
+//! reduced to a status and a code: a body could repeat what it was sent, and the account's balances are nobody's
+//! business here. A 429 or 418 pauses public calls to the same hosts, and the other way round: they share one limit.
+
+use std::fmt::Write as _;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit, Mac};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::{ACCEPT, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::{Response, StatusCode};
+use serde::Deserialize;
+use sha2::Sha256;
+use thiserror::Error;
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+use zeroize::Zeroizing;
+
+use super::client::{Client, read_body, send_reason, text};
+use super::error::{Reason, UpstreamError, parse_retry_after};
+use crate::core::secret::Secret;
+use crate::market::Market;
+
+const ACCOUNT: &str = "/api/v3/account";
+const TIME: &str = "/api/v3/time";
+const KEY_HEADER: HeaderName = HeaderName::from_static("x-mbx-apikey");
+/// How long after its timestamp a request is accepted, in ms; the exchange's own default, said explicitly.
+const RECV_WINDOW_MS: u32 = 5_000;
+/// How long a measured clock offset is used: clocks drift.
+const OFFSET_LIFETIME: Duration = Duration::from_secs(30 * 60);
+/// Several times an account with every asset of the exchange.
+const BODY_CAP: usize = 4 << 20;
+/// Hosts that know no accounts.
+const PUBLIC_ONLY: &[&str] = &["data-api.binance.vision"];
+/// What RFC 3986 leaves as it is.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// A key of the exchange, with the secret that signs for it.
+#[derive(Debug, Clone)]
+pub struct ApiKey {
+    /// Sent with each request.
+    pub key: Secret,
+    /// Never sent.
+    pub secret: Secret,
+}
+
+/// Why a signed call gave no account.
+#[derive(Debug, Error)]
+pub enum SignedError {
+    /// The key does not look like one: -2014, or it cannot stand in a header. Trying again is pointless.
+    #[error("the API key has not the format of one (-2014)")]
+    KeyFormat,
+    /// Unknown on this network, not allowed from this address, or without the permission: -2015, -2008.
+    #[error("the API key is unknown here, or not allowed from this address or for this call ({0})")]
+    KeyRefused(i64),
+    /// -1022: the secret does not belong to the key.
+    #[error("the signature does not fit the API key: the stored secret is another one's (-1022)")]
+    WrongSecret,
+    /// -1021, also with a clock that was just compared.
+    #[error("the exchange finds the request's time wrong (-1021), also after comparing clocks")]
+    Clock,
+    /// Another error object.
+    #[error("status {status}, code {code}")]
+    Api {
+        /// The HTTP status.
+        status: u16,
+        /// The exchange's error code.
+        code: i64,
+    },
+    /// Keys are sent by https only, and only to hosts that know accounts.
+    #[error("no host of this network may be sent a key: none is https and knows accounts")]
+    NoHost,
+    /// No answer, or one that says nothing about the key.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+}
+
+impl SignedError {
+    /// Whether another host of the network may say something else.
+    fn concerns_this_host_only(&self) -> bool {
+        match self {
+            Self::Upstream(error) => error.reason.is_transient() || error.reason.concerns_this_host_only(),
+            _ => false,
+        }
+    }
+}
+
+/// What the exchange's clock is ahead of ours.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Offset {
+    ms: i64,
+    measured: Instant,
+}
+
+/// The body of an error, and of the answers to other calls as far as they matter.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    code: Option<i64>,
+    server_time: Option<i64>,
+}
+
+impl Client {
+    /// Asks for the account of a key: whether the exchange accepts it.
+    ///
+    /// # Errors
+    /// [`SignedError`]; it never takes longer than `within`.
+    pub async fn check_account(&self, key: &ApiKey, within: Duration) -> Result<(), SignedError> {
+        let deadline = Instant::now() + within;
+        let hosts: Vec<&String> = self.hosts_for_keys().collect();
+        let mut left = u32::try_from(hosts.len()).unwrap_or(u32::MAX);
+        let mut last = SignedError::NoHost;
+        for host in hosts {
+            // A host that hangs must leave the ones behind it their share of the time.
+            let share = deadline.saturating_duration_since(Instant::now()) / left;
+            left -= 1;
+            match timeout(share, self.account_at(host, key)).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = trouble(host, ACCOUNT, Reason::Deadline(share)),
+            }
+            if !last.concerns_this_host_only() {
+                break;
+            }
+        }
+        Err(last)
+    }
+
+    /// Compares clocks with the exchange: how many ms it is ahead. For whoever explains a refusal.
+    #[must_use]
+    pub fn clock_offset_ms(&self) -> Option<i64> {
+        self.offset_state().map(|offset| offset.ms)
+    }
+
+    fn hosts_for_keys(&self) -> impl Iterator<Item = &String> {
+        self.config()
+            .base_urls
+            .spot
+            .iter()
+            .filter(|host| may_be_sent_a_key(host))
+    }
+
+    async fn account_at(&self, host: &str, key: &ApiKey) -> Result<(), SignedError> {
+        let known = *self.offset_state();
+        let mut offset = match known.filter(|offset| offset.measured.elapsed() < OFFSET_LIFETIME) {
+            Some(offset) => offset,
+            None => match self.measure_offset(host).await {
+                // A host that does not tell the time may take ours for right.
+                Err(SignedError::Upstream(UpstreamError {
+                    reason: Reason::Status { .. },
+                    ..
+                })) => Offset {
+                    ms: 0,
+                    measured: Instant::now(),
+                },
+                measured => measured?,
+            },
+        };
+        for attempt in [1, 2] {
+            match self.account_once(host, key, offset.ms).await {
+                Err(SignedError::Clock) if attempt == 1 => offset = self.measure_offset(host).await?,
+                other => return other,
+            }
+        }
+        Err(SignedError::Clock)
+    }
+
+    async fn account_once(&self, host: &str, key: &ApiKey, offset_ms: i64) -> Result<(), SignedError> {
+        let timestamp = self.clock().now().timestamp_millis() + offset_ms;
+        let query = query(&[
+            ("omitZeroBalances", "true"),
+            ("recvWindow", &RECV_WINDOW_MS.to_string()),
+            ("timestamp", &timestamp.to_string()),
+        ]);
+        let signature = sign(&key.secret, &query);
+        let mut header =
+            HeaderValue::from_str(key.key.expose().trim()).map_err(|_| SignedError::KeyFormat)?;
+        header.set_sensitive(true);
+        let url = Zeroizing::new(format!("{host}{ACCOUNT}?{query}&signature={}", *signature));
+        let (status, answer) = self.ask(host, ACCOUNT, &url, Some(header)).await?;
+        match (status, answer.and_then(|answer| answer.code)) {
+            (200, None | Some(0)) => Ok(()),
+            (_, Some(-2014)) => Err(SignedError::KeyFormat),
+            (_, Some(code @ (-2015 | -2008))) => Err(SignedError::KeyRefused(code)),
+            (_, Some(-1022)) => Err(SignedError::WrongSecret),
+            (_, Some(-1021)) => Err(SignedError::Clock),
+            (status, Some(code)) => Err(SignedError::Api { status, code }),
+            (status, None) => Err(trouble(host, ACCOUNT, unexplained(status))),
+        }
+    }
+
+    async fn measure_offset(&self, host: &str) -> Result<Offset, SignedError> {
+        let before = self.clock().now().timestamp_millis();
+        let (status, answer) = self.ask(host, TIME, &format!("{host}{TIME}"), None).await?;
+        let after = self.clock().now().timestamp_millis();
+        let Some(server) = answer.and_then(|answer| answer.server_time) else {
+            return Err(trouble(host, TIME, unexplained(status)));
+        };
+        let offset = Offset {
+            ms: server.saturating_sub(before + (after - before) / 2),
+            measured: Instant::now(),
+        };
+        debug!(host, offset_ms = offset.ms, "compared clocks with the exchange");
+        *self.offset_state() = Some(offset);
+        Ok(offset)
+    }
+
+    /// One request. A body that is no JSON object is none.
+    async fn ask(
+        &self,
+        host: &str,
+        path: &str,
+        url: &str,
+        key: Option<HeaderValue>,
+    ) -> Result<(u16, Option<Answer>), SignedError> {
+        self.obey_earlier_answers(Market::Spot)
+            .await
+            .map_err(|reason| trouble(host, path, reason))?;
+        let mut request = self.http().get(url).header(ACCEPT, "application/json");
+        if let Some(key) = key {
+            request = request.header(KEY_HEADER, key);
+        }
+        let answer = request.send().await;
+        let answer = answer.map_err(|error| trouble(host, path, send_reason(error)))?;
+        self.note_weight(Market::Spot, answer.headers());
+        self.check_before_body(&answer)
+            .map_err(|reason| trouble(host, path, reason))?;
+        let status = answer.status().as_u16();
+        let body = read_body(answer, BODY_CAP)
+            .await
+            .map_err(|reason| trouble(host, path, reason))?;
+        let body = Zeroizing::new(body);
+        Ok((status, serde_json::from_slice(&body).ok()))
+    }
+
+    /// Statuses that say enough. No text of the answer is kept.
+    fn check_before_body(&self, answer: &Response) -> Result<(), Reason> {
+        let status = answer.status();
+        let code = status.as_u16();
+        match status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::IM_A_TEAPOT => {
+                let retry_after = text(answer.headers(), RETRY_AFTER.as_str()).and_then(parse_retry_after);
+                self.pause(Market::Spot, retry_after);
+                Err(Reason::RateLimited {
+                    status: code,
+                    retry_after,
+                })
+            }
+            StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => Err(Reason::Restricted("signed call".into())),
+            StatusCode::FORBIDDEN => Err(Reason::Firewall),
+            _ if status.is_redirection() => Err(Reason::Redirect("another address".into())),
+            _ if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
+                Err(Reason::Unavailable {
+                    status: code,
+                    text: "signed call".into(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn offset_state(&self) -> MutexGuard<'_, Option<Offset>> {
+        // Held for one assignment or copy, never across an await.
+        self.offset().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The query as it goes over the wire: names and values percent-encoded.
+#[must_use]
+pub fn query(parameters: &[(&str, &str)]) -> String {
+    let mut query = String::new();
+    for (name, value) in parameters {
+        let separator = if query.is_empty() { "" } else { "&" };
+        let (name, value) = (
+            utf8_percent_encode(name, ENCODED),
+            utf8_percent_encode(value, ENCODED),
+        );
+        // Writing to a String cannot fail.
+        let _ = write!(query, "{separator}{name}={value}");
+    }
+    query
+}
+
+/// The signature of an encoded query: HMAC-SHA256, in hexadecimal digits.
+#[must_use]
+pub fn sign(secret: &Secret, query: &str) -> Zeroizing<String> {
+    let key = secret.expose().trim().as_bytes();
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length");
+    mac.update(query.as_bytes());
+    let mut digits = Zeroizing::new(String::with_capacity(64));
+    for byte in mac.finalize().into_bytes() {
+        // Writing to a String cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+    }
+    digits
+}
+
+/// By https, or to this machine; and not to a host that has no accounts.
+fn may_be_sent_a_key(base_url: &str) -> bool {
+    let Ok(url) = url::Url::parse(base_url) else {
+        return false;
+    };
+    let Some(host) = url.host() else {
+        return false;
+    };
+    let here = match &host {
+        url::Host::Domain(name) => *name == "localhost",
+        url::Host::Ipv4(address) => address.is_loopback(),
+        url::Host::Ipv6(address) => address.is_loopback(),
+    };
+    let name = host.to_string();
+    (url.scheme() == "https" || here) && !PUBLIC_ONLY.contains(&name.as_str())
+}
+
+fn unexplained(status: u16) -> Reason {
+    Reason::Status {
+        status,
+        text: "no error code".into(),
+    }
+}
+
+fn trouble(host: &str, path: &str, reason: Reason) -> SignedError {
+    let url = format!("{host}{path}");
+    SignedError::Upstream(UpstreamError { url, reason })
+}
+
+#[cfg(test)]
+#[path = "signed/tests.rs"]
+mod tests;

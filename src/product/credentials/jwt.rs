@@ -1,0 +1,192 @@
+//! The users' tokens: HMAC with one algorithm, an expiry, and an e-mail address as the subject.
+//!
+//! Signature and claims are checked by `jsonwebtoken`, which asks for no other cryptography than the HMAC below: a
+//! token that says `none`, or names a public-key algorithm, finds nothing that could verify it. What python-jose
+//! refuses with the deployment's options is refused here, too: an audience that nobody expects, `nbf` in the future.
+
+use std::fmt;
+use std::str::FromStr;
+
+use hmac::{Hmac, KeyInit, Mac};
+use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
+use jsonwebtoken::errors::{Error, ErrorKind};
+use jsonwebtoken::signature::{self, Verifier};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Validation};
+use serde::Deserialize;
+use sha2::{Sha256, Sha384, Sha512};
+use thiserror::Error;
+
+use crate::core::secret::Secret;
+
+/// Longer tokens are not looked at; the deployment's have some 200 bytes.
+const LONGEST_TOKEN: usize = 8 * 1024;
+/// The longest e-mail address that RFC 3696 allows.
+const LONGEST_EMAIL: usize = 320;
+
+/// Why a token is not accepted. Nothing of the token is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum TokenError {
+    /// Not three parts of base64 with JSON in them, or longer than any token of the deployment.
+    #[error("the token is malformed")]
+    Malformed,
+    /// Another algorithm than the configured one, `none` included.
+    #[error("the token's algorithm is not the configured one")]
+    WrongAlgorithm,
+    /// Signed with another key, or changed since.
+    #[error("the token's signature is wrong")]
+    WrongSignature,
+    /// `exp` is over.
+    #[error("the token has expired")]
+    Expired,
+    /// There is no usable `exp`.
+    #[error("the token has no expiry")]
+    NoExpiry,
+    /// `nbf`, `aud` or a critical extension speak against it.
+    #[error("the token is not meant for now, or not for this service")]
+    NotForUs,
+    /// `sub` is absent, or cannot be an e-mail address.
+    #[error("the token names no user")]
+    NoUser,
+}
+
+/// The algorithms that `ALGORITHM` may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HmacAlgorithm(Algorithm);
+
+impl FromStr for HmacAlgorithm {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        match name {
+            "HS256" => Ok(Self(Algorithm::HS256)),
+            "HS384" => Ok(Self(Algorithm::HS384)),
+            "HS512" => Ok(Self(Algorithm::HS512)),
+            _ => Err(()),
+        }
+    }
+}
+
+/// Verifies tokens. Holds the key.
+pub struct TokenVerifier {
+    key: DecodingKey,
+    validation: Validation,
+}
+
+impl fmt::Debug for TokenVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenVerifier").finish_non_exhaustive()
+    }
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    #[serde(default)]
+    sub: serde_json::Value,
+}
+
+impl TokenVerifier {
+    /// A verifier for tokens signed with `key` by `algorithm` alone.
+    #[must_use]
+    pub fn new(key: &Secret, algorithm: HmacAlgorithm) -> Self {
+        // Fails only if it is installed already.
+        let _ = HMAC_ONLY.install_default();
+        let mut validation = Validation::new(algorithm.0);
+        validation.leeway = 0;
+        validation.validate_nbf = true;
+        Self {
+            key: DecodingKey::from_secret(key.expose().as_bytes()),
+            validation,
+        }
+    }
+
+    /// The e-mail address of the user whom a token names.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn email(&self, token: &str) -> Result<String, TokenError> {
+        if token.len() > LONGEST_TOKEN {
+            return Err(TokenError::Malformed);
+        }
+        let decoded = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)
+            .map_err(|error| why(&error))?;
+        // RFC 7515: an extension that must be understood and is not makes the token invalid.
+        if decoded.header.crit.is_some() {
+            return Err(TokenError::NotForUs);
+        }
+        match decoded.claims.sub {
+            serde_json::Value::String(email) if may_be_email(&email) => Ok(email),
+            _ => Err(TokenError::NoUser),
+        }
+    }
+}
+
+/// Whether the database can be asked for it: PostgreSQL refuses texts with a zero byte.
+pub(super) fn may_be_email(text: &str) -> bool {
+    (1..=LONGEST_EMAIL).contains(&text.len()) && !text.contains('\0')
+}
+
+fn why(error: &Error) -> TokenError {
+    match error.kind() {
+        ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => TokenError::WrongAlgorithm,
+        ErrorKind::InvalidSignature => TokenError::WrongSignature,
+        ErrorKind::ExpiredSignature => TokenError::Expired,
+        ErrorKind::MissingRequiredClaim(_) | ErrorKind::InvalidClaimFormat(_) => TokenError::NoExpiry,
+        ErrorKind::ImmatureSignature | ErrorKind::InvalidAudience => TokenError::NotForUs,
+        _ => TokenError::Malformed,
+    }
+}
+
+/// All the cryptography that `jsonwebtoken` gets: verification, by HMAC.
+static HMAC_ONLY: CryptoProvider = CryptoProvider {
+    signer_factory: refuse_to_sign,
+    verifier_factory: verifier,
+    key_utils: KeyUtils::new_unimplemented(),
+};
+
+fn refuse_to_sign(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
+    Err(ErrorKind::UnsupportedAlgorithm.into())
+}
+
+fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
+    let key = key.try_get_as_bytes()?;
+    let unusable = |_| Error::from(ErrorKind::InvalidKeyFormat);
+    Ok(match algorithm {
+        Algorithm::HS256 => Box::new(HmacVerifier::<Hmac<Sha256>> {
+            algorithm: Algorithm::HS256,
+            mac: Hmac::new_from_slice(key).map_err(unusable)?,
+        }),
+        Algorithm::HS384 => Box::new(HmacVerifier::<Hmac<Sha384>> {
+            algorithm: Algorithm::HS384,
+            mac: Hmac::new_from_slice(key).map_err(unusable)?,
+        }),
+        Algorithm::HS512 => Box::new(HmacVerifier::<Hmac<Sha512>> {
+            algorithm: Algorithm::HS512,
+            mac: Hmac::new_from_slice(key).map_err(unusable)?,
+        }),
+        _ => return Err(ErrorKind::UnsupportedAlgorithm.into()),
+    })
+}
+
+struct HmacVerifier<M> {
+    algorithm: Algorithm,
+    mac: M,
+}
+
+impl<M: Mac + Clone> Verifier<Vec<u8>> for HmacVerifier<M> {
+    /// Takes the same time for every wrong signature of the right length.
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
+        let mut mac = self.mac.clone();
+        mac.update(message);
+        mac.verify_slice(signature).map_err(|_| signature::Error::new())
+    }
+}
+
+impl<M: Mac + Clone> JwtVerifier for HmacVerifier<M> {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+}
+
+#[cfg(test)]
+#[path = "jwt/tests.rs"]
+mod tests;
