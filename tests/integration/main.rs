@@ -9,6 +9,7 @@ mod captures;
 mod cli;
 mod compatibility;
 mod crash;
+mod credentials;
 mod golden;
 mod latency;
 mod oddities;

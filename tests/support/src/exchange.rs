@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::accounts::{ACCOUNT, Accounts, TIME};
 use crate::background::Background;
 use crate::reply::Reply;
 
@@ -45,6 +46,7 @@ pub struct Request {
 struct Script {
     paths: HashMap<String, Replies>,
     requests: Vec<Request>,
+    accounts: Option<Accounts>,
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +103,29 @@ impl ScriptedExchange {
         lock(&self.script).paths.insert(path.to_owned(), replies);
     }
 
+    /// From now on knows this key, and answers its signed calls for an account as the exchange does: format of the
+    /// key, the key itself, time and signature are checked. Scripted replies go before it.
+    pub fn know_key(&self, key: &str, secret: &str) {
+        let mut script = lock(&self.script);
+        let accounts = script.accounts.get_or_insert_default();
+        accounts.secrets.insert(key.to_owned(), secret.to_owned());
+    }
+
+    /// From now on has accounts, though none that anybody knows, and a clock that is so far ahead of this machine's.
+    pub fn set_clock_ahead(&self, ms: i64) {
+        lock(&self.script).accounts.get_or_insert_default().ahead_ms = ms;
+    }
+
+    /// The keys that were sent here so far, in order of arrival.
+    #[must_use]
+    pub fn keys_seen(&self) -> Vec<String> {
+        let requests = self.requests();
+        requests
+            .iter()
+            .filter_map(|it| it.header("x-mbx-apikey").map(str::to_owned))
+            .collect()
+    }
+
     /// Every request so far, in order of arrival.
     #[must_use]
     pub fn requests(&self) -> Vec<Request> {
@@ -127,7 +152,10 @@ impl ScriptedExchange {
 impl Drop for ScriptedExchange {
     fn drop(&mut self) {
         let script = lock(&self.script);
-        let unscripted = |request: &&Request| !script.paths.contains_key(&request.path);
+        let unscripted = |request: &&Request| {
+            !script.paths.contains_key(&request.path)
+                && (script.accounts.is_none() || !is_of_accounts(&request.path))
+        };
         let surprises: Vec<_> = script
             .requests
             .iter()
@@ -182,9 +210,14 @@ async fn answer(mut socket: TcpStream, script: Arc<Mutex<Script>>) -> io::Result
     };
     let reply = {
         let mut script = lock(&script);
-        let path = request.path.clone();
+        let scripted = script.paths.get_mut(&request.path).and_then(Replies::next);
+        let computed = || {
+            let accounts = script.accounts.as_ref().filter(|_| is_of_accounts(&request.path));
+            accounts.map(|accounts| accounts.answer(&request))
+        };
+        let reply = scripted.or_else(computed);
         script.requests.push(request);
-        script.paths.get_mut(&path).and_then(Replies::next)
+        reply
     };
     reply
         .unwrap_or_else(|| Reply::status(404, r#"{"msg":"this path has no script"}"#))
@@ -220,6 +253,10 @@ fn parse(head: &str) -> Option<Request> {
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect(),
     })
+}
+
+fn is_of_accounts(path: &str) -> bool {
+    path == ACCOUNT || path == TIME
 }
 
 fn lock(script: &Mutex<Script>) -> MutexGuard<'_, Script> {

@@ -29,6 +29,7 @@
     reason = "a harness reads its own switches from the environment and waits for real processes"
 )]
 
+mod accounts;
 mod background;
 mod captures;
 mod chaos_proxy;
@@ -36,6 +37,7 @@ mod eventually;
 mod exchange;
 mod output;
 mod port;
+mod postgres;
 mod process;
 mod python;
 mod redis_server;
@@ -46,6 +48,7 @@ pub use chaos_proxy::ChaosProxy;
 pub use eventually::{eventually, stretched};
 pub use exchange::{Request, ScriptedExchange};
 pub use port::free_port;
+pub use postgres::{Database, PostgresServer};
 pub use process::{Process, ProcessBuilder, Signal, bin};
 pub use python::Python;
 pub use redis_server::RedisServer;

@@ -29,7 +29,11 @@ impl Python {
     pub const CELERY_NEWEST: Self = Self {
         environment: "celery-newest",
     };
-    /// Both, for a test that runs against each.
+    /// No Celery: what the existing deployment signs tokens and encrypts keys with, and its database's driver.
+    pub const CREDENTIALS: Self = Self {
+        environment: "credentials",
+    };
+    /// Both Celerys, for a test that runs against each.
     pub const ALL: [Self; 2] = [Self::CELERY_5_5_2, Self::CELERY_NEWEST];
 
     /// The name of the virtual environment, for the messages of assertions.
