@@ -289,7 +289,7 @@ fn body_cap(market: Market) -> usize {
 }
 
 /// Reads the decompressed body up to `cap` bytes.
-pub(super) async fn read_body(mut answer: Response, cap: usize) -> Result<Vec<u8>, Reason> {
+async fn read_body(mut answer: Response, cap: usize) -> Result<Vec<u8>, Reason> {
     let mut body = Vec::new();
     while let Some(chunk) = answer
         .chunk()

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use tracing::debug;
 use zeroize::Zeroizing;
 
-use super::client::{Client, read_body, send_reason, text};
+use super::client::{Client, send_reason, text};
 use super::error::{Reason, UpstreamError, parse_retry_after};
 use crate::core::secret::Secret;
 use crate::market::Market;
@@ -234,10 +234,9 @@ impl Client {
         self.check_before_body(&answer)
             .map_err(|reason| trouble(host, path, reason))?;
         let status = answer.status().as_u16();
-        let body = read_body(answer, BODY_CAP)
+        let body = read_body(answer)
             .await
             .map_err(|reason| trouble(host, path, reason))?;
-        let body = Zeroizing::new(body);
         Ok((status, serde_json::from_slice(&body).ok()))
     }
 
@@ -318,6 +317,18 @@ fn may_be_sent_a_key(base_url: &str) -> bool {
     };
     let name = host.to_string();
     (url.scheme() == "https" || here) && !PUBLIC_ONLY.contains(&name.as_str())
+}
+
+/// A body within its cap. It may repeat what was sent, so it is wiped.
+async fn read_body(mut answer: Response) -> Result<Zeroizing<Vec<u8>>, Reason> {
+    let mut body = Zeroizing::new(Vec::new());
+    while let Some(chunk) = answer.chunk().await.map_err(send_reason)? {
+        if body.len() + chunk.len() > BODY_CAP {
+            return Err(Reason::TooLarge(BODY_CAP));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 fn unexplained(status: u16) -> Reason {

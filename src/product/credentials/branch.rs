@@ -307,11 +307,7 @@ impl Branch {
                 debug!(%market, network = %list.network, "a user gets another network's list");
             }
             Err(Fallthrough::Database(error)) => self.tell_of_database(error),
-            Err(
-                reason @ (Fallthrough::Undecryptable { .. }
-                | Fallthrough::Networks { .. }
-                | Fallthrough::OutOfTime(_)),
-            ) => warn!(%market, %reason, "a user gets the public list"),
+            Err(reason) if reason.is_news() => warn!(%market, %reason, "a user gets the public list"),
             Err(reason) => debug!(%market, %reason, "a user gets the public list"),
         }
     }

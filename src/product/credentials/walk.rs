@@ -81,6 +81,19 @@ pub enum Fallthrough {
     OutOfTime(Duration),
 }
 
+impl Fallthrough {
+    /// Whether somebody should look at it who did not hear of it a minute ago.
+    pub(super) fn is_news(&self) -> bool {
+        match self {
+            Self::Undecryptable { .. } | Self::OutOfTime(_) => true,
+            Self::Networks { reasons, .. } => reasons
+                .iter()
+                .any(|(_, failure)| !matches!(failure, NetworkFailure::Remembered(_))),
+            _ => false,
+        }
+    }
+}
+
 /// Why one network gave no list.
 #[derive(Debug, Error)]
 pub enum NetworkFailure {
