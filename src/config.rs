@@ -6,6 +6,7 @@
 mod table;
 mod vars;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use table::{VARIABLES, Variable};
@@ -193,21 +194,37 @@ impl BinanceConfig {
 }
 
 /// The beat.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ScheduleConfig {
     /// Seconds between two warm-ups; `None` takes the market off the schedule.
     pub warmup_interval: PerMarket<Option<Duration>>,
+    /// File with further entries.
+    pub file: Option<String>,
+    /// Address of the beat's metrics.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl ScheduleConfig {
     /// Reads the section.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let mut interval = |name| Some(reader.seconds(name)).filter(|interval| !interval.is_zero());
+        let warmup_interval = PerMarket {
+            spot: interval("SPOT_SYMBOLS_WARMUP_INTERVAL_SECONDS"),
+            futures: interval("FUTURES_SYMBOLS_WARMUP_INTERVAL_SECONDS"),
+        };
+        let listen = reader.optional("BEAT_METRICS_LISTEN");
+        let metrics_listen = listen.as_deref().and_then(|address| address.parse().ok());
+        if let (Some(address), None) = (&listen, metrics_listen) {
+            reader.complain(
+                "BEAT_METRICS_LISTEN",
+                address,
+                "an address with a port, such as `127.0.0.1:9100`",
+            );
+        }
         Self {
-            warmup_interval: PerMarket {
-                spot: interval("SPOT_SYMBOLS_WARMUP_INTERVAL_SECONDS"),
-                futures: interval("FUTURES_SYMBOLS_WARMUP_INTERVAL_SECONDS"),
-            },
+            warmup_interval,
+            file: reader.optional("BEAT_SCHEDULE"),
+            metrics_listen,
         }
     }
 }

@@ -1,15 +1,34 @@
-//! `tradebot-beat`: enqueues the warm-ups at their intervals.
+//! `tradebot-beat`: sends the tasks of a schedule, each slot once, however many beats there are.
+//!
+//! # Map
+//! [`crontab`] and [`zone`] say when a crontab is due, [`slots`] names the slots of any plan, [`entry`] is what is sent
+//! and [`file`] where it is read from. [`due`] decides what is to be done now, [`store`] does it in one script, and
+//! [`ticker`] is the loop around both, by the clock of [`timing`]. [`metrics`] and [`listen`] tell how it goes;
+//! [`commands`] is what a person asks for.
 //!
 //! It publishes messages and does nothing else; worker, HTTP and exchange code are not part of this binary.
 
-mod schedule;
+mod commands;
+mod crontab;
+mod due;
+mod entry;
+mod file;
+mod listen;
+mod metrics;
+mod slots;
+mod store;
 mod ticker;
+mod timing;
+mod zone;
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
-use clap::Parser;
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use thiserror::Error;
 use tracing::info;
 use tradebot_symbols::config::{
     ConfigError, LogConfig, ProcessEnvironment, Reader, RedisConfig, ScheduleConfig,
@@ -21,28 +40,83 @@ use tradebot_symbols::core::transport::Connection;
 use tradebot_symbols::core::wire::keys::Keys;
 use tradebot_symbols::core::wire::task_message;
 use tradebot_symbols::telemetry;
+use uuid::Uuid;
 
-use crate::schedule::{EmptySchedule, Schedule};
-use crate::ticker::Ticker;
+use crate::commands::{NoSuchEntry, explain, list, run_now, set_paused};
+use crate::entry::{Entry, warmups};
+use crate::file::FileError;
+use crate::metrics::Metrics;
+use crate::store::Store;
+use crate::ticker::{Instance, Ticker};
+use crate::timing::BeatClock;
 
-/// Exit code for an environment that cannot be used (`EX_USAGE`).
+/// Exit code for an environment or command line that cannot be used (`EX_USAGE`).
 const EXIT_USAGE: u8 = 64;
+/// So many entries are named at the start; a longer schedule is shown by `--explain`.
+const NAMED_AT_START: usize = 50;
 
-/// Enqueues the symbol cache warm-ups at their intervals.
+/// Sends the tasks of a schedule, each slot once, however many beats run.
 #[derive(Debug, Parser)]
 #[command(
     version,
     about,
-    after_help = "Example: CELERY_BROKER_URL=redis://localhost:6379/0 tradebot-beat -l info"
+    after_help = "Example: CELERY_BROKER_URL=redis://localhost:6379/0 tradebot-beat --schedule schedule.toml -l info"
 )]
 struct Args {
-    /// Queue that the tasks are sent to
-    #[arg(short = 'Q', long, default_value = "celery")]
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Queue of entries that name none
+    #[arg(short = 'Q', long, default_value = "celery", global = true)]
     queue: String,
+    /// TOML file with entries beside the two warm-ups; BEAT_SCHEDULE if absent
+    #[arg(short, long, value_name = "FILE", global = true)]
+    schedule: Option<PathBuf>,
     /// debug, info, warning or error; LOG_LEVEL if absent
-    #[arg(short, long)]
+    #[arg(short, long, global = true)]
     loglevel: Option<String>,
+    /// Print each entry with its queue and its next five slots, and end; asks no broker
+    #[arg(long)]
+    explain: bool,
+    /// Say what would be sent, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Address of /metrics and /healthz; BEAT_METRICS_LISTEN if absent, none without either
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_listen: Option<SocketAddr>,
 }
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the schedule, which is also done without a command
+    Run,
+    /// Show each entry with what was sent last and what comes next
+    List,
+    /// Send an entry's task at once, beside its slots
+    RunNow {
+        /// Name of the entry
+        entry: String,
+    },
+    /// Have entries pass their slots without a message, in every beat
+    Pause {
+        /// Names of entries
+        #[arg(required = true)]
+        entries: Vec<String>,
+    },
+    /// Have paused entries send again, from their next slot on
+    Resume {
+        /// Names of entries
+        #[arg(required = true)]
+        entries: Vec<String>,
+    },
+}
+
+/// A schedule without entries: a beat with nothing to do is a mistake, not a quiet success.
+#[derive(Debug, Error)]
+#[error(
+    "the schedule is empty: set SPOT_SYMBOLS_WARMUP_INTERVAL_SECONDS or FUTURES_SYMBOLS_WARMUP_INTERVAL_SECONDS to a \
+     number of seconds above zero, or name a file with entries by --schedule"
+)]
+struct EmptySchedule;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -64,7 +138,10 @@ async fn main() -> ExitCode {
             {
                 eprintln!("tradebot-beat: {error:#}");
             }
-            let usage = error.is::<ConfigError>() || error.is::<EmptySchedule>();
+            let usage = error.is::<ConfigError>()
+                || error.is::<EmptySchedule>()
+                || error.is::<FileError>()
+                || error.is::<NoSuchEntry>();
             ExitCode::from(if usage { EXIT_USAGE } else { 1 })
         }
     }
@@ -79,29 +156,113 @@ async fn run(args: Args) -> Result<()> {
     if args.loglevel.is_some() && !telemetry::understands(level) {
         reader.complain("--loglevel", level, telemetry::LEVELS);
     }
+    let path = args
+        .schedule
+        .clone()
+        .or_else(|| intervals.file.clone().map(PathBuf::from));
+    let listen = args.metrics_listen.or(intervals.metrics_listen);
     reader.finish()?;
     telemetry::init(level, logs.format)?;
 
-    let schedule = Schedule::warmups(&intervals, &args.queue)?;
+    let entries = schedule(&intervals, path.as_deref(), &args.queue)?;
+    let clock = SystemClock::shared();
+    if args.explain {
+        print(&explain(&entries, clock.now()));
+        return Ok(());
+    }
+    let machine = node::machine();
+    let store = store(&redis, &machine)?;
+    let instance = Instance {
+        id: Uuid::new_v4().simple().to_string(),
+        origin: task_message::origin(&machine),
+        machine,
+        dry_run: args.dry_run,
+    };
+    match args.command {
+        None | Some(Command::Run) => {}
+        Some(Command::List) => {
+            print(&list(&entries, &store, clock.now()).await?);
+            return Ok(());
+        }
+        Some(Command::RunNow { entry }) => {
+            print(&run_now(&entries, &entry, &store, clock.now(), &instance.origin).await?);
+            return Ok(());
+        }
+        Some(Command::Pause { entries: named }) => {
+            print(&set_paused(&entries, &named, &store, true).await?);
+            return Ok(());
+        }
+        Some(Command::Resume { entries: named }) => {
+            print(&set_paused(&entries, &named, &store, false).await?);
+            return Ok(());
+        }
+    }
+
     // Before the first line: whoever reads it may stop us at once, and that is no failure.
     let stop = Stop::new();
     stop.on_signals(Duration::from_secs(2))?;
-    for entry in schedule.entries() {
-        info!(
-            beat.entry = entry.name,
-            task.name = entry.task,
-            queue = entry.queue,
-            every_seconds = entry.every.as_secs_f64(),
-            "scheduled, first run now"
-        );
+    announce(&entries);
+    let metrics = Metrics::new();
+    if let Some(address) = listen {
+        let listener = listen::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}"))?;
+        info!(address = %listener.local_addr()?, "serving /metrics and /healthz");
+        tokio::spawn(listen::serve(listener, metrics.clone(), SystemClock::shared()));
     }
-    let machine = node::machine();
-    let connection = Connection::new(&redis.broker, &format!("beat@{machine}"))?;
-    let origin = task_message::origin(&machine);
-    let keys = Keys::with_prefix(&redis.key_prefix);
-    Ticker::new(schedule, connection, keys, SystemClock::shared(), origin)
+    Ticker::new(entries, store, BeatClock::new(clock), instance, metrics)
         .run(&stop)
         .await;
     info!("beat stopped");
     Ok(())
+}
+
+/// The warm-ups, and what the file adds; an entry of the file replaces a warm-up of its name.
+fn schedule(intervals: &ScheduleConfig, path: Option<&std::path::Path>, queue: &str) -> Result<Vec<Entry>> {
+    let added = path.map_or(Ok(Vec::new()), |path| file::read(path, queue))?;
+    let mut entries = warmups(intervals, queue);
+    entries.retain(|entry| added.iter().all(|other| other.name != entry.name));
+    entries.extend(added);
+    if entries.is_empty() {
+        return Err(EmptySchedule.into());
+    }
+    Ok(entries)
+}
+
+fn store(redis: &RedisConfig, machine: &str) -> Result<Store> {
+    let name = format!("beat@{machine}");
+    let connection = Connection::new(&redis.broker, &name)?;
+    let mut results = Connection::new(&redis.results, &name)?;
+    if results.same_database(&connection) {
+        results = connection.clone();
+    }
+    let keys = Keys::with_prefix(&redis.key_prefix);
+    Ok(Store::new(
+        connection,
+        results,
+        keys,
+        redis.result_key_prefix.clone(),
+    ))
+}
+
+fn announce(entries: &[Entry]) {
+    for entry in entries.iter().take(NAMED_AT_START) {
+        info!(
+            beat.entry = entry.name,
+            task.name = entry.task,
+            queue = entry.queue,
+            plan = %entry.plan,
+            "{}",
+            if entry.enabled { "scheduled" } else { "not enabled" }
+        );
+    }
+    if let Some(more) = entries.len().checked_sub(NAMED_AT_START).filter(|more| *more > 0) {
+        info!(more, "further entries are scheduled");
+    }
+}
+
+fn print(text: &str) {
+    use std::io::Write;
+    // Nobody is left to tell if the output is closed.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }

@@ -137,6 +137,16 @@ pub const VARIABLES: &[Variable] = &[
         "seconds between two futures refreshes, 0: none",
     ),
     variable(
+        "BEAT_SCHEDULE",
+        "",
+        "TOML file with further entries of the beat, as `--schedule`",
+    ),
+    variable(
+        "BEAT_METRICS_LISTEN",
+        "",
+        "address of the beat's `/metrics` and `/healthz`, as `--metrics-listen`",
+    ),
+    variable(
         "SYMBOLS_QUOTE_ASSET",
         "USDT",
         "only symbols quoted in this asset are listed",

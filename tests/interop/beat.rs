@@ -205,10 +205,10 @@ async fn a_beat_says_at_its_start_what_it_will_send() {
     ] {
         let line = beat.wait_for_line(&format!("beat.entry=\"{entry}\""), PATIENCE);
         for part in [
-            "scheduled, first run now",
+            "scheduled",
             task,
             "queue=\"celery\"",
-            &format!("every_seconds={every}"),
+            &format!("plan=every {every} s"),
         ] {
             assert!(line.contains(part), "{part}: {line}");
         }

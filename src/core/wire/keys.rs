@@ -123,6 +123,30 @@ impl Keys {
         format!("{}{OWN}:waiting", self.prefix)
     }
 
+    /// Hash of the beat's entries to what was last sent of each.
+    #[must_use]
+    pub fn beat_slots(&self) -> String {
+        format!("{}{OWN}:beat-slots", self.prefix)
+    }
+
+    /// Set of the beat's entries that are paused.
+    #[must_use]
+    pub fn beat_paused(&self) -> String {
+        format!("{}{OWN}:beat-paused", self.prefix)
+    }
+
+    /// The beat that sends, while the others look on.
+    #[must_use]
+    pub fn beat_leader(&self) -> String {
+        format!("{}{OWN}:beat-leader", self.prefix)
+    }
+
+    /// What a beat says of itself; there while it lives.
+    #[must_use]
+    pub fn beat(&self, instance: &str) -> String {
+        format!("{}{OWN}:beat:{instance}", self.prefix)
+    }
+
     /// List of messages set aside with the reason; see [`crate::core::transport`].
     #[must_use]
     pub fn parked(&self) -> String {

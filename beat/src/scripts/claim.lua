@@ -1,0 +1,49 @@
+-- Takes slots: for each the record moves on and the message is pushed, or nothing happens.
+--
+-- KEYS: hash of records, set of paused entries, then one list per slot.
+-- ARGV: for each slot entry, guard (`first`, `after`, or the last slot that is to be replaced), slot, anchor, message
+--       (empty: the slot is recorded without one).
+-- Answers for each slot: `sent`, `passed`, `paused`, `taken RECORD` or `refused REASON`.
+--
+-- A record is `last anchor sent runs`, see `Record`. No clock is asked here.
+local answers = {}
+for n = 1, #KEYS - 2 do
+  local at = (n - 1) * 5
+  local entry, guard, slot, anchor, message = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
+  local record = redis.call('HGET', KEYS[1], entry)
+  local last, sent, runs
+  if record then
+    last, sent, runs = string.match(record, '^(%-?%d+) %-?%d+ (%-?%d+) (%d+)$')
+  end
+  local free
+  if not last then
+    free = true
+  elseif guard == 'first' then
+    free = false
+  elseif guard == 'after' then
+    free = tonumber(last) < tonumber(slot)
+  else
+    free = last == guard
+  end
+  local answer = 'passed'
+  if not free then
+    answer = 'taken ' .. record
+  elseif message ~= '' then
+    if redis.call('SISMEMBER', KEYS[2], entry) == 1 then
+      answer = 'paused'
+    else
+      -- A queue's key may hold something else than a list, and the memory may be used up.
+      local pushed = redis.pcall('LPUSH', KEYS[n + 2], message)
+      if type(pushed) == 'table' and pushed.err then
+        free, answer = false, 'refused ' .. pushed.err
+      else
+        sent, runs, answer = slot, string.format('%d', tonumber(runs or '0') + 1), 'sent'
+      end
+    end
+  end
+  if free then
+    redis.call('HSET', KEYS[1], entry, slot .. ' ' .. anchor .. ' ' .. (sent or '-1') .. ' ' .. (runs or '0'))
+  end
+  answers[n] = answer
+end
+return answers

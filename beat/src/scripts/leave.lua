@@ -1,0 +1,8 @@
+-- Ends a beat: gives the lease back, if it has it, and deletes what it said of itself.
+--
+-- KEYS: the lease, the heartbeat. ARGV: instance.
+local holder = redis.call('GET', KEYS[1])
+if holder and string.match(holder, '^%S*') == ARGV[1] then
+  redis.call('DEL', KEYS[1])
+end
+return redis.call('DEL', KEYS[2])
