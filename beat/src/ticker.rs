@@ -143,6 +143,8 @@ impl Ticker {
                 }
                 Err(trouble) => {
                     self.metrics.broker_errors.inc();
+                    // Whether it is back, only an answer tells.
+                    self.kept = None;
                     let delay = waits.next_delay();
                     if waits.attempt() == 1 {
                         warn!(error = %error_chain(&trouble), "broker in trouble, due entries stay due");
