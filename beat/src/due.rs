@@ -94,10 +94,12 @@ pub(crate) fn decide(entry: &Entry, state: &mut State, now: Micros, jumped: bool
     };
     let plan = &entry.plan;
     let anchor = record.anchor;
-    if state.set_back.is_none() && is_set_back(plan, &record, now) {
+    let mut last = state.set_back.unwrap_or(record.last);
+    // That may be so again before anything was sent by the new time.
+    if is_set_back(plan, anchor, last, now) {
         state.set_back = Some(now);
+        last = now;
     }
-    let last = state.set_back.unwrap_or(record.last);
     let wait = || match plan.next(anchor, last) {
         Some(next) => Decision::Wait(entry.due(next)),
         None => Decision::Never,
@@ -154,12 +156,11 @@ fn first(entry: &Entry, now: Micros) -> Decision {
 
 /// Whether the last slot is so far ahead that waiting for it would stop the entry: by more than two machines' clocks
 /// differ, and by more than two of its own steps.
-fn is_set_back(plan: &Plan, record: &Record, now: Micros) -> bool {
-    if record.last <= now.saturating_add(TOLERANCE) {
+fn is_set_back(plan: &Plan, anchor: Micros, last: Micros, now: Micros) -> bool {
+    if last <= now.saturating_add(TOLERANCE) {
         return false;
     }
-    let anchor = record.anchor;
-    let Some((next, here)) = plan.next(anchor, record.last).zip(plan.next(anchor, now)) else {
+    let Some((next, here)) = plan.next(anchor, last).zip(plan.next(anchor, now)) else {
         return false;
     };
     let step = plan.next(anchor, here).map_or(Micros::MAX, |after| after - here);

@@ -69,6 +69,8 @@ pub(crate) struct Ticker {
     beaten: Option<Instant>,
     /// The clock was set, and what that means is not worked off yet.
     jumped: bool,
+    /// The clock of the beat that sends is known, or this is that beat.
+    clock_known: bool,
     last_slot: Option<Micros>,
     /// Every entry is to be put on the queue anew.
     reschedule: bool,
@@ -116,6 +118,7 @@ impl Ticker {
             kept: None,
             beaten: None,
             jumped: false,
+            clock_known: false,
             last_slot: None,
             reschedule: true,
             refused: HashSet::new(),
@@ -276,10 +279,10 @@ impl Ticker {
         let beats = self.beaten.is_none_or(|beaten| beaten.elapsed() >= HEARTBEAT);
         let text = beats.then(|| self.heartbeat());
         let heartbeat = text.as_deref().map(|text| (text, HEARTBEAT_SECONDS));
-        let asked = self.clock.wall();
-        let holder = self
+        let (asked, ahead) = (self.clock.wall(), self.clock.ahead());
+        let mut holder = self
             .store
-            .keep(&self.instance.id, self.clock.ahead(), LEASE, heartbeat)
+            .keep(&self.instance.id, ahead, LEASE, heartbeat)
             .await?;
         self.heard();
         self.kept = Some(Instant::now());
@@ -288,6 +291,14 @@ impl Ticker {
         }
         self.clock.compare(asked, holder.server);
         let leads = holder.instance == self.instance.id;
+        if leads && ahead.is_none() && self.clock.ahead().is_some() {
+            // Nobody else sends before it is known by which clock.
+            holder = self
+                .store
+                .keep(&self.instance.id, self.clock.ahead(), LEASE, None)
+                .await?;
+        }
+        self.clock_known = leads || holder.ahead.is_some();
         if leads != self.leader {
             self.leader = leads;
             self.metrics.leader.set(leads.into());
@@ -338,6 +349,12 @@ impl Ticker {
         if !self.leader {
             self.keep().await?;
             self.refresh(entries).await?;
+            if !self.clock_known {
+                let later = self.clock.now();
+                self.queue
+                    .extend(entries.iter().map(|entry| Reverse((later, *entry))));
+                return Ok(());
+            }
             if self.reschedule {
                 // The clock is another one now; these entries are put on the queue with all others.
                 return Ok(());

@@ -18,7 +18,7 @@ const STEADY: Micros = 500_000;
 /// By so much may two machines' clocks differ without anybody minding.
 const AGREED: Micros = 1_000_000;
 /// An answer that took longer says nothing about the server's clock.
-const PROMPT: Micros = 200_000;
+const PROMPT: Micros = 600_000;
 
 /// The clock of one beat.
 #[derive(Debug)]
@@ -44,9 +44,10 @@ impl BeatClock {
         }
     }
 
-    /// The time by which slots are named.
+    /// The time by which slots are named: that of the last [`jump`](Self::jump) and what has passed since, so that a
+    /// clock that is set in between is not followed unnoticed.
     pub(crate) fn now(&self) -> Micros {
-        self.wall() + self.correction
+        self.wall + micros(self.steady.elapsed()) + self.correction
     }
 
     /// This machine's time.

@@ -5,6 +5,7 @@
 //! runs may be repeated is part of each promise. `SOAK=1` (`make soak`) runs the long form.
 
 mod abandoned;
+mod beat_clocks;
 mod beats;
 mod chords;
 mod etas;

@@ -146,6 +146,11 @@ fn a_clock_that_is_set_back_stops_nothing_and_sends_nothing_at_once() {
             );
         }
     }
+    // Set back twice before anything was sent.
+    let mut state = after(NOW);
+    decide(&at("* * * * *"), &mut state, NOW - HOUR, true);
+    let wait = decide(&at("* * * * *"), &mut state, NOW - MONTH, true);
+    assert_eq!(wait, Decision::Wait(NOW - MONTH + 60 * SECOND));
     // A day's run is not repeated for an hour: its next one is tomorrow's in any case.
     let entry = at("0 8 * * *");
     let day = 1_800_000_000 / 86_400 * 86_400 * SECOND + 8 * HOUR;
