@@ -108,7 +108,7 @@ impl Beats {
             assert_eq!(last, sent);
             for slot in (anchor..=last).step_by(usize::try_from(step).expect("a step")) {
                 slots += 1;
-                lost += u64::from(ids.get(&task_id(&entry, slot)).is_none());
+                lost += u64::from(!ids.contains_key(&task_id(&entry, slot)));
             }
             assert_eq!(runs, (last - anchor) / step + 1);
         }
