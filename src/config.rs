@@ -113,6 +113,12 @@ pub struct SymbolsConfig {
     pub quote_asset: String,
     /// Base assets that come first, in this order.
     pub popular_bases: PerMarket<Vec<String>>,
+    /// Base assets that a list must have.
+    pub anchor_bases: Vec<String>,
+    /// A list that lost more than this share of its symbols, in percent, is held back.
+    pub max_shrink_percent: u32,
+    /// How long a list is held back at least before a second fetch confirms it.
+    pub confirm_after: Duration,
 }
 
 impl SymbolsConfig {
@@ -127,6 +133,38 @@ impl SymbolsConfig {
             popular_bases: PerMarket {
                 spot: reader.list("SPOT_POPULAR_BASES"),
                 futures: reader.list("FUTURES_POPULAR_BASES"),
+            },
+            anchor_bases: reader.list("SYMBOLS_ANCHOR_BASES"),
+            max_shrink_percent: reader.number("SYMBOLS_MAX_SHRINK_PERCENT", 0..=100),
+            confirm_after: reader.seconds("SYMBOLS_CONFIRM_AFTER_SECONDS"),
+        }
+    }
+}
+
+/// Reading the lists: what a reader waits for, and what is done ahead of one.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadsConfig {
+    /// Up to which age a list past its lifetime is served at once; zero: never.
+    pub max_stale: Duration,
+    /// The longest that a reader waits.
+    pub timeout: Duration,
+    /// Share of its lifetime after which a list is refreshed ahead, in percent; `None`: never ahead.
+    pub refresh_ahead_percent: Option<u32>,
+    /// Whether a list that is not there is fetched at the start.
+    pub warmup_on_startup: PerMarket<bool>,
+}
+
+impl ReadsConfig {
+    /// Reads the section.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            max_stale: reader.seconds("SYMBOLS_MAX_STALE_SECONDS"),
+            timeout: reader.seconds("SYMBOLS_READ_TIMEOUT_SECONDS"),
+            refresh_ahead_percent: Some(reader.number("SYMBOLS_REFRESH_AHEAD_PERCENT", 0..=99))
+                .filter(|percent| *percent > 0),
+            warmup_on_startup: PerMarket {
+                spot: reader.flag("ENABLE_SPOT_WARMUP_ON_STARTUP"),
+                futures: reader.flag("ENABLE_FUTURES_WARMUP_ON_STARTUP"),
             },
         }
     }

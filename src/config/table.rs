@@ -162,6 +162,46 @@ pub const VARIABLES: &[Variable] = &[
         "base assets at the head of the futures list",
     ),
     variable(
+        "SYMBOLS_ANCHOR_BASES",
+        "BTC,ETH",
+        "base assets that a list must have; without one of them it is held back until a second fetch confirms it",
+    ),
+    variable(
+        "SYMBOLS_MAX_SHRINK_PERCENT",
+        "20",
+        "a list that lost more of its symbols than this is held back, too; 100: never",
+    ),
+    variable(
+        "SYMBOLS_CONFIRM_AFTER_SECONDS",
+        "5",
+        "a second fetch confirms a list that is held back not before this has passed",
+    ),
+    variable(
+        "SYMBOLS_MAX_STALE_SECONDS",
+        "3600",
+        "a list past its lifetime is served at once, and refreshed meanwhile, up to this age; 0: readers wait for the refresh",
+    ),
+    variable(
+        "SYMBOLS_READ_TIMEOUT_SECONDS",
+        "12",
+        "the longest that a reader waits for a refresh",
+    ),
+    variable(
+        "SYMBOLS_REFRESH_AHEAD_PERCENT",
+        "80",
+        "share of its lifetime after which the readers' side refreshes a list that no warm-up keeps fresh, 0: never ahead",
+    ),
+    variable(
+        "ENABLE_SPOT_WARMUP_ON_STARTUP",
+        "1",
+        "`1`: the readers' side fetches the spot list as it starts, if there is none",
+    ),
+    variable(
+        "ENABLE_FUTURES_WARMUP_ON_STARTUP",
+        "1",
+        "`1`: the readers' side fetches the futures list as it starts, if there is none",
+    ),
+    variable(
         "TESTNET_URL",
         "false",
         "`true`, `1` or `yes`: the lists come from the testnets",

@@ -7,6 +7,7 @@ fn read_all(vars: &BTreeMap<&str, &str>) -> Result<(RedisConfig, SymbolsConfig, 
     let redis = RedisConfig::read(&mut reader);
     WorkerConfig::read(&mut reader);
     let symbols = SymbolsConfig::read(&mut reader);
+    ReadsConfig::read(&mut reader);
     let binance = BinanceConfig::read(&mut reader);
     ScheduleConfig::read(&mut reader);
     LogConfig::read(&mut reader);

@@ -77,6 +77,8 @@ struct Inner {
     name: String,
     /// What the server is asked to push.
     pushes: Pushes,
+    /// How long opening and a reply may take.
+    patience: (Duration, Duration),
     tracking: AtomicBool,
     warned: AtomicBool,
     current: Mutex<Option<Live>>,
@@ -110,7 +112,16 @@ impl Connection {
     /// # Errors
     /// [`RedisTrouble::Url`] when the URL cannot be understood.
     pub fn new(url: &RedisUrl, name: &str) -> Result<Self, RedisTrouble> {
-        Self::build(url, name, Pushes::Nothing)
+        Self::build(url, name, Pushes::Nothing, (CONNECT_TIMEOUT, RESPONSE_TIMEOUT))
+    }
+
+    /// Like [`new`](Self::new), for somebody who can do without the server: opening the connection and each reply may
+    /// take `patience`.
+    ///
+    /// # Errors
+    /// [`RedisTrouble::Url`] when the URL cannot be understood.
+    pub fn impatient(url: &RedisUrl, name: &str, patience: Duration) -> Result<Self, RedisTrouble> {
+        Self::build(url, name, Pushes::Nothing, (patience, patience))
     }
 
     /// Like [`new`](Self::new), with server-assisted tracking of the keys it reads: `changed` is notified
@@ -119,7 +130,12 @@ impl Connection {
     /// # Errors
     /// [`RedisTrouble::Url`] when the URL cannot be understood.
     pub fn with_tracking(url: &RedisUrl, name: &str, changed: Arc<Notify>) -> Result<Self, RedisTrouble> {
-        Self::build(url, name, Pushes::Changes(changed))
+        Self::build(
+            url,
+            name,
+            Pushes::Changes(changed),
+            (CONNECT_TIMEOUT, RESPONSE_TIMEOUT),
+        )
     }
 
     /// Like [`new`](Self::new), subscribed to a channel while it is open: what is published there goes to
@@ -139,10 +155,15 @@ impl Connection {
             inbox,
             lost,
         };
-        Self::build(url, name, pushes)
+        Self::build(url, name, pushes, (CONNECT_TIMEOUT, RESPONSE_TIMEOUT))
     }
 
-    fn build(url: &RedisUrl, name: &str, pushes: Pushes) -> Result<Self, RedisTrouble> {
+    fn build(
+        url: &RedisUrl,
+        name: &str,
+        pushes: Pushes,
+        patience: (Duration, Duration),
+    ) -> Result<Self, RedisTrouble> {
         let shown = url.to_string();
         let parse = |pushes| {
             Endpoint::parse(url, pushes).map_err(|reason| RedisTrouble::Url {
@@ -162,6 +183,7 @@ impl Connection {
             shown,
             name,
             pushes,
+            patience,
             tracking: AtomicBool::new(false),
             warned: AtomicBool::new(false),
             current: Mutex::new(None),
@@ -302,7 +324,7 @@ impl Connection {
         track: bool,
     ) -> Result<MultiplexedConnection, RedisError> {
         let (lost, pushes) = (Arc::clone(lost), self.inner.pushes.clone());
-        let config = timeouts().set_push_sender(move |push: PushInfo| {
+        let config = self.timeouts().set_push_sender(move |push: PushInfo| {
             if push.kind == PushKind::Disconnection {
                 lost.store(true, Ordering::Relaxed);
             }
@@ -327,9 +349,16 @@ impl Connection {
     }
 
     async fn open_plain(&self) -> Result<MultiplexedConnection, RedisError> {
-        let mut socket = self.inner.plain.open(&timeouts()).await?;
+        let mut socket = self.inner.plain.open(&self.timeouts()).await?;
         self.introduction().query_async::<()>(&mut socket).await?;
         Ok(socket)
+    }
+
+    fn timeouts(&self) -> AsyncConnectionConfig {
+        let (connect, response) = self.inner.patience;
+        AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(connect))
+            .set_response_timeout(Some(response))
     }
 
     fn introduction(&self) -> Pipeline {
@@ -404,12 +433,6 @@ impl fmt::Debug for Connection {
             .field("name", &self.inner.name)
             .finish()
     }
-}
-
-fn timeouts() -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(RESPONSE_TIMEOUT))
 }
 
 fn next_generation() -> u64 {

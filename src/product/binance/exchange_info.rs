@@ -111,6 +111,15 @@ pub fn parse(body: &[u8]) -> Result<Listing, ListingError> {
     Ok(listing)
 }
 
+/// The symbols of a JSON array, without the elements that are none.
+///
+/// # Errors
+/// When the text is no JSON array.
+pub fn symbols_of(json: &[u8]) -> Result<Vec<Symbol>, serde_json::Error> {
+    let entries: Vec<Entry> = serde_json::from_slice(json)?;
+    Ok(entries.into_iter().filter_map(|entry| entry.0).collect())
+}
+
 impl Listing {
     /// Adds a symbol. A name that comes twice is listed once, and is not trading if any copy is not.
     fn add(&mut self, symbol: Symbol, places: &mut HashMap<String, usize>) {

@@ -4,10 +4,12 @@
 //! counter in one step, so no reader ever sees a new list with an old time. The values have the bytes that
 //! Python's `json.dumps` would give. What is new (network, host, count) goes into the source key only.
 
+use bytes::Bytes;
 use redis::{Script, cmd};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::changes::Changes;
 use crate::core::clock::SharedClock;
 use crate::core::transport::{Connection, RedisTrouble, ScriptCall};
 use crate::core::wire::python_json;
@@ -54,6 +56,18 @@ pub struct Stored {
     pub last_refresh: Option<i64>,
     /// Refreshes that succeeded so far.
     pub refreshes: u64,
+}
+
+/// What readers need to know of a market: its lists as bytes, and what is kept beside them.
+#[derive(Debug, Default)]
+pub(super) struct Snapshot {
+    pub(super) primary: Option<Bytes>,
+    /// Milliseconds that the primary list has left; `None` when absent or without expiry.
+    pub(super) ttl_ms: Option<i64>,
+    pub(super) last_good: Option<Bytes>,
+    /// Where the lists came from, unless Python has written since.
+    pub(super) source: Option<Source>,
+    pub(super) last_refresh: Option<i64>,
 }
 
 /// Why a list could not be written or read.
@@ -153,7 +167,7 @@ impl SymbolCache {
         symbols: &[Symbol],
         network: Network,
         host: &str,
-    ) -> Result<Source, CacheError> {
+    ) -> Result<(Source, Bytes), CacheError> {
         let fetched_at = self.clock.now().timestamp();
         let source = Source {
             network,
@@ -169,7 +183,8 @@ impl SymbolCache {
             .key(keys.last_refresh())
             .key(keys.source());
         call.key(keys.success_counter());
-        call.arg(python_json::to_string(symbols).expect(json));
+        let list = python_json::to_string(symbols).expect(json);
+        call.arg(&list);
         call.number(self.ttl_seconds.get(market)).number(fetched_at);
         call.arg(python_json::to_string(&source).expect(json));
         call.number(u8::from(network == Network::Sandbox));
@@ -184,7 +199,16 @@ impl SymbolCache {
                 place: self.connection.place().to_owned(),
             });
         }
-        Ok(source)
+        Ok((source, Bytes::from(list)))
+    }
+
+    /// Returns what refreshes changed after the place `since` in the stream, or all that is kept; at most `limit`.
+    ///
+    /// # Errors
+    /// [`CacheError`] when Redis does not say, or `since` is no place in a stream.
+    pub async fn changes(&self, since: Option<&str>, limit: usize) -> Result<Changes, CacheError> {
+        let _ = (since, limit);
+        Ok(Changes::default())
     }
 
     /// Counts a failed refresh.
@@ -239,6 +263,40 @@ impl SymbolCache {
             refreshes: refreshes.unwrap_or(0),
         })
     }
+}
+
+/// Reads what is stored of a market over any connection, which then tracks the keys if it does that.
+///
+/// # Errors
+/// [`CacheError::Redis`].
+pub(super) async fn snapshot(connection: &Connection, market: Market) -> Result<Snapshot, CacheError> {
+    let keys = CacheKeys(market);
+    let mut pipeline = redis::pipe();
+    pipeline.atomic().get(keys.primary()).pttl(keys.primary());
+    pipeline
+        .get(keys.last_good())
+        .get(keys.source())
+        .get(keys.last_refresh());
+    type Parts = (
+        Option<Vec<u8>>,
+        i64,
+        Option<Vec<u8>>,
+        Option<Vec<u8>>,
+        Option<Vec<u8>>,
+    );
+    let read: Result<Parts, _> = connection.pipeline(&pipeline).await;
+    let (primary, ttl_ms, last_good, source, last_refresh) =
+        read.map_err(|source| CacheError::Redis { market, source })?;
+    let last_refresh = last_refresh.and_then(|text| serde_json::from_slice(&text).ok());
+    Ok(Snapshot {
+        primary: primary.map(Bytes::from),
+        ttl_ms: (ttl_ms >= 0).then_some(ttl_ms),
+        last_good: last_good.map(Bytes::from),
+        source: source
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .filter(|source: &Source| last_refresh == Some(source.fetched_at)),
+        last_refresh,
+    })
 }
 
 #[cfg(test)]

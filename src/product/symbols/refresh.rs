@@ -1,9 +1,13 @@
 //! One refresh of one market: fetch, prepare, guard, write. Scheduled and manual runs share this path.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use thiserror::Error;
 use tracing::{info, warn};
 
 use super::cache::{CacheError, Network, Source, SymbolCache};
+use super::list::List;
 use super::prepare::prepare;
 use crate::config::SymbolsConfig;
 use crate::core::error_chain;
@@ -51,6 +55,24 @@ pub enum RefreshError {
     },
 }
 
+impl RefreshError {
+    /// How long the exchange must not be asked again, if it said so.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Upstream { source, .. } => source.reason.retry_after(),
+            Self::Empty { .. } | Self::Cache { .. } => None,
+        }
+    }
+}
+
+/// A list for readers.
+pub(super) struct Refreshed {
+    pub(super) list: List,
+    /// Whether it is in Redis, too.
+    pub(super) saved: bool,
+}
+
 /// Refreshes the lists of one cache from one client.
 pub struct Refresher {
     client: Client,
@@ -80,10 +102,23 @@ impl Refresher {
         {
             warn!(%market, error = %error_chain(&error), "a failed refresh could not be counted");
         }
-        refreshed
+        refreshed.map(|(source, _)| source)
     }
 
-    async fn try_refresh(&self, market: Market) -> Result<Source, RefreshError> {
+    /// The cache.
+    #[must_use]
+    pub fn cache(&self) -> &SymbolCache {
+        &self.cache
+    }
+
+    pub(super) async fn refresh_for_readers(&self, market: Market) -> Result<Refreshed, RefreshError> {
+        let (source, json) = self.try_refresh(market).await?;
+        let fetched_at = Some(source.fetched_at);
+        let list = List::read(json, fetched_at, Some(source)).expect("a list that is not empty");
+        Ok(Refreshed { list, saved: true })
+    }
+
+    async fn try_refresh(&self, market: Market) -> Result<(Source, Bytes), RefreshError> {
         let fetched = self.client.exchange_info(market).await;
         let Fetched {
             listing,
@@ -111,11 +146,11 @@ impl Refresher {
             });
         }
         let written = self.cache.write(market, &symbols, network, &base_url).await;
-        let source = written.map_err(|source| RefreshError::Cache { market, source })?;
+        let (source, json) = written.map_err(|source| RefreshError::Cache { market, source })?;
         if network == Network::Sandbox {
             warn!(%market, host = source.host, "this is SANDBOX data: nothing in the list is real");
         }
         info!(%market, symbols = source.count, of = total, host = source.host, ?network, body_bytes, "list refreshed");
-        Ok(source)
+        Ok((source, json))
     }
 }

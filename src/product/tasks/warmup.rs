@@ -36,7 +36,7 @@ async fn warm_up(market: Market) -> TaskResult<String> {
         Ok(source) => Ok(format!("WARMUP_OK:{}", source.count)),
         Err(error) => {
             let exception = Exception::builtin(exception_type(&error), error_chain(&error));
-            Err(bridge::fail(exception, retry_after(&error)))
+            Err(bridge::fail(exception, error.retry_after()))
         }
     }
 }
@@ -52,13 +52,6 @@ fn exception_type(error: &RefreshError) -> &'static str {
         },
         RefreshError::Empty { .. } => "ValueError",
         RefreshError::Cache { .. } => "ConnectionError",
-    }
-}
-
-fn retry_after(error: &RefreshError) -> Option<std::time::Duration> {
-    match error {
-        RefreshError::Upstream { source, .. } => source.reason.retry_after(),
-        _ => None,
     }
 }
 

@@ -1,0 +1,105 @@
+//! A market's list as it is handed out: the bytes of the cache, and what is known about them.
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+
+use super::cache::Source;
+use crate::product::binance::exchange_info::{self, Symbol};
+
+/// A list; immutable, to be shared.
+#[derive(Debug)]
+pub struct List {
+    json: Bytes,
+    count: usize,
+    fetched_at: Option<i64>,
+    source: Option<Source>,
+    symbols: OnceLock<Vec<Symbol>>,
+}
+
+impl List {
+    /// Takes a text of the cache; `None` unless it is a JSON array with something in it. Whoever wrote it: the
+    /// elements are not looked at.
+    #[must_use]
+    pub fn read(json: impl Into<Bytes>, fetched_at: Option<i64>, source: Option<Source>) -> Option<Self> {
+        let json = json.into();
+        let count = serde_json::from_slice::<Vec<IgnoredAny>>(&json).ok()?.len();
+        (count > 0).then(|| Self {
+            json,
+            count,
+            fetched_at,
+            source,
+            symbols: OnceLock::new(),
+        })
+    }
+
+    /// The bytes as they are in Redis: a JSON array as Python's `json.dumps` writes it.
+    #[must_use]
+    pub fn json(&self) -> &Bytes {
+        &self.json
+    }
+
+    /// Elements of the array.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Unix seconds of the refresh, if known.
+    #[must_use]
+    pub fn fetched_at(&self) -> Option<i64> {
+        self.fetched_at
+    }
+
+    /// Where the list came from; unknown of one that Python wrote.
+    #[must_use]
+    pub fn source(&self) -> Option<&Source> {
+        self.source.as_ref()
+    }
+
+    /// The symbols in the order of the array. Read when first asked for; an element that is no symbol is left out.
+    pub fn symbols(&self) -> &[Symbol] {
+        self.symbols
+            .get_or_init(|| exchange_info::symbols_of(&self.json).unwrap_or_default())
+    }
+
+    /// Whether both say the same and know the same of it.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.json == other.json && self.fetched_at == other.fetched_at && self.source == other.source
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_array_with_something_in_it_is_a_list() {
+        for text in ["", "[]", " [ ] ", "{}", "null", "7", "[1", "[1] 2"] {
+            assert!(
+                List::read(text.as_bytes().to_vec(), None, None).is_none(),
+                "{text}"
+            );
+        }
+        let list = List::read(&b"[1, {\"a\": [2, 3]}]"[..], Some(7), None).unwrap();
+        assert_eq!(
+            (list.count(), list.fetched_at(), list.symbols()),
+            (2, Some(7), &[][..])
+        );
+    }
+
+    #[test]
+    fn symbols_are_read_from_the_text() {
+        let text =
+            r#"[{"symbol": "\u5e01USDT", "baseAsset": "\u5e01", "quoteAsset": "USDT", "status": "TRADING"}]"#;
+        let list = List::read(text.as_bytes(), None, None).unwrap();
+        let [symbol] = list.symbols() else {
+            panic!("one symbol")
+        };
+        assert_eq!(
+            (symbol.symbol.as_str(), symbol.base_asset.as_str()),
+            ("币USDT", "币")
+        );
+    }
+}

@@ -1,0 +1,218 @@
+//! One refresh at a time for each market, whoever wants it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::warn;
+
+use super::{Inner, MarketStatus};
+use crate::core::error_chain;
+use crate::market::Market;
+use crate::product::symbols::list::List;
+
+/// The first pause after a refresh that failed; each waits twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+type Outcome = Result<Arc<List>, Arc<Failure>>;
+
+/// The refresh of one market that is under way, and how the last ones went.
+#[derive(Debug, Default)]
+pub(super) struct Flight {
+    state: Mutex<State>,
+    refreshes: AtomicU64,
+    failures: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    under_way: Option<watch::Receiver<Option<Outcome>>>,
+    failure: Option<Arc<Failure>>,
+    failed_in_a_row: u32,
+    took: Option<Duration>,
+}
+
+/// Why a refresh brought no list.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) reason: String,
+    /// No refresh is begun before.
+    retry_at: Instant,
+}
+
+impl Failure {
+    pub(super) fn slow(waited: Duration) -> Self {
+        Self {
+            reason: format!("no refresh came to an end within {} s", waited.as_secs()),
+            retry_at: Instant::now() + FIRST_PAUSE,
+        }
+    }
+
+    pub(super) fn retry_in(&self) -> Duration {
+        self.retry_at.saturating_duration_since(Instant::now())
+    }
+}
+
+impl Flight {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Held for assignments and copies, never across an await.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The failure that still keeps refreshes from being begun.
+    fn failing(&self) -> Option<Arc<Failure>> {
+        let state = self.state();
+        state
+            .failure
+            .clone()
+            .filter(|failure| !failure.retry_in().is_zero())
+    }
+
+    pub(super) fn status(&self) -> MarketStatus {
+        let state = self.state();
+        MarketStatus {
+            refreshes: self.refreshes.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+            last_refresh_took: state.took,
+            failing: state
+                .failure
+                .as_ref()
+                .map(|failure| (failure.reason.clone(), failure.retry_in())),
+            ..MarketStatus::default()
+        }
+    }
+}
+
+impl Inner {
+    /// Joins the refresh that is under way, or begins one. It goes on when nobody waits any more.
+    pub(super) async fn fly(self: &Arc<Self>, market: Market) -> Outcome {
+        let flight = &self.markets.get(market).flight;
+        if let Some(failure) = flight.failing() {
+            return Err(failure);
+        }
+        let mut outcome = {
+            let mut state = flight.state();
+            match state.under_way.clone() {
+                Some(outcome) => outcome,
+                None => {
+                    let (sender, receiver) = watch::channel(None);
+                    state.under_way = Some(receiver.clone());
+                    self.tracker.spawn(Arc::clone(self).fly_alone(market, sender));
+                    receiver
+                }
+            }
+        };
+        match outcome.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome
+                .clone()
+                .unwrap_or_else(|| Err(Arc::new(Failure::slow(Duration::ZERO)))),
+            // The process is stopping.
+            Err(_) => Err(Arc::new(Failure::slow(Duration::ZERO))),
+        }
+    }
+
+    async fn fly_alone(self: Arc<Self>, market: Market, sender: watch::Sender<Option<Outcome>>) {
+        let flight = &self.markets.get(market).flight;
+        let began = Instant::now();
+        let outcome = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            outcome = self.refresh(market) => Some(outcome),
+        };
+        let mut state = flight.state();
+        state.under_way = None;
+        state.took = Some(began.elapsed());
+        match &outcome {
+            Some(Ok(_)) => {
+                state.failure = None;
+                state.failed_in_a_row = 0;
+                flight.refreshes.fetch_add(1, Ordering::Relaxed);
+            }
+            Some(Err(failure)) => {
+                state.failure = Some(Arc::clone(failure));
+                state.failed_in_a_row = state.failed_in_a_row.saturating_add(1);
+                flight.failures.fetch_add(1, Ordering::Relaxed);
+            }
+            None => {}
+        }
+        drop(state);
+        // Nobody may be waiting.
+        let _ = sender.send(outcome);
+    }
+
+    async fn refresh(&self, market: Market) -> Outcome {
+        let memory = &self.markets.get(market).memory;
+        let refreshed = match self.refresher.refresh_for_readers(market).await {
+            Ok(refreshed) => refreshed,
+            Err(error) => {
+                warn!(%market, error = %error_chain(&error), "the list could not be refreshed");
+                let pause = error.retry_after().unwrap_or_else(|| self.pause(market));
+                return Err(Arc::new(Failure {
+                    reason: error_chain(&error),
+                    retry_at: Instant::now() + pause,
+                }));
+            }
+        };
+        let list = Arc::new(refreshed.list);
+        memory.put(Arc::clone(&list), self.ttl(market), !refreshed.saved);
+        Ok(list)
+    }
+
+    fn pause(&self, market: Market) -> Duration {
+        let failed = self.markets.get(market).flight.state().failed_in_a_row;
+        let pause = FIRST_PAUSE.saturating_mul(1 << failed.min(8)).min(LONGEST_PAUSE);
+        pause.mul_f64(0.8 + 0.4 * fastrand::f64())
+    }
+
+    /// Refreshes a market's list when a reader wanted it, or ahead of its end, until a stop.
+    pub(super) async fn keep(self: Arc<Self>, market: Market) {
+        let stop = self.stop.clone();
+        // A refresh under way is a task of its own.
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.keep_fresh(market) => {}
+        }
+    }
+
+    async fn keep_fresh(self: &Arc<Self>, market: Market) {
+        let state = self.markets.get(market);
+        if *self.config.warmup_on_startup.get(market) {
+            self.link.first_look(Instant::now() + super::REDIS_PATIENCE).await;
+            let fresh = |held: &super::Held| held.is_fresh(state.memory.now_ms()).then_some(());
+            if state.memory.with(fresh).is_none() {
+                self.fly_and_rest(market).await;
+            }
+        }
+        loop {
+            let ahead = self.ahead(market);
+            tokio::select! {
+                () = state.wanted.notified() => {}
+                () = async { sleep_until(ahead.unwrap_or_else(Instant::now)).await }, if ahead.is_some() => {}
+                () = self.link.next_look(Instant::now() + Duration::from_secs(60)) => continue,
+            }
+            self.fly_and_rest(market).await;
+        }
+    }
+
+    /// A failure is followed by the pause that it asks for.
+    async fn fly_and_rest(self: &Arc<Self>, market: Market) {
+        if let Err(failure) = self.fly(market).await {
+            sleep(failure.retry_in()).await;
+        }
+    }
+
+    /// When the list is refreshed ahead of its end.
+    fn ahead(&self, market: Market) -> Option<Instant> {
+        let percent = self.config.refresh_ahead_percent?;
+        let ttl = self.ttl(market)?;
+        let memory = &self.markets.get(market).memory;
+        let end = memory.get()?.expires_ms?;
+        let left = u64::try_from(end - memory.now_ms()).unwrap_or(0);
+        let before = ttl.mul_f64(f64::from(100 - percent) / 100.0);
+        Some(Instant::now() + Duration::from_millis(left).saturating_sub(before))
+    }
+}

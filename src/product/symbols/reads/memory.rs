@@ -1,0 +1,145 @@
+//! The list of one market in this process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::time::Instant;
+
+use super::{Level, Reading};
+use crate::product::symbols::cache::Snapshot;
+use crate::product::symbols::list::List;
+
+/// What this process holds of a market.
+pub(super) struct Memory {
+    held: ArcSwapOption<Held>,
+    began: Instant,
+}
+
+/// A list and what is known of its place in Redis.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) list: Arc<List>,
+    /// Milliseconds since the start at which its lifetime ends or has ended; `None`: it has no end.
+    pub(super) expires_ms: Option<i64>,
+    /// It was only found as the last good list.
+    pub(super) last_good: bool,
+    /// It could not be written to Redis, so what is there is older.
+    pub(super) unsaved: bool,
+}
+
+impl Memory {
+    pub(super) fn new(began: Instant) -> Self {
+        Self {
+            held: ArcSwapOption::empty(),
+            began,
+        }
+    }
+
+    /// What is held now. Takes no lock.
+    pub(super) fn get(&self) -> Option<Arc<Held>> {
+        self.held.load_full()
+    }
+
+    /// Calls `read` with what is held now, without taking a lock or a reference.
+    pub(super) fn with<T>(&self, read: impl FnOnce(&Held) -> Option<T>) -> Option<T> {
+        self.held.load().as_deref().and_then(read)
+    }
+
+    pub(super) fn now_ms(&self) -> i64 {
+        i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// Takes a list that was just made; it has `ttl` to live, without one for ever.
+    pub(super) fn put(&self, list: Arc<List>, ttl: Option<Duration>, unsaved: bool) {
+        let expires_ms =
+            ttl.map(|ttl| self.now_ms() + i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 2));
+        self.held.store(Some(Arc::new(Held {
+            list,
+            expires_ms,
+            last_good: false,
+            unsaved,
+        })));
+    }
+
+    /// Takes over what Redis holds. `ttl_seconds` is the lifetime that lists are given.
+    pub(super) fn apply(&self, stored: Snapshot, now_unix: i64, ttl_seconds: i64) {
+        let now_ms = self.now_ms();
+        let before = self.held.load_full();
+        let newer_here = |fetched_at: Option<i64>| {
+            before.as_ref().is_some_and(|held| {
+                held.unsaved && held.is_fresh(now_ms) && held.list.fetched_at() > fetched_at
+            })
+        };
+        if newer_here(stored.last_refresh) {
+            return;
+        }
+        let share = |list: List| match &before {
+            Some(held) if held.list.is_same(&list) => Arc::clone(&held.list),
+            _ => Arc::new(list),
+        };
+        let primary = stored
+            .primary
+            .and_then(|json| List::read(json, stored.last_refresh, stored.source.clone()));
+        if let Some(list) = primary {
+            self.held.store(Some(Arc::new(Held {
+                list: share(list),
+                expires_ms: stored.ttl_ms.map(|ttl| now_ms + ttl),
+                last_good: false,
+                unsaved: false,
+            })));
+            return;
+        }
+        // The primary is gone: what was held of it has had its time, whatever that was said to be.
+        let last_good = stored
+            .last_good
+            .and_then(|json| List::read(json, stored.last_refresh, stored.source));
+        let ended = before.as_ref().map(|held| Held {
+            expires_ms: Some(held.expires_ms.unwrap_or(now_ms).min(now_ms)),
+            ..Held::clone(held)
+        });
+        let held = match (last_good, ended) {
+            (Some(list), Some(held)) if list.fetched_at() <= held.list.fetched_at() => Some(held),
+            (Some(list), _) => {
+                let age = list
+                    .fetched_at()
+                    .map_or(i64::MAX / 4000, |at| now_unix.saturating_sub(at).max(0));
+                let over = age.saturating_sub(ttl_seconds.max(0)).max(0);
+                Some(Held {
+                    list: share(list),
+                    expires_ms: Some(now_ms.saturating_sub(over.saturating_mul(1000))),
+                    last_good: true,
+                    unsaved: false,
+                })
+            }
+            (None, held) => held,
+        };
+        self.held.store(held.map(Arc::new));
+    }
+}
+
+impl Held {
+    /// Whether the primary list's lifetime has not ended.
+    pub(super) fn is_fresh(&self, now_ms: i64) -> bool {
+        self.expires_ms.is_none_or(|end| now_ms < end)
+    }
+
+    /// How old the list is, if that is known.
+    pub(super) fn age(&self, now_unix: i64) -> Option<Duration> {
+        let at = self.list.fetched_at()?;
+        Some(Duration::from_secs(
+            u64::try_from(now_unix.saturating_sub(at)).unwrap_or(0),
+        ))
+    }
+
+    pub(super) fn reading(&self, level: Level, now_ms: i64, now_unix: i64) -> Reading {
+        let ttl = self.expires_ms.map(|end| (end - now_ms).div_euclid(1000));
+        Reading {
+            list: Arc::clone(&self.list),
+            level,
+            age: self.age(now_unix),
+            ttl,
+            stale: !self.is_fresh(now_ms),
+        }
+    }
+}

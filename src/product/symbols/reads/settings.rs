@@ -1,0 +1,99 @@
+//! What reading needs to know, and how it is connected.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Inner, MarketReads, Memory, REDIS_PATIENCE};
+use crate::config::{BinanceConfig, ConfigError, Reader, ReadsConfig, RedisConfig, SymbolsConfig, Vars};
+use crate::core::clock::SystemClock;
+use crate::core::secret::RedisUrl;
+use crate::core::transport::{Connection, RedisTrouble};
+use crate::market::PerMarket;
+use crate::product::binance::client::Client;
+use crate::product::symbols::cache::SymbolCache;
+use crate::product::symbols::refresh::Refresher;
+
+/// Which Redis, which exchange, and the rules.
+#[derive(Debug, Clone)]
+pub struct ReadsSettings {
+    /// The Redis that holds the lists.
+    pub redis: RedisUrl,
+    /// How lists are read.
+    pub reads: ReadsConfig,
+    /// What is listed.
+    pub symbols: SymbolsConfig,
+    /// The exchange.
+    pub binance: BinanceConfig,
+}
+
+/// Why reading could not begin.
+#[derive(Debug, Error)]
+pub enum ReadsError {
+    /// The Redis URL cannot be used.
+    #[error(transparent)]
+    Redis(#[from] RedisTrouble),
+    /// The machine's TLS set-up cannot be used.
+    #[error("the HTTP client cannot be set up")]
+    Http(#[from] reqwest::Error),
+}
+
+impl ReadsSettings {
+    /// Reads this part of the environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every mistake found.
+    pub fn read(vars: &dyn Vars) -> Result<Self, ConfigError> {
+        let mut reader = Reader::new(vars);
+        let settings = Self {
+            redis: RedisConfig::read(&mut reader).cache,
+            reads: ReadsConfig::read(&mut reader),
+            symbols: SymbolsConfig::read(&mut reader),
+            binance: BinanceConfig::read(&mut reader),
+        };
+        reader.finish()?;
+        Ok(settings)
+    }
+
+    pub(super) fn connect(self, name: &str) -> Result<Inner, ReadsError> {
+        let clock = SystemClock::shared();
+        let changed = Arc::new(Notify::new());
+        let tracking =
+            Connection::with_tracking(&self.redis, &format!("{name}-tracking"), Arc::clone(&changed))?;
+        let commands = Connection::impatient(&self.redis, &format!("{name}-reads"), REDIS_PATIENCE)?;
+        let ttl_seconds = self.symbols.ttl_seconds;
+        let cache = SymbolCache::new(commands, ttl_seconds, Arc::clone(&clock));
+        let refresher = Refresher::new(Client::new(self.binance)?, cache, self.symbols);
+        let began = Instant::now();
+        Ok(Inner {
+            markets: PerMarket {
+                spot: MarketReads::new(began),
+                futures: MarketReads::new(began),
+            },
+            config: self.reads,
+            ttl_seconds,
+            refresher,
+            tracking,
+            changed,
+            clock,
+            link: super::watch::Link::default(),
+            tracker: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+}
+
+impl MarketReads {
+    fn new(began: Instant) -> Self {
+        Self {
+            memory: Memory::new(began),
+            flight: super::flight::Flight::default(),
+            wanted: Notify::new(),
+            counts: super::Counts::default(),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Memory is kept as Redis is: by its reports of changes, and by looking where it makes none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::{debug, info, warn};
+
+use super::Inner;
+use crate::core::backoff::Reconnect;
+use crate::core::error_chain;
+use crate::market::Market;
+use crate::product::symbols::cache::{CacheError, snapshot};
+
+/// How often a server that reports changes is asked for a sign of life.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How often one that does not is looked at.
+const POLL: Duration = Duration::from_millis(250);
+
+/// What is known of Redis.
+#[derive(Debug)]
+pub(super) struct Link(watch::Sender<Seen>);
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Seen {
+    /// Looks at Redis so far.
+    looks: u64,
+    /// The last one failed.
+    down: bool,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self(watch::Sender::new(Seen::default()))
+    }
+}
+
+impl Link {
+    /// Whether Redis was ever looked at, with or without an answer.
+    pub(super) fn has_looked(&self) -> bool {
+        self.0.borrow().looks > 0
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        let seen = *self.0.borrow();
+        seen.looks > 0 && !seen.down
+    }
+
+    /// Waits for the first look, or until `deadline`.
+    pub(super) async fn first_look(&self, deadline: Instant) {
+        let mut seen = self.0.subscribe();
+        // Too late is no error: the reader goes on without Redis.
+        let _ = timeout_at(deadline, seen.wait_for(|seen| seen.looks > 0)).await;
+    }
+
+    /// Waits for the next look, or until `deadline`.
+    pub(super) async fn next_look(&self, deadline: Instant) {
+        let mut seen = self.0.subscribe();
+        let _ = timeout_at(deadline, seen.changed()).await;
+    }
+
+    fn looked(&self, down: bool) {
+        self.0.send_modify(|seen| {
+            seen.looks += 1;
+            seen.down = down;
+        });
+    }
+}
+
+impl Inner {
+    /// Follows Redis until a stop.
+    pub(super) async fn watch(self: Arc<Self>) {
+        let stop = self.stop.clone();
+        // Nothing in there outlives being dropped.
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.follow() => {}
+        }
+    }
+
+    async fn follow(&self) {
+        let mut backoff = Reconnect::default();
+        loop {
+            if let Err(error) = self.look().await {
+                if !self.link.0.borrow().down {
+                    warn!(error = %error_chain(&error), "the symbol lists cannot be read from Redis, going on without");
+                }
+                self.link.looked(true);
+                sleep(backoff.next_delay()).await;
+                continue;
+            }
+            if self.link.0.borrow().down {
+                info!(url = self.tracking.place(), "the symbol lists are followed again");
+            }
+            backoff.reset();
+            self.link.looked(false);
+            self.wait_for_change().await;
+        }
+    }
+
+    /// Reads all lists anew. A list that was read before is only as good as what is there now.
+    async fn look(&self) -> Result<(), CacheError> {
+        for market in Market::ALL {
+            let stored = snapshot(&self.tracking, market).await?;
+            let ttl = *self.ttl_seconds.get(market);
+            self.markets
+                .get(market)
+                .memory
+                .apply(stored, self.now_unix(), ttl);
+        }
+        Ok(())
+    }
+
+    async fn wait_for_change(&self) {
+        loop {
+            let tracking = self.tracking.is_tracking();
+            let wait = if tracking { HEARTBEAT } else { POLL };
+            if timeout(wait, self.changed.notified()).await.is_ok() || !tracking {
+                return;
+            }
+            let answer: Result<String, _> = self.tracking.command(&redis::cmd("PING")).await;
+            if let Err(error) = answer {
+                debug!(error = %error_chain(&error), "no sign of life from Redis");
+                return;
+            }
+        }
+    }
+}
