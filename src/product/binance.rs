@@ -2,6 +2,7 @@
 //!
 //! [`client`] fetches, [`exchange_info`] reads. Secrets are at hand in [`signed`] alone.
 
+mod bans;
 pub mod client;
 pub mod error;
 pub mod exchange_info;

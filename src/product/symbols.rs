@@ -5,6 +5,7 @@
 pub mod cache;
 pub mod changes;
 mod counts;
+pub mod guard;
 pub mod list;
 pub mod prepare;
 pub mod reads;

@@ -66,8 +66,8 @@ impl ContextConfig {
             "exchange"
         );
         let cache = Connection::new(&redis.cache, &format!("{hostname}-cache"))?;
+        let client = Client::new(self.binance)?.with_shared_bans(cache.clone());
         let cache = SymbolCache::new(cache, self.symbols.ttl_seconds, SystemClock::shared());
-        let client = Client::new(self.binance)?;
         Ok(Context {
             refresher: Refresher::new(client, cache, self.symbols),
         })

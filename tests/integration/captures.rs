@@ -36,6 +36,8 @@ async fn forget(world: &World, market: Market) {
         keys.source(),
         keys.success_counter(),
         keys.error_counter(),
+        keys.held_back(),
+        keys.not_trading(),
     ];
     let deleted: Result<u64, _> = world.db().del(&keys).await;
     deleted.expect("deleted keys");
@@ -46,42 +48,79 @@ async fn every_captured_list_is_stored_as_python_would_store_it() {
     let Some(captures) = captures() else { return };
     let world = World::new().await;
     let _worker = world.start_worker(&[]);
-    for capture in captures.files() {
-        let (name, market) = (&capture.name, market_of(capture));
-        let (text, count) = computed(capture);
-        assert!(count > 0, "{name}");
-        forget(&world, market).await;
-        world
-            .exchange
-            .always(path(market), Reply::json(capture.bytes()).gzip());
-        let started = now().timestamp();
-        let id = world.enqueue(warmup(market)).await.id().to_owned();
-        let result = world.ended(&id).await;
-        assert_eq!(result["status"], "SUCCESS", "{name}: {result}");
-        assert_eq!(result["result"], format!("WARMUP_OK:{count}"), "{name}");
-
-        let lists = world.lists(market).await;
-        assert!(lists.primary.as_ref() == Some(&text), "{name}: another text");
-        assert_eq!(lists.last_good, lists.primary, "{name}");
-        let refreshed: i64 = lists
-            .last_refresh
-            .expect("a time")
-            .parse()
-            .expect("a JSON integer");
-        assert!(
-            (started..=now().timestamp()).contains(&refreshed),
-            "{name}: {refreshed}"
-        );
-        assert_eq!((lists.successes, world.errors(market).await), (1, 0), "{name}");
-        let source: Value = serde_json::from_str(&lists.source.expect("a source")).expect("JSON");
-        assert_eq!(
-            (&source["network"], &source["count"]),
-            (&json!("mainnet"), &json!(count)),
-            "{name}"
-        );
-        let ttl: i64 = world.db().ttl(CacheKeys(market).primary()).await.expect("a TTL");
-        assert!((200..=300).contains(&ttl), "{name}: {ttl}");
+    let real = captures
+        .files()
+        .iter()
+        .filter(|capture| !capture.name.contains("testnet"));
+    for capture in real {
+        assert_stored(&world, capture, "mainnet").await;
     }
+}
+
+#[tokio::test]
+async fn a_captured_list_of_the_testnet_is_stored_where_that_is_configured_and_nowhere_else() {
+    let Some(captures) = captures() else { return };
+    let capture = captures
+        .files()
+        .iter()
+        .find(|capture| capture.name.contains("testnet"))
+        .expect("a capture of the testnet");
+    let world = World::new().await;
+    let market = market_of(capture);
+    let worker = world.start_worker(&[]);
+    world.exchange.always(path(market), Reply::json(capture.bytes()));
+    let (id, result) = world.run_last_try(market).await;
+    let message = result["result"]["exc_message"][0].as_str().expect("a text");
+    assert!(message.contains("it is a list of the testnet"), "{message}");
+    assert_eq!(world.lists(market).await, Lists::NONE);
+    worker.wait_for_line(&id, crate::world::PATIENCE);
+    drop(worker);
+
+    let exchange = world.exchange.base_url();
+    let worker = world
+        .worker(&[])
+        .env("TESTNET_URL", "true")
+        .env("BINANCE_FUTURES_TESTNET_BASE_URL", exchange);
+    let _worker = crate::world::connected(worker);
+    assert_stored(&world, capture, "testnet").await;
+}
+
+/// Has a worker refresh from a captured answer, and compares what is stored with what Python would have stored.
+async fn assert_stored(world: &World, capture: &Capture, network: &str) {
+    let (name, market) = (&capture.name, market_of(capture));
+    let (text, count) = computed(capture);
+    assert!(count > 0, "{name}");
+    forget(world, market).await;
+    world
+        .exchange
+        .always(path(market), Reply::json(capture.bytes()).gzip());
+    let started = now().timestamp();
+    let id = world.enqueue(warmup(market)).await.id().to_owned();
+    let result = world.ended(&id).await;
+    assert_eq!(result["status"], "SUCCESS", "{name}: {result}");
+    assert_eq!(result["result"], format!("WARMUP_OK:{count}"), "{name}");
+
+    let lists = world.lists(market).await;
+    assert!(lists.primary.as_ref() == Some(&text), "{name}: another text");
+    assert_eq!(lists.last_good, lists.primary, "{name}");
+    let refreshed: i64 = lists
+        .last_refresh
+        .expect("a time")
+        .parse()
+        .expect("a JSON integer");
+    assert!(
+        (started..=now().timestamp()).contains(&refreshed),
+        "{name}: {refreshed}"
+    );
+    assert_eq!((lists.successes, world.errors(market).await), (1, 0), "{name}");
+    let source: Value = serde_json::from_str(&lists.source.expect("a source")).expect("JSON");
+    assert_eq!(
+        (&source["network"], &source["count"]),
+        (&json!(network), &json!(count)),
+        "{name}"
+    );
+    let ttl: i64 = world.db().ttl(CacheKeys(market).primary()).await.expect("a TTL");
+    assert!((200..=300).contains(&ttl), "{name}: {ttl}");
 }
 
 #[tokio::test]
@@ -123,6 +162,7 @@ async fn the_existing_reader_sees_four_text_members_in_their_order() {
             ("BTC", "USDT", "TRADING"),
             ("币安人生", "USDT", "TRADING"),
             ("1000SATS", "USDT", "TRADING"),
+            ("ETH", "USDT", "TRADING"),
         ]);
         world.exchange.always(path(market), Reply::json(body));
         let id = world.enqueue(warmup(market)).await.id().to_owned();
@@ -144,7 +184,7 @@ async fn the_existing_reader_sees_four_text_members_in_their_order() {
                 let names: Vec<_> = symbols.iter().map(|symbol| &symbol["symbol"]).collect();
                 assert_eq!(
                     names,
-                    ["BTCUSDT", "1000SATSUSDT", "币安人生USDT"],
+                    ["BTCUSDT", "ETHUSDT", "1000SATSUSDT", "币安人生USDT"],
                     "{}",
                     python.name()
                 );

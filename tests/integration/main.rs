@@ -17,6 +17,7 @@ mod outcomes;
 mod parked;
 mod queue;
 mod reach;
+mod reads;
 mod sandbox;
 mod stop;
 #[cfg(feature = "otel")]

@@ -1,22 +1,24 @@
 //! Fetching `exchangeInfo` within one deadline, over several hosts and attempts.
 //!
 //! Does not follow redirects, sends no credentials with public calls, and never holds more than the body's cap. After a
-//! 429 or 418 the market's hosts are left alone until the pause is over; that clock is per process.
+//! 429 or 418 the market's hosts are left alone until the pause is over, by all processes where they share a Redis.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::header::{ACCEPT, CONTENT_ENCODING, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode, redirect};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
+use super::bans::BanClock;
 use super::error::{Reason, UpstreamError, parse_retry_after};
-use super::exchange_info::{self, Listing, ListingError};
+use super::exchange_info::{Listing, ListingError, ListingReader};
 use super::signed::Offset;
 use crate::config::BinanceConfig;
 use crate::core::clock::{SharedClock, SystemClock};
 use crate::core::trace;
+use crate::core::transport::Connection;
 use crate::market::{Market, PerMarket};
 
 /// All attempts of one fetch together.
@@ -24,6 +26,10 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How much of an error's body is kept.
 const ERROR_TEXT_BYTES: usize = 4096;
+/// A pause that the exchange calls none is one all the same.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+/// How much of a body is read before other tasks of the thread have their turn.
+const PIECE: usize = 128 << 10;
 /// The extra wait before a request while the used weight is above the threshold.
 const SLOW_DOWN: Duration = Duration::from_secs(1);
 
@@ -46,12 +52,12 @@ pub struct Client {
     upstream: Arc<PerMarket<Mutex<Upstream>>>,
     clock: SharedClock,
     offset: Arc<Mutex<Option<Offset>>>,
+    bans: Arc<BanClock>,
 }
 
 /// What the last answers of a market's hosts said.
 #[derive(Debug, Default, Clone, Copy)]
 struct Upstream {
-    paused_until: Option<Instant>,
     heavy_until: Option<Instant>,
 }
 
@@ -72,6 +78,7 @@ impl Client {
             .build()?;
         Ok(Self {
             http,
+            bans: Arc::new(BanClock::new(config.testnet)),
             config,
             upstream: Arc::default(),
             clock: SystemClock::shared(),
@@ -93,6 +100,13 @@ impl Client {
 
     pub(super) fn offset(&self) -> &Mutex<Option<Offset>> {
         &self.offset
+    }
+
+    /// Shares the pauses that the exchange asks for with all processes of the Redis behind `connection`.
+    #[must_use]
+    pub fn with_shared_bans(mut self, connection: Connection) -> Self {
+        self.bans = Arc::new(BanClock::new(self.config.testnet).shared(connection));
+        self
     }
 
     /// Whether the lists come from the testnets.
@@ -153,18 +167,22 @@ impl Client {
             .map_err(send_reason)?;
         self.note_weight(market, answer.headers());
         let answer = self.check_status(market, answer).await?;
+        // What was asked for is decoded by now, and its header gone.
+        if let Some(encoding) =
+            text(answer.headers(), CONTENT_ENCODING.as_str()).filter(|it| *it != "identity")
+        {
+            let encoding: String = encoding.chars().take(20).collect();
+            return Err(Reason::Body(format!(
+                "an encoding that was not asked for, {encoding}"
+            )));
+        }
         // A captured answer that the sandbox plays back does not say so itself.
         let sandbox = answer.headers().contains_key("x-sandbox");
-        let body = read_body(answer, body_cap(market)).await?;
-        let body_bytes = body.len();
-        // Megabytes of JSON: the thread belongs to other tasks meanwhile.
-        let parsed = tokio::task::spawn_blocking(move || exchange_info::parse(&body))
-            .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        let mut listing = match parsed {
+        let (read, body_bytes) = read_listing(answer, body_cap(market)).await?;
+        let mut listing = match read {
             Err(ListingError::Api { code: 0, message }) => return Err(Reason::Restricted(message)),
             Err(ListingError::Api { code: -1003, .. }) => {
-                self.pause(market, None);
+                self.pause(market, None).await;
                 return Err(Reason::RateLimited {
                     status: 200,
                     retry_after: None,
@@ -182,11 +200,10 @@ impl Client {
 
     /// Refuses while paused; waits a little while the exchange counts us as heavy.
     pub(super) async fn obey_earlier_answers(&self, market: Market) -> Result<(), Reason> {
-        let upstream = *self.state(market);
-        let now = Instant::now();
-        if let Some(until) = upstream.paused_until.filter(|until| *until > now) {
-            return Err(Reason::Paused(until - now));
+        if let Some(left) = self.bans.left(market).await {
+            return Err(Reason::Paused(left));
         }
+        let (upstream, now) = (*self.state(market), Instant::now());
         if upstream.heavy_until.is_some_and(|until| until > now) {
             sleep(SLOW_DOWN).await;
         }
@@ -200,7 +217,7 @@ impl Client {
             StatusCode::OK => Ok(answer),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::IM_A_TEAPOT => {
                 let retry_after = text(answer.headers(), RETRY_AFTER.as_str()).and_then(parse_retry_after);
-                self.pause(market, retry_after);
+                self.pause(market, retry_after).await;
                 Err(Reason::RateLimited {
                     status: code,
                     retry_after,
@@ -234,7 +251,7 @@ impl Client {
         }
     }
 
-    pub(super) fn pause(&self, market: Market, retry_after: Option<Duration>) {
+    pub(super) async fn pause(&self, market: Market, retry_after: Option<Duration>) {
         let wait = Reason::RateLimited {
             status: 0,
             retry_after,
@@ -242,7 +259,7 @@ impl Client {
         .retry_after()
         .unwrap_or_default();
         warn!(%market, pause_seconds = wait.as_secs(), "the exchange wants no requests for now");
-        self.state(market).paused_until = Some(Instant::now() + wait);
+        self.bans.set(market, wait.max(SHORTEST_PAUSE)).await;
     }
 
     pub(super) fn note_weight(&self, market: Market, headers: &HeaderMap) {
@@ -302,6 +319,37 @@ async fn read_body(mut answer: Response, cap: usize) -> Result<Vec<u8>, Reason> 
         body.extend_from_slice(&chunk);
     }
     Ok(body)
+}
+
+/// Reads the list while its body arrives, up to `cap` decompressed bytes; with the size of the body.
+///
+/// A body that breaks off is told as that, not as the damage that it is as a list.
+async fn read_listing(
+    mut answer: Response,
+    cap: usize,
+) -> Result<(Result<Listing, ListingError>, usize), Reason> {
+    let mut reader = ListingReader::default();
+    let mut size = 0;
+    while let Some(chunk) = answer
+        .chunk()
+        .await
+        .map_err(|error| Reason::Body(chain(&error)))?
+    {
+        size += chunk.len();
+        if size > cap {
+            return Err(Reason::TooLarge(cap));
+        }
+        // A transport may hand over megabytes at once, and the thread belongs to others, too.
+        for piece in chunk.chunks(PIECE) {
+            if let Err(error) = reader.feed(piece) {
+                return Ok((Err(error), size));
+            }
+            if chunk.len() > PIECE {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    Ok((reader.finish(), size))
 }
 
 /// The beginning of an error's body, as one printable line.

@@ -4,15 +4,21 @@
 //! no object, or lacks one of the four, or has it as something else than text, is counted and left out: one
 //! strange symbol must not cost the list. Statuses are open strings.
 
-use std::collections::HashMap;
-use std::fmt;
+mod entry;
+mod stream;
 
-use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::collections::HashMap;
+
+use memchr::memmem;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use entry::Entry;
+use stream::Splitter;
+
 /// One tradable pair, with the members and the order in which readers find them in the cache.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Symbol {
     /// Name of the pair, unique within a market.
     pub symbol: String,
@@ -37,6 +43,23 @@ pub struct Listing {
     pub repeated: usize,
     /// The answer says of itself that it is made up.
     pub sandbox: bool,
+    /// The exchange's clock, Unix milliseconds.
+    pub server_time: Option<i64>,
+    /// What the answer says of its origin.
+    pub marks: Marks,
+}
+
+/// How many entries have members that only one kind of answer has.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Marks {
+    /// `isSpotTradingAllowed`.
+    pub spot: usize,
+    /// `contractType`; all entries where the whole has a `futuresType`.
+    pub futures: usize,
+    /// The `deliveryDate` that only the futures testnet gives, to some contracts that never end.
+    pub testnet: usize,
+    /// Whether the whole allows as much request weight a minute as only the futures testnet does.
+    pub testnet_weight: bool,
 }
 
 /// Why an answer is no listing.
@@ -48,6 +71,12 @@ pub enum ListingError {
     /// A JSON object begins, but it is cut or damaged.
     #[error("the answer is not an exchangeInfo document: {0}")]
     NotJson(#[from] serde_json::Error),
+    /// The list is not closed, or not written as a list is.
+    #[error("the answer is not an exchangeInfo document: {0}")]
+    Damaged(&'static str),
+    /// Something is longer than in any real answer.
+    #[error("the answer is not an exchangeInfo document: {0} is too long")]
+    TooLong(&'static str),
     /// A well-formed error object.
     #[error("the exchange answered with error {code}: {message}")]
     Api {
@@ -69,46 +98,101 @@ pub enum ListingError {
     },
 }
 
-/// Reads an answer's body.
+/// `deliveryDate` of a contract that never ends, on the futures testnet alone: two seconds after the real one. As
+/// text, since a number there may be anything.
+const TESTNET_NEVER_MS: &[u8] = b"4133404802000";
+
+/// Request weight a minute on the futures testnet; 2,400 on the real exchange.
+const TESTNET_WEIGHT: u32 = 6_000;
+
+/// Reads a body while it arrives, an element of the list at a time.
+#[derive(Debug, Default)]
+pub struct ListingReader {
+    splitter: Splitter,
+    listing: Listing,
+    places: HashMap<String, usize>,
+    total: usize,
+}
+
+impl ListingReader {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// [`ListingError`], as soon as it is certain that the body is no listing.
+    pub fn feed(&mut self, chunk: &[u8]) -> Result<(), ListingError> {
+        let Self {
+            splitter,
+            listing,
+            places,
+            total,
+        } = self;
+        splitter.feed(chunk, |element| {
+            *total += 1;
+            let entry: Entry = serde_json::from_slice(element)?;
+            let testnet = entry.is_futures && memmem::find(element, TESTNET_NEVER_MS).is_some();
+            listing.marks.testnet += usize::from(testnet);
+            listing.take(entry, places);
+            Ok(())
+        })
+    }
+
+    /// Ends reading.
+    ///
+    /// # Errors
+    /// [`ListingError`]; a list without any entry is a listing.
+    pub fn finish(mut self) -> Result<Listing, ListingError> {
+        let rest = &self.splitter.rest;
+        if !self.splitter.is_object() {
+            let beginning = String::from_utf8_lossy(rest);
+            return Err(ListingError::NotAnObject(
+                beginning.chars().filter(|c| !c.is_control()).take(40).collect(),
+            ));
+        }
+        if !self.splitter.is_outside() {
+            return Err(ListingError::Damaged("it ends within the list"));
+        }
+        let document: Document = serde_json::from_slice(rest)?;
+        if let Some(code) = document.code
+            && document.symbols.is_none()
+        {
+            let message = document.msg.unwrap_or_default().chars().take(200).collect();
+            return Err(ListingError::Api { code, message });
+        }
+        // Empty, unless the name of the list was written with an escape.
+        for entry in document.symbols.ok_or(ListingError::NoSymbols)? {
+            self.total += 1;
+            self.listing.take(entry, &mut self.places);
+        }
+        let (mut listing, total) = (self.listing, self.total);
+        listing.sandbox = document.sandbox;
+        listing.server_time = document.server_time.0;
+        listing.marks.testnet_weight = document.rate_limits.as_array().is_some_and(|limits| {
+            limits
+                .iter()
+                .any(|limit| limit["rateLimitType"] == "REQUEST_WEIGHT" && limit["limit"] == TESTNET_WEIGHT)
+        });
+        if document.futures_type.is_some() {
+            listing.marks.futures = total;
+        }
+        // One strange entry is normal; a hundredth of the list is a different document.
+        if listing.malformed > 1 && listing.malformed * 100 > total {
+            return Err(ListingError::TooManyMalformed {
+                malformed: listing.malformed,
+                total,
+            });
+        }
+        Ok(listing)
+    }
+}
+
+/// Reads a whole body.
 ///
 /// # Errors
 /// [`ListingError`]; a list without any entry is a listing.
 pub fn parse(body: &[u8]) -> Result<Listing, ListingError> {
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
-        let beginning = String::from_utf8_lossy(&body[..body.len().min(80)]);
-        return Err(ListingError::NotAnObject(
-            beginning.chars().filter(|c| !c.is_control()).take(40).collect(),
-        ));
-    }
-    let document: Document = serde_json::from_slice(body)?;
-    if let Some(code) = document.code
-        && document.symbols.is_none()
-    {
-        let message = document.msg.unwrap_or_default().chars().take(200).collect();
-        return Err(ListingError::Api { code, message });
-    }
-    let entries = document.symbols.ok_or(ListingError::NoSymbols)?.0;
-    let total = entries.len();
-    let mut listing = Listing {
-        sandbox: document.sandbox,
-        ..Listing::default()
-    };
-    let mut places: HashMap<String, usize> = HashMap::with_capacity(total);
-    for entry in entries {
-        match entry.0 {
-            None => listing.malformed += 1,
-            Some(symbol) => listing.add(symbol, &mut places),
-        }
-    }
-    // One strange entry is normal; a hundredth of the list is a different document.
-    if listing.malformed > 1 && listing.malformed * 100 > total {
-        return Err(ListingError::TooManyMalformed {
-            malformed: listing.malformed,
-            total,
-        });
-    }
-    Ok(listing)
+    let mut reader = ListingReader::default();
+    reader.feed(body)?;
+    reader.finish()
 }
 
 /// The symbols of a JSON array, without the elements that are none.
@@ -117,10 +201,20 @@ pub fn parse(body: &[u8]) -> Result<Listing, ListingError> {
 /// When the text is no JSON array.
 pub fn symbols_of(json: &[u8]) -> Result<Vec<Symbol>, serde_json::Error> {
     let entries: Vec<Entry> = serde_json::from_slice(json)?;
-    Ok(entries.into_iter().filter_map(|entry| entry.0).collect())
+    Ok(entries.into_iter().filter_map(|entry| entry.symbol).collect())
 }
 
 impl Listing {
+    /// Takes an entry, whatever it is.
+    fn take(&mut self, entry: Entry, places: &mut HashMap<String, usize>) {
+        self.marks.spot += usize::from(entry.is_spot);
+        self.marks.futures += usize::from(entry.is_futures);
+        match entry.symbol {
+            None => self.malformed += 1,
+            Some(symbol) => self.add(symbol, places),
+        }
+    }
+
     /// Adds a symbol. A name that comes twice is listed once, and is not trading if any copy is not.
     fn add(&mut self, symbol: Symbol, places: &mut HashMap<String, usize>) {
         if let Some(place) = places.get(&symbol.symbol) {
@@ -135,166 +229,23 @@ impl Listing {
     }
 }
 
+/// What stands around the list.
 #[derive(Deserialize)]
 struct Document {
     #[serde(default)]
-    symbols: Option<Entries>,
+    symbols: Option<Vec<Entry>>,
     #[serde(default)]
     code: Option<i64>,
     #[serde(default)]
     msg: Option<String>,
     #[serde(default)]
     sandbox: bool,
-}
-
-struct Entries(Vec<Entry>);
-
-impl<'de> Deserialize<'de> for Entries {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Vec::<Entry>::deserialize(deserializer).map(Self)
-    }
-}
-
-/// An element of `symbols`, if it could be read.
-struct Entry(Option<Symbol>);
-
-impl<'de> Deserialize<'de> for Entry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(EntryVisitor)
-    }
-}
-
-struct EntryVisitor;
-
-impl<'de> Visitor<'de> for EntryVisitor {
-    type Value = Entry;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
-        let [mut symbol, mut base, mut quote, mut status] = [const { None::<String> }; 4];
-        while let Some(name) = map.next_key::<MemberName>()? {
-            let place = match name {
-                MemberName::Symbol => &mut symbol,
-                MemberName::BaseAsset => &mut base,
-                MemberName::QuoteAsset => &mut quote,
-                MemberName::Status => &mut status,
-                MemberName::Other => {
-                    map.next_value::<IgnoredAny>()?;
-                    continue;
-                }
-            };
-            // The last of a repeated member counts, as in Python.
-            *place = map.next_value::<Text>()?.0;
-        }
-        let symbol = match (symbol, base, quote, status) {
-            (Some(symbol), Some(base_asset), Some(quote_asset), Some(status)) if !symbol.is_empty() => {
-                Some(Symbol {
-                    symbol,
-                    base_asset,
-                    quote_asset,
-                    status,
-                })
-            }
-            _ => None,
-        };
-        Ok(Entry(symbol))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Entry, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Entry(None))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-
-    fn visit_str<E: de::Error>(self, _: &str) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-
-    fn visit_unit<E>(self) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(field_identifier, rename_all = "camelCase")]
-enum MemberName {
-    Symbol,
-    BaseAsset,
-    QuoteAsset,
-    Status,
-    #[serde(other)]
-    Other,
-}
-
-/// A member's value, if it is text.
-struct Text(Option<String>);
-
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextVisitor)
-    }
-}
-
-struct TextVisitor;
-
-impl<'de> Visitor<'de> for TextVisitor {
-    type Value = Text;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Text, E> {
-        Ok(Text(Some(text.to_owned())))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Text(None))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Text, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Text(None))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Text, E> {
-        Ok(Text(None))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Text, E> {
-        Ok(Text(None))
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Text, E> {
-        Ok(Text(None))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Text, E> {
-        Ok(Text(None))
-    }
-
-    fn visit_unit<E>(self) -> Result<Text, E> {
-        Ok(Text(None))
-    }
+    #[serde(default, rename = "serverTime")]
+    server_time: entry::Whole,
+    #[serde(default, rename = "rateLimits")]
+    rate_limits: serde_json::Value,
+    #[serde(default, rename = "futuresType")]
+    futures_type: Option<IgnoredAny>,
 }
 
 #[cfg(test)]
@@ -418,7 +369,79 @@ mod tests {
         assert_eq!(listing(&entry).unwrap().symbols.len(), 1);
     }
 
+    #[test]
+    fn a_body_may_be_cut_into_chunks_anywhere() {
+        let quoted = GOOD.replace("[{}]", r#"["\\\"]}", {"symbols": [null]}, "\\\\"]"#);
+        let body = format!(
+            "\u{feff} {{\"a\": \"symbols\", \"b\": {{\"symbols\": [7]}}, \"serverTime\": 5, \"symbols\" : [ {GOOD} , {quoted},null,\"]\", 7 ] , \"z\": \"\\\"\"}} \n",
+        );
+        let padded = |count: usize| {
+            (0..count)
+                .map(|n| GOOD.replace("BTC", &format!("C{n}")))
+                .collect::<Vec<_>>()
+                .join(",")
+        };
+        let body = body.replace(" , {", &format!(", {},{{", padded(400)));
+        let whole = parse(body.as_bytes()).unwrap();
+        assert_eq!(
+            (whole.symbols.len(), whole.malformed, whole.repeated),
+            (401, 3, 1)
+        );
+        assert_eq!(whole.server_time, Some(5));
+        for size in [1, 2, 3, 7, 64, 1000] {
+            let mut reader = ListingReader::default();
+            for chunk in body.as_bytes().chunks(size) {
+                reader.feed(chunk).unwrap();
+            }
+            assert_eq!(reader.finish().unwrap(), whole, "{size}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_not_written_as_one_is_refused() {
+        for entries in [
+            "1 2", "1,", ",1", "1,,2", "{} {}", "{\"a\":1", "tru", "\"x", "[}", "{]",
+        ] {
+            assert!(listing(entries).is_err(), "{entries}");
+        }
+        let endless = format!("\"{}\"", "x".repeat(2 << 20));
+        assert!(matches!(listing(&endless), Err(ListingError::TooLong(_))));
+        let around = format!(r#"{{"x": "{}", "symbols": []}}"#, "x".repeat(2 << 20));
+        assert!(matches!(parse(around.as_bytes()), Err(ListingError::TooLong(_))));
+        assert!(
+            parse(br#"{"symbols": [], "symbols": []}"#).is_err(),
+            "which of the two?"
+        );
+    }
+
+    #[test]
+    fn an_answer_tells_its_origin() {
+        let entry = GOOD.replace(
+            "\"x\"",
+            "\"contractType\": \"PERPETUAL\", \"deliveryDate\": 4133404802000, \"x\"",
+        );
+        let marks = listing(&format!("{entry}, {GOOD}")).unwrap().marks;
+        assert_eq!((marks.spot, marks.futures, marks.testnet), (0, 1, 1));
+        let entry = GOOD.replace("\"x\"", "\"contractType\": \"\", \"deliveryDate\": 1e999, \"x\"");
+        assert_eq!(
+            listing(&entry).unwrap().marks.futures,
+            1,
+            "nobody needs that number"
+        );
+        let entry = GOOD.replace("\"x\"", "\"isSpotTradingAllowed\": true, \"x\"");
+        assert_eq!(listing(&entry).unwrap().marks.spot, 1);
+    }
+
     proptest::proptest! {
+        #[test]
+        fn chunks_say_what_the_whole_says(body: Vec<u8>, size in 1_usize..9) {
+            let body = [b"{\"symbols\": [".as_slice(), &body, b"]}"].concat();
+            let mut reader = ListingReader::default();
+            let fed: Result<(), _> = body.chunks(size).try_for_each(|chunk| reader.feed(chunk));
+            let read = fed.and_then(|()| reader.finish());
+            proptest::prop_assert_eq!(read.ok(), parse(&body).ok());
+        }
+
         #[test]
         fn no_bytes_panic(body: Vec<u8>) {
             let _ = parse(&body);

@@ -232,6 +232,7 @@ impl Client {
         let answer = answer.map_err(|error| trouble(host, path, send_reason(error)))?;
         self.note_weight(Market::Spot, answer.headers());
         self.check_before_body(&answer)
+            .await
             .map_err(|reason| trouble(host, path, reason))?;
         let status = answer.status().as_u16();
         let body = read_body(answer)
@@ -241,13 +242,13 @@ impl Client {
     }
 
     /// Statuses that say enough. No text of the answer is kept.
-    fn check_before_body(&self, answer: &Response) -> Result<(), Reason> {
+    async fn check_before_body(&self, answer: &Response) -> Result<(), Reason> {
         let status = answer.status();
         let code = status.as_u16();
         match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::IM_A_TEAPOT => {
                 let retry_after = text(answer.headers(), RETRY_AFTER.as_str()).and_then(parse_retry_after);
-                self.pause(Market::Spot, retry_after);
+                self.pause(Market::Spot, retry_after).await;
                 Err(Reason::RateLimited {
                     status: code,
                     retry_after,

@@ -4,17 +4,20 @@
 //! counter in one step, so no reader ever sees a new list with an old time. The values have the bytes that
 //! Python's `json.dumps` would give. What is new (network, host, count) goes into the source key only.
 
+mod lease;
+mod write;
+
 use bytes::Bytes;
 use redis::{Script, cmd};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::changes::Changes;
 use crate::core::clock::SharedClock;
 use crate::core::transport::{Connection, RedisTrouble, ScriptCall};
-use crate::core::wire::python_json;
 use crate::market::{Market, PerMarket};
-use crate::product::binance::exchange_info::Symbol;
+
+pub(super) use lease::{Asker, Begun, LEASE, Lease};
+pub(super) use write::{Writing, Written};
 
 /// Where a list came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +42,22 @@ pub struct Source {
     pub fetched_at: i64,
     /// Symbols in the list.
     pub count: usize,
+    /// The exchange's clock in its answer, Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_time: Option<i64>,
+    /// Who fetched it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<By>,
+}
+
+/// Who fetched a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// A warm-up task.
+    Warmup,
+    /// Somebody who wanted to read it.
+    Reader,
 }
 
 /// A list as it is in Redis.
@@ -68,6 +87,8 @@ pub(super) struct Snapshot {
     /// Where the lists came from, unless Python has written since.
     pub(super) source: Option<Source>,
     pub(super) last_refresh: Option<i64>,
+    /// The time of the refresh as it is written.
+    pub(super) last_refresh_text: Vec<u8>,
 }
 
 /// Why a list could not be written or read.
@@ -92,6 +113,18 @@ pub enum CacheError {
         /// The Redis, without secrets.
         place: String,
     },
+    /// Others wrote the list again and again while this one was compared with theirs.
+    #[error("the {market} list in place changes too often to be compared with")]
+    Contended {
+        /// The market.
+        market: Market,
+    },
+    /// Redis did not give the changes.
+    #[error("the changes of the symbol lists")]
+    Changes(#[source] RedisTrouble),
+    /// Something else than a place in the stream was asked for.
+    #[error("`{0}` is no place in the changes: it is milliseconds, or milliseconds-number")]
+    Place(String),
 }
 
 /// Names of a market's keys. Facts of the existing deployment, except [`source`](Self::source).
@@ -123,6 +156,48 @@ impl CacheKeys {
         format!("cache:symbols:{}:source", self.0)
     }
 
+    /// Held by the process that refreshes.
+    #[must_use]
+    pub fn lock(self) -> String {
+        format!("cache:symbols:{}:refresh_lock", self.0)
+    }
+
+    /// Numbers of the leases to refresh: the last one issued, and the one that the list was written under.
+    #[must_use]
+    pub fn fence(self) -> String {
+        format!("cache:symbols:{}:fence", self.0)
+    }
+
+    /// Why the last refresh for a reader failed, while nobody else need try.
+    #[must_use]
+    pub fn failure(self) -> String {
+        format!("cache:symbols:{}:failure", self.0)
+    }
+
+    /// What is known of a list that is held back until it is confirmed.
+    #[must_use]
+    pub fn held_back(self) -> String {
+        format!("cache:symbols:{}:held_back", self.0)
+    }
+
+    /// Symbols that are not trading, with their status, as a JSON object.
+    #[must_use]
+    pub fn not_trading(self) -> String {
+        format!("cache:symbols:{}:not_trading", self.0)
+    }
+
+    /// Counter of reads that found a list.
+    #[must_use]
+    pub fn hit_counter(self) -> String {
+        format!("metrics:cache_hit:symbols_{}", self.0)
+    }
+
+    /// Counter of reads that did not.
+    #[must_use]
+    pub fn miss_counter(self) -> String {
+        format!("metrics:cache_miss:symbols_{}", self.0)
+    }
+
     /// Counter of refreshes that succeeded.
     #[must_use]
     pub fn success_counter(self) -> String {
@@ -138,77 +213,66 @@ impl CacheKeys {
 
 /// The symbol cache of one Redis.
 pub struct SymbolCache {
-    connection: Connection,
+    pub(super) connection: Connection,
     ttl_seconds: PerMarket<i64>,
     clock: SharedClock,
+    scripts: Scripts,
+}
+
+struct Scripts {
     refresh: Script,
+    begin: Script,
+    give_up: Script,
+    count: Script,
 }
 
 impl SymbolCache {
     /// A cache over `connection`, whose primary lists live for `ttl_seconds`.
     #[must_use]
     pub fn new(connection: Connection, ttl_seconds: PerMarket<i64>, clock: SharedClock) -> Self {
-        let refresh = Script::new(include_str!("scripts/refresh.lua"));
+        let scripts = Scripts {
+            refresh: Script::new(include_str!("scripts/refresh.lua")),
+            begin: Script::new(include_str!("scripts/begin.lua")),
+            give_up: Script::new(include_str!("scripts/give_up.lua")),
+            count: Script::new(include_str!("scripts/count.lua")),
+        };
         Self {
             connection,
             ttl_seconds,
             clock,
-            refresh,
+            scripts,
         }
     }
 
-    /// Writes a list with everything that belongs to it, and counts the success.
+    /// The clock that refreshes are dated by.
+    pub(super) fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+
+    /// Adds to the counters of reads: hits and misses of spot, then of futures. `process` has counted `batch` batches
+    /// before this one; the same batch is added once, however often it is sent.
     ///
     /// # Errors
-    /// [`CacheError`]; nothing was written then, unless only Redis's answer was lost.
-    pub async fn write(
+    /// The trouble; the batch was perhaps added then, and can be sent again.
+    pub(super) async fn count_reads(
         &self,
-        market: Market,
-        symbols: &[Symbol],
-        network: Network,
-        host: &str,
-    ) -> Result<(Source, Bytes), CacheError> {
-        let fetched_at = self.clock.now().timestamp();
-        let source = Source {
-            network,
-            host: host.to_owned(),
-            fetched_at,
-            count: symbols.len(),
-        };
-        let json = "symbols and sources are JSON";
-        let keys = CacheKeys(market);
+        process: &str,
+        batch: u64,
+        counts: [u64; 4],
+    ) -> Result<(), RedisTrouble> {
+        const REMEMBERED_SECONDS: u32 = 86_400;
         let mut call = ScriptCall::default();
-        call.key(keys.primary())
-            .key(keys.last_good())
-            .key(keys.last_refresh())
-            .key(keys.source());
-        call.key(keys.success_counter());
-        let list = python_json::to_string(symbols).expect(json);
-        call.arg(&list);
-        call.number(self.ttl_seconds.get(market)).number(fetched_at);
-        call.arg(python_json::to_string(&source).expect(json));
-        call.number(u8::from(network == Network::Sandbox));
-        let written: bool = self
-            .connection
-            .script(None, &self.refresh, &call)
-            .await
-            .map_err(|source| CacheError::Redis { market, source })?;
-        if !written {
-            return Err(CacheError::SandboxOverReal {
-                market,
-                place: self.connection.place().to_owned(),
-            });
+        call.key(format!("metrics:cache_counts:{process}"));
+        call.number(batch).number(REMEMBERED_SECONDS);
+        for market in Market::ALL {
+            let keys = CacheKeys(market);
+            call.key(keys.hit_counter()).key(keys.miss_counter());
         }
-        Ok((source, Bytes::from(list)))
-    }
-
-    /// Returns what refreshes changed after the place `since` in the stream, or all that is kept; at most `limit`.
-    ///
-    /// # Errors
-    /// [`CacheError`] when Redis does not say, or `since` is no place in a stream.
-    pub async fn changes(&self, since: Option<&str>, limit: usize) -> Result<Changes, CacheError> {
-        let _ = (since, limit);
-        Ok(Changes::default())
+        for count in counts {
+            call.number(count);
+        }
+        let added: Result<i64, _> = self.connection.script(None, &self.scripts.count, &call).await;
+        added.map(drop)
     }
 
     /// Counts a failed refresh.
@@ -287,8 +351,10 @@ pub(super) async fn snapshot(connection: &Connection, market: Market) -> Result<
     let read: Result<Parts, _> = connection.pipeline(&pipeline).await;
     let (primary, ttl_ms, last_good, source, last_refresh) =
         read.map_err(|source| CacheError::Redis { market, source })?;
-    let last_refresh = last_refresh.and_then(|text| serde_json::from_slice(&text).ok());
+    let last_refresh_text = last_refresh.unwrap_or_default();
+    let last_refresh = serde_json::from_slice(&last_refresh_text).ok();
     Ok(Snapshot {
+        last_refresh_text,
         primary: primary.map(Bytes::from),
         ttl_ms: (ttl_ms >= 0).then_some(ttl_ms),
         last_good: last_good.map(Bytes::from),
@@ -302,6 +368,8 @@ pub(super) async fn snapshot(connection: &Connection, market: Market) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::wire::python_json;
+    use crate::product::binance::exchange_info::Symbol;
 
     #[test]
     fn keys_are_those_of_the_existing_deployment() {

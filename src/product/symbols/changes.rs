@@ -1,7 +1,23 @@
 //! What refreshes changed: a bounded stream in Redis, written together with the lists.
 
+use std::collections::{BTreeMap, HashMap};
+
+use redis::Value;
+use redis::streams::StreamRangeReply;
+use serde::{Deserialize, Serialize};
+
+use super::cache::{CacheError, SymbolCache};
+use super::list::List;
 use crate::market::Market;
 use crate::product::binance::exchange_info::Symbol;
+
+/// The stream of both markets.
+pub(super) const STREAM: &str = "cache:symbols:changes";
+/// How many changes the stream keeps.
+pub(super) const KEPT: usize = 1000;
+
+/// Symbols in the quote asset that are not trading, with their status.
+pub(super) type NotTrading = BTreeMap<String, String>;
 
 /// What one refresh changed in a market's list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,16 +28,24 @@ pub struct Change {
     pub market: Market,
     /// Unix seconds of the refresh.
     pub at: i64,
+    /// What changed.
+    pub diff: Diff,
+}
+
+/// The difference between two lists.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diff {
     /// Symbols that the list did not have before.
     pub added: Vec<Symbol>,
-    /// Symbols that the exchange does not name any more.
+    /// Symbols that the exchange does not name any more. Of spot, where only trading symbols are asked for, also those
+    /// that trade no more.
     pub removed: Vec<Symbol>,
     /// Symbols that the exchange names with another status than before; they came to the list or left it.
     pub status_changed: Vec<StatusChange>,
 }
 
 /// A symbol's new status.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusChange {
     /// The symbol's name.
     pub symbol: String,
@@ -36,8 +60,214 @@ pub struct StatusChange {
 pub struct Changes {
     /// Oldest first.
     pub changes: Vec<Change>,
-    /// Whether nothing between `since` and the first of them has been dropped from the stream.
+    /// Whether nothing between `since` and the first of them has been dropped from the stream. The stream keeps the
+    /// last thousand changes.
     pub complete: bool,
     /// Whether there are more behind the last of them.
     pub more: bool,
+}
+
+impl Diff {
+    /// What is different in `after`; `paused_before` and `paused_after` name what did not trade.
+    pub(super) fn between(
+        before: &List,
+        paused_before: &NotTrading,
+        after: &[Symbol],
+        paused_after: &NotTrading,
+    ) -> Option<Self> {
+        let had: HashMap<&str, &Symbol> = before
+            .symbols()
+            .iter()
+            .map(|symbol| (symbol.symbol.as_str(), symbol))
+            .collect();
+        let has: HashMap<&str, &Symbol> = after
+            .iter()
+            .map(|symbol| (symbol.symbol.as_str(), symbol))
+            .collect();
+        let mut diff = Self::default();
+        for symbol in after {
+            match (had.get(symbol.symbol.as_str()), paused_before.get(&symbol.symbol)) {
+                (Some(before), _) if before.status == symbol.status => {}
+                (Some(before), _) => diff.status(symbol, &before.status, &symbol.status),
+                (None, Some(before)) => diff.status(symbol, before, &symbol.status),
+                (None, None) => diff.added.push(symbol.clone()),
+            }
+        }
+        for symbol in before.symbols() {
+            match (has.get(symbol.symbol.as_str()), paused_after.get(&symbol.symbol)) {
+                (Some(_), _) => {}
+                (None, Some(now)) => diff.status(symbol, &symbol.status, now),
+                (None, None) => diff.removed.push(symbol.clone()),
+            }
+        }
+        (diff != Self::default()).then_some(diff)
+    }
+
+    fn status(&mut self, symbol: &Symbol, from: &str, to: &str) {
+        self.status_changed.push(StatusChange {
+            symbol: symbol.symbol.clone(),
+            from: from.to_owned(),
+            to: to.to_owned(),
+        });
+    }
+}
+
+/// Whether a text names a place in the stream: milliseconds, or milliseconds and a number.
+#[must_use]
+pub fn is_place(text: &str) -> bool {
+    let number =
+        |part: &str| (1..=19).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+    match text.split_once('-') {
+        None => number(text),
+        Some((milliseconds, count)) => number(milliseconds) && number(count),
+    }
+}
+
+impl SymbolCache {
+    /// Returns what refreshes changed after the place `since` in the stream, or all that is kept; at most `limit`.
+    ///
+    /// # Errors
+    /// [`CacheError::Changes`] when Redis does not say, [`CacheError::Place`] when `since` is no place in a stream.
+    pub async fn changes(&self, since: Option<&str>, limit: usize) -> Result<Changes, CacheError> {
+        if let Some(text) = since.filter(|text| !is_place(text)) {
+            return Err(CacheError::Place(text.chars().take(40).collect()));
+        }
+        let start = since.map_or_else(|| "-".to_owned(), |place| format!("({place}"));
+        let mut pipeline = redis::pipe();
+        pipeline.atomic();
+        pipeline
+            .cmd("XRANGE")
+            .arg(STREAM)
+            .arg(start)
+            .arg("+")
+            .arg("COUNT")
+            .arg(limit.saturating_add(1));
+        pipeline
+            .cmd("XRANGE")
+            .arg(STREAM)
+            .arg("-")
+            .arg("+")
+            .arg("COUNT")
+            .arg(1);
+        pipeline.cmd("XLEN").arg(STREAM);
+        let read: Result<(StreamRangeReply, StreamRangeReply, usize), _> =
+            self.connection.pipeline(&pipeline).await;
+        let (mut read, oldest, length) = read.map_err(CacheError::Changes)?;
+        let more = read.ids.len() > limit;
+        read.ids.truncate(limit);
+        // A stream that was never full has dropped nothing.
+        let complete = length < KEPT
+            || since.is_none_or(|since| {
+                oldest
+                    .ids
+                    .first()
+                    .is_some_and(|oldest| place(&oldest.id) <= place(since))
+            });
+        Ok(Changes {
+            changes: read
+                .ids
+                .iter()
+                .filter_map(|entry| change(&entry.id, &entry.map))
+                .collect(),
+            complete,
+            more,
+        })
+    }
+}
+
+/// A place as numbers that can be compared.
+fn place(text: &str) -> (u64, u64) {
+    let (milliseconds, number) = text.split_once('-').unwrap_or((text, "0"));
+    (
+        milliseconds.parse().unwrap_or(u64::MAX),
+        number.parse().unwrap_or(u64::MAX),
+    )
+}
+
+fn change(id: &str, fields: &HashMap<String, Value>) -> Option<Change> {
+    let text = |name: &str| match fields.get(name)? {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text.as_str()),
+        _ => None,
+    };
+    let market = Market::ALL
+        .into_iter()
+        .find(|market| Some(market.name()) == text("market"))?;
+    Some(Change {
+        id: id.to_owned(),
+        market,
+        at: text("at")?.parse().ok()?,
+        diff: serde_json::from_str(text("change")?).ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn symbol(name: &str) -> Symbol {
+        Symbol {
+            symbol: name.into(),
+            base_asset: name.trim_end_matches("USDT").into(),
+            quote_asset: "USDT".into(),
+            status: "TRADING".into(),
+        }
+    }
+
+    fn list(names: &[&str]) -> List {
+        let symbols: Vec<Symbol> = names.iter().copied().map(symbol).collect();
+        List::read(serde_json::to_vec(&symbols).unwrap(), None, None).unwrap()
+    }
+
+    #[test]
+    fn a_symbol_comes_goes_or_changes_its_status() {
+        let paused = |names: &[(&str, &str)]| -> NotTrading {
+            names
+                .iter()
+                .map(|(name, status)| ((*name).into(), (*status).into()))
+                .collect()
+        };
+        let before = list(&["AUSDT", "BUSDT", "CUSDT"]);
+        let after = [symbol("CUSDT"), symbol("DUSDT"), symbol("EUSDT")];
+        let diff = Diff::between(
+            &before,
+            &paused(&[("EUSDT", "HALT")]),
+            &after,
+            &paused(&[("BUSDT", "BREAK")]),
+        )
+        .unwrap();
+        assert_eq!(diff.added, [symbol("DUSDT")]);
+        assert_eq!(diff.removed, [symbol("AUSDT")]);
+        let changes: Vec<_> = diff
+            .status_changed
+            .iter()
+            .map(|change| (change.symbol.as_str(), change.from.as_str(), change.to.as_str()))
+            .collect();
+        assert_eq!(
+            changes,
+            [("EUSDT", "HALT", "TRADING"), ("BUSDT", "TRADING", "BREAK")]
+        );
+        let same = before.symbols().to_vec();
+        assert_eq!(Diff::between(&before, &paused(&[]), &same, &paused(&[])), None);
+    }
+
+    #[test]
+    fn places_are_two_numbers_at_most() {
+        for place in ["0", "1700000000000", "1700000000000-0", "1-17"] {
+            assert!(is_place(place), "{place}");
+        }
+        for text in [
+            "",
+            "-",
+            "+",
+            "(1",
+            "1-",
+            "-1",
+            "1-2-3",
+            "$",
+            "99999999999999999999",
+        ] {
+            assert!(!is_place(text), "{text}");
+        }
+    }
 }

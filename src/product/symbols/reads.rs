@@ -24,19 +24,21 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
 
 pub use settings::{ReadsError, ReadsSettings};
 
 use super::cache::CacheError;
 use super::changes::Changes;
-use super::counts::Counts;
+use super::counts::{Counts, Flusher};
 use super::list::List;
 use super::refresh::Refresher;
 use crate::config::ReadsConfig;
 use crate::core::clock::SharedClock;
+use crate::core::error_chain;
 use crate::core::transport::Connection;
 use crate::market::{Market, PerMarket};
 use flight::{Failure, Flight};
@@ -46,6 +48,8 @@ use memory::{Held, Memory};
 const LOOK_PATIENCE: Duration = Duration::from_millis(500);
 /// How long anything that a reader waits for may wait for an answer of Redis.
 const REDIS_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a stop waits for Redis to take the last counters.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Which level a list was found on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -123,6 +127,7 @@ struct Inner {
     link: watch::Link,
     tracker: TaskTracker,
     stop: CancellationToken,
+    flusher: Flusher,
 }
 
 struct MarketReads {
@@ -145,6 +150,7 @@ impl SymbolReads {
             inner.tracker.spawn(Arc::clone(&inner).keep(market));
         }
         inner.tracker.spawn(Arc::clone(&inner).watch());
+        inner.tracker.spawn(Arc::clone(&inner).write_counts());
         inner.tracker.close();
         Ok(Self { inner })
     }
@@ -235,6 +241,21 @@ impl SymbolReads {
     pub async fn stop(&self) {
         self.inner.stop.cancel();
         self.inner.tracker.wait().await;
+        let deadline = Instant::now() + STOP_PATIENCE;
+        loop {
+            let flushed = timeout_at(deadline, self.inner.flush_counts()).await;
+            match flushed {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
+                    debug!(error = %error_chain(&error), "the last counters of reads are not written yet");
+                    sleep(Duration::from_millis(100)).await;
+                }
+                Err(_) => {
+                    warn!("the last counters of reads are lost, Redis did not take them");
+                    return;
+                }
+            }
+        }
     }
 }
 

@@ -1,19 +1,24 @@
 //! One refresh of one market: fetch, prepare, guard, write. Scheduled and manual runs share this path.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use thiserror::Error;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::cache::{CacheError, Network, Source, SymbolCache};
+use super::cache::{Asker, Begun, By, CacheError, Lease, Network, Source, SymbolCache, Writing, Written};
+use super::changes::{Diff, NotTrading};
+use super::guard::{self, Candidate, Concern, Proposed, Verdict};
 use super::list::List;
 use super::prepare::prepare;
 use crate::config::SymbolsConfig;
 use crate::core::error_chain;
-use crate::market::Market;
+use crate::core::wire::python_json;
+use crate::market::{Market, PerMarket};
 use crate::product::binance::client::{Client, Fetched};
 use crate::product::binance::error::UpstreamError;
+use crate::product::binance::exchange_info::Symbol;
 
 /// Why a refresh left the lists as they were.
 #[derive(Debug, Error)]
@@ -44,6 +49,28 @@ pub enum RefreshError {
         /// Entries that could not be read.
         malformed: usize,
     },
+    /// The list cannot be what was asked for.
+    #[error("{host} gave another list than that of {market}: {what}")]
+    Contradiction {
+        /// The market.
+        market: Market,
+        /// Who answered.
+        host: String,
+        /// What it is instead.
+        what: &'static str,
+    },
+    /// The list looks wrong. A second fetch that finds the same confirms it.
+    #[error("the {market} list of {host} is held back until it is confirmed: {}", guard::describe(.concerns))]
+    HeldBack {
+        /// The market.
+        market: Market,
+        /// Who answered.
+        host: String,
+        /// What looks wrong.
+        concerns: Vec<Concern>,
+        /// When a fetch can confirm it.
+        confirm_in: Duration,
+    },
     /// The list could not be written.
     #[error("cannot write the {market} list")]
     Cache {
@@ -56,12 +83,13 @@ pub enum RefreshError {
 }
 
 impl RefreshError {
-    /// How long the exchange must not be asked again, if it said so.
+    /// How long another refresh must wait: as the exchange said, or until it can confirm a list.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Upstream { source, .. } => source.reason.retry_after(),
-            Self::Empty { .. } | Self::Cache { .. } => None,
+            Self::HeldBack { confirm_in, .. } => Some(*confirm_in),
+            Self::Empty { .. } | Self::Contradiction { .. } | Self::Cache { .. } => None,
         }
     }
 }
@@ -78,7 +106,33 @@ pub struct Refresher {
     client: Client,
     cache: SymbolCache,
     config: SymbolsConfig,
+    /// What this process holds back, for when Redis does not say.
+    held_back: PerMarket<Mutex<Option<Candidate>>>,
 }
+
+/// A fetched list before it is compared with anything.
+struct Fresh {
+    symbols: Vec<Symbol>,
+    json: Bytes,
+    not_trading: NotTrading,
+    network: Network,
+    host: String,
+    server_time: Option<i64>,
+    /// Symbols in the answer, and its size.
+    total: usize,
+    body_bytes: usize,
+}
+
+/// For whom a list is fetched.
+struct Purpose<'a> {
+    by: By,
+    lease: Option<&'a Lease>,
+    /// The list that this process holds, for when Redis has none.
+    known: Option<&'a List>,
+}
+
+/// How often a list is compared anew because somebody else has written meanwhile.
+const COMPARISONS: usize = 4;
 
 impl Refresher {
     /// A refresher.
@@ -88,21 +142,8 @@ impl Refresher {
             client,
             cache,
             config,
+            held_back: PerMarket::default(),
         }
-    }
-
-    /// Refreshes a market's list, and counts one success or one error.
-    ///
-    /// # Errors
-    /// [`RefreshError`]; the stored lists are untouched then.
-    pub async fn refresh(&self, market: Market) -> Result<Source, RefreshError> {
-        let refreshed = self.try_refresh(market).await;
-        if refreshed.is_err()
-            && let Err(error) = self.cache.count_error(market).await
-        {
-            warn!(%market, error = %error_chain(&error), "a failed refresh could not be counted");
-        }
-        refreshed.map(|(source, _)| source)
     }
 
     /// The cache.
@@ -111,46 +152,255 @@ impl Refresher {
         &self.cache
     }
 
-    pub(super) async fn refresh_for_readers(&self, market: Market) -> Result<Refreshed, RefreshError> {
-        let (source, json) = self.try_refresh(market).await?;
-        let fetched_at = Some(source.fetched_at);
-        let list = List::read(json, fetched_at, Some(source)).expect("a list that is not empty");
-        Ok(Refreshed { list, saved: true })
+    /// Refreshes a market's list for a warm-up, and counts one success or one error.
+    ///
+    /// # Errors
+    /// [`RefreshError`]; the stored lists are untouched then.
+    pub async fn refresh(&self, market: Market) -> Result<Source, RefreshError> {
+        // While it is held, readers wait for this list. Without it they would fetch one of their own.
+        let lease = match self.cache.begin(market, Asker::Warmup).await {
+            Ok(Begun::Granted(lease)) => Some(lease),
+            Ok(_) => None,
+            Err(error) => {
+                debug!(%market, error = %error_chain(&error), "readers cannot be told of the refresh");
+                None
+            }
+        };
+        let purpose = Purpose {
+            by: By::Warmup,
+            lease: lease.as_ref(),
+            known: None,
+        };
+        let refreshed = self.run(market, &purpose).await;
+        if refreshed.is_err() {
+            if let Some(lease) = &lease {
+                self.give_up(market, lease, None).await;
+            }
+            if let Err(error) = self.cache.count_error(market).await {
+                warn!(%market, error = %error_chain(&error), "a failed refresh could not be counted");
+            }
+        }
+        refreshed.map(|(source, _, _)| source)
     }
 
-    async fn try_refresh(&self, market: Market) -> Result<(Source, Bytes), RefreshError> {
-        let fetched = self.client.exchange_info(market).await;
+    /// Refreshes a market's list for readers, who get it also where it cannot be written.
+    pub(super) async fn refresh_for_readers(
+        &self,
+        market: Market,
+        lease: Option<&Lease>,
+        known: Option<&List>,
+    ) -> Result<Refreshed, RefreshError> {
+        let purpose = Purpose {
+            by: By::Reader,
+            lease,
+            known,
+        };
+        let (source, json, saved) = self.run(market, &purpose).await?;
+        let fetched_at = Some(source.fetched_at);
+        let list = List::read(json, fetched_at, Some(source)).expect("an array that is not empty");
+        Ok(Refreshed { list, saved })
+    }
+
+    /// Ends a lease that brought no list.
+    pub(super) async fn give_up(&self, market: Market, lease: &Lease, failure: Option<(Duration, &str)>) {
+        if let Err(error) = self.cache.give_up(market, lease, failure).await {
+            debug!(%market, error = %error_chain(&error), "a lease could not be given up, it will lapse");
+        }
+    }
+
+    async fn run(
+        &self,
+        market: Market,
+        purpose: &Purpose<'_>,
+    ) -> Result<(Source, Bytes, bool), RefreshError> {
+        let fresh = self.fetch(market).await?;
+        let source = Source {
+            network: fresh.network,
+            host: fresh.host.clone(),
+            fetched_at: self.cache.clock().now().timestamp(),
+            count: fresh.symbols.len(),
+            server_time: fresh.server_time,
+            by: Some(purpose.by),
+        };
+        let saved = match self.compare_and_write(market, purpose, &fresh, &source).await {
+            Ok(written) => written == Written::Yes,
+            Err(RefreshError::Cache {
+                market,
+                source: trouble @ CacheError::Redis { .. },
+            }) if purpose.by == By::Reader => {
+                warn!(%market, error = %error_chain(&trouble), "a list for readers could not be written to Redis");
+                false
+            }
+            Err(error) => return Err(error),
+        };
+        if fresh.network == Network::Sandbox {
+            warn!(%market, host = source.host, "this is SANDBOX data: nothing in the list is real");
+        }
+        info!(
+            %market, symbols = source.count, of = fresh.total, host = source.host, network = ?fresh.network,
+            body_bytes = fresh.body_bytes, saved, "list refreshed"
+        );
+        Ok((source, fresh.json, saved))
+    }
+
+    async fn fetch(&self, market: Market) -> Result<Fresh, RefreshError> {
         let Fetched {
             listing,
             base_url,
             body_bytes,
-        } = fetched.map_err(|source| RefreshError::Upstream { market, source })?;
+        } = self
+            .client
+            .exchange_info(market)
+            .await
+            .map_err(|source| RefreshError::Upstream { market, source })?;
         let (total, malformed, repeated) = (listing.symbols.len(), listing.malformed, listing.repeated);
         let network = match (listing.sandbox, self.client.is_testnet()) {
             (true, _) => Network::Sandbox,
             (false, true) => Network::Testnet,
             (false, false) => Network::Mainnet,
         };
+        if let Some(what) = guard::contradiction(&listing, market, network) {
+            return Err(RefreshError::Contradiction {
+                market,
+                host: base_url,
+                what,
+            });
+        }
         if malformed + repeated > 0 {
             warn!(%market, host = base_url, malformed, repeated, "some entries of the list were left out");
         }
+        let not_trading = listing
+            .symbols
+            .iter()
+            .filter(|symbol| symbol.quote_asset == self.config.quote_asset && symbol.status != "TRADING")
+            .map(|symbol| (symbol.symbol.clone(), symbol.status.clone()))
+            .collect();
+        let server_time = listing.server_time;
         let symbols = prepare(listing.symbols, market, &self.config);
         if symbols.is_empty() {
-            let quote = self.config.quote_asset.clone();
             return Err(RefreshError::Empty {
                 market,
                 host: base_url,
-                quote,
+                quote: self.config.quote_asset.clone(),
                 symbols: total,
                 malformed,
             });
         }
-        let written = self.cache.write(market, &symbols, network, &base_url).await;
-        let (source, json) = written.map_err(|source| RefreshError::Cache { market, source })?;
-        if network == Network::Sandbox {
-            warn!(%market, host = source.host, "this is SANDBOX data: nothing in the list is real");
+        let json = python_json::to_string(&symbols).expect("symbols are JSON");
+        Ok(Fresh {
+            symbols,
+            json: Bytes::from(json),
+            not_trading,
+            network,
+            host: base_url,
+            server_time,
+            total,
+            body_bytes,
+        })
+    }
+
+    /// Compares a list with the one in place, and writes it if nothing is wrong with it.
+    async fn compare_and_write(
+        &self,
+        market: Market,
+        purpose: &Purpose<'_>,
+        fresh: &Fresh,
+        source: &Source,
+    ) -> Result<Written, RefreshError> {
+        let cache_error = |source| RefreshError::Cache { market, source };
+        for _ in 0..COMPARISONS {
+            let accepted = match self.cache.accepted(market).await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // What this process knows is compared with at least.
+                    self.check(market, fresh, purpose.known, None).await?;
+                    return Err(cache_error(error));
+                }
+            };
+            let in_place = accepted
+                .last_good
+                .clone()
+                .and_then(|json| List::read(json, accepted.last_refresh, accepted.source));
+            let compared = in_place.as_ref().or(purpose.known);
+            self.check(market, fresh, compared, Some(accepted.held_back))
+                .await?;
+            let change = in_place.as_ref().and_then(|before| {
+                Diff::between(before, &accepted.not_trading, &fresh.symbols, &fresh.not_trading)
+            });
+            let writing = Writing {
+                list: &fresh.json,
+                source,
+                lease: purpose.lease,
+                counted: purpose.by == By::Warmup,
+                before: accepted.last_good.as_ref(),
+                change: change.as_ref(),
+                not_trading: &fresh.not_trading,
+            };
+            match self.cache.write(market, writing).await.map_err(cache_error)? {
+                Written::Changed => debug!(%market, "somebody else has written, comparing anew"),
+                written => {
+                    self.remember(market, None);
+                    return Ok(written);
+                }
+            }
         }
-        info!(%market, symbols = source.count, of = total, host = source.host, ?network, body_bytes, "list refreshed");
-        Ok((source, json))
+        Err(cache_error(CacheError::Contended { market }))
+    }
+
+    /// Lets a list pass, or holds it back. `held_back` is what Redis knows of the last one, if it could be asked.
+    async fn check(
+        &self,
+        market: Market,
+        fresh: &Fresh,
+        in_place: Option<&List>,
+        held_back: Option<Option<Candidate>>,
+    ) -> Result<(), RefreshError> {
+        let reachable = held_back.is_some();
+        let held_back = held_back.unwrap_or_else(|| self.remembered(market));
+        let proposed = Proposed {
+            symbols: &fresh.symbols,
+            network: fresh.network,
+            server_time: fresh.server_time,
+        };
+        let now_ms = self.cache.clock().now().timestamp_millis();
+        match guard::judge(&proposed, in_place, held_back, &self.config, now_ms) {
+            Verdict::Accept => Ok(()),
+            Verdict::Confirmed(concerns) => {
+                warn!(%market, host = fresh.host, concerns = guard::describe(&concerns), "a second fetch confirms the list");
+                Ok(())
+            }
+            Verdict::HoldBack {
+                candidate,
+                confirm_in,
+            } => {
+                let concerns = candidate.concerns().to_vec();
+                warn!(%market, host = fresh.host, concerns = guard::describe(&concerns), "the list is held back");
+                if reachable
+                    && let Err(error) = self
+                        .cache
+                        .hold_back(market, &candidate, Candidate::seconds(&self.config))
+                        .await
+                {
+                    warn!(%market, error = %error_chain(&error), "other processes are not told of the list held back");
+                }
+                self.remember(market, Some(candidate));
+                Err(RefreshError::HeldBack {
+                    market,
+                    host: fresh.host.clone(),
+                    concerns,
+                    confirm_in,
+                })
+            }
+        }
+    }
+
+    fn remembered(&self, market: Market) -> Option<Candidate> {
+        let held_back = self.held_back.get(market).lock();
+        held_back.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn remember(&self, market: Market, candidate: Option<Candidate>) {
+        let held_back = self.held_back.get(market).lock();
+        *held_back.unwrap_or_else(PoisonError::into_inner) = candidate;
     }
 }

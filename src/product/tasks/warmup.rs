@@ -50,7 +50,9 @@ fn exception_type(error: &RefreshError) -> &'static str {
             Reason::Listing(_) | Reason::TooLarge(_) => "ValueError",
             _ => "RuntimeError",
         },
-        RefreshError::Empty { .. } => "ValueError",
+        RefreshError::Empty { .. } | RefreshError::Contradiction { .. } | RefreshError::HeldBack { .. } => {
+            "ValueError"
+        }
         RefreshError::Cache { .. } => "ConnectionError",
     }
 }

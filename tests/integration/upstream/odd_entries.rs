@@ -6,9 +6,12 @@ use tradebot_test_support::Reply;
 
 use crate::world::{PATIENCE, World, exchange_info, path, warmup};
 
-/// A list of two hundred good symbols with `odd` entries among them.
+/// A list of two hundred good symbols, the anchors first, with `odd` entries among them.
 fn list_with(odd: &[Value]) -> String {
-    let names: Vec<String> = (0..200).map(|number| format!("COIN{number:03}")).collect();
+    let anchors = ["BTC", "ETH"].map(str::to_owned).into_iter();
+    let names: Vec<String> = anchors
+        .chain((0..198).map(|number| format!("COIN{number:03}")))
+        .collect();
     let symbols: Vec<_> = names
         .iter()
         .map(|name| (name.as_str(), "USDT", "TRADING"))
@@ -103,14 +106,15 @@ async fn a_name_that_comes_twice_is_listed_once_and_only_if_both_are_trading() {
         ("BTC", "USDT", "TRADING"),
         ("ETH", "USDT", "TRADING"),
         ("BTC", "USDT", "TRADING"),
-        ("ETH", "USDT", "BREAK"),
+        ("SOL", "USDT", "TRADING"),
+        ("SOL", "USDT", "BREAK"),
     ];
     world
         .exchange
         .always(path(Market::Spot), Reply::json(exchange_info(&symbols)));
-    assert_eq!(listed(&world, Market::Spot).await, 1);
+    assert_eq!(listed(&world, Market::Spot).await, 2);
     let text = world.lists(Market::Spot).await.primary.unwrap_or_default();
-    assert!(text.contains("BTCUSDT"), "{text}");
+    assert!(text.contains("BTCUSDT") && !text.contains("SOLUSDT"), "{text}");
 }
 
 #[tokio::test]
@@ -119,8 +123,8 @@ async fn a_byte_order_mark_and_blanks_around_the_list_do_no_harm() {
     let _worker = world.start_worker(&[]);
     let body = format!(
         "\u{feff}\r\n {}\n\n",
-        exchange_info(&[("BTC", "USDT", "TRADING")])
+        exchange_info(&[("BTC", "USDT", "TRADING"), ("ETH", "USDT", "TRADING")])
     );
     world.exchange.always(path(Market::Spot), Reply::json(body));
-    assert_eq!(listed(&world, Market::Spot).await, 1);
+    assert_eq!(listed(&world, Market::Spot).await, 2);
 }

@@ -6,16 +6,24 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Inner, MarketStatus};
 use crate::core::error_chain;
 use crate::market::Market;
+use crate::product::symbols::cache::{Asker, Begun, By, LEASE};
 use crate::product::symbols::list::List;
 
 /// The first pause after a refresh that failed; each waits twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// How long other processes are waited for: two leases and a little.
+const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(2 * LEASE.as_secs() + 2);
+/// How often it is looked whether another process has come to an end with its refresh.
+const POLL: Duration = Duration::from_millis(100);
+/// How long after its end a list that warm-ups keep fresh is refreshed from here: the warm-ups have stopped then.
+const WARMUP_GRACE: Duration = Duration::from_secs(2);
 
 type Outcome = Result<Arc<List>, Arc<Failure>>;
 
@@ -39,16 +47,30 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) reason: String,
-    /// No refresh is begun before.
+    /// When another try makes sense, as far as is known.
     retry_at: Instant,
+    /// No refresh is begun before. After that the exchange's own pause still holds, where there is one.
+    begin_at: Instant,
 }
 
 impl Failure {
-    pub(super) fn slow(waited: Duration) -> Self {
+    fn new(reason: String, retry_after: Duration) -> Self {
+        let now = Instant::now();
         Self {
-            reason: format!("no refresh came to an end within {} s", waited.as_secs()),
-            retry_at: Instant::now() + FIRST_PAUSE,
+            reason,
+            retry_at: now + retry_after,
+            begin_at: now + retry_after.min(LONGEST_PAUSE),
         }
+    }
+
+    pub(super) fn slow(waited: Duration) -> Self {
+        let reason = format!("no refresh came to an end within {} s", waited.as_secs());
+        Self::new(reason, FIRST_PAUSE)
+    }
+
+    /// How long no refresh is begun.
+    fn rest(&self) -> Duration {
+        self.begin_at.saturating_duration_since(Instant::now())
     }
 
     pub(super) fn retry_in(&self) -> Duration {
@@ -65,10 +87,7 @@ impl Flight {
     /// The failure that still keeps refreshes from being begun.
     fn failing(&self) -> Option<Arc<Failure>> {
         let state = self.state();
-        state
-            .failure
-            .clone()
-            .filter(|failure| !failure.retry_in().is_zero())
+        state.failure.clone().filter(|failure| !failure.rest().is_zero())
     }
 
     pub(super) fn status(&self) -> MarketStatus {
@@ -143,22 +162,66 @@ impl Inner {
         let _ = sender.send(outcome);
     }
 
+    /// Refreshes a market's list, unless another process does or has just done so.
     async fn refresh(&self, market: Market) -> Outcome {
         let memory = &self.markets.get(market).memory;
-        let refreshed = match self.refresher.refresh_for_readers(market).await {
-            Ok(refreshed) => refreshed,
-            Err(error) => {
-                warn!(%market, error = %error_chain(&error), "the list could not be refreshed");
-                let pause = error.retry_after().unwrap_or_else(|| self.pause(market));
-                return Err(Arc::new(Failure {
-                    reason: error_chain(&error),
-                    retry_at: Instant::now() + pause,
-                }));
+        let give_up_at = Instant::now() + PATIENCE_WITH_OTHERS;
+        let lease = loop {
+            // Where Redis does not answer, every process is on its own.
+            if !self.link.is_up() {
+                break None;
+            }
+            let known = memory.seen_refresh();
+            let wait = match self.refresher.cache().begin(market, Asker::Reader(&known)).await {
+                Ok(Begun::Granted(lease)) => break Some(lease),
+                Ok(Begun::Failing(left, reason)) => return Err(Arc::new(Failure::new(reason, left))),
+                Ok(Begun::Newer) => {
+                    self.changed.notify_one();
+                    super::REDIS_PATIENCE
+                }
+                Ok(Begun::Busy(left)) => left.clamp(Duration::from_millis(1), POLL),
+                Err(error) => {
+                    debug!(%market, error = %error_chain(&error), "refreshing without a lease");
+                    break None;
+                }
+            };
+            self.link.next_look(Instant::now() + wait).await;
+            if let Some(held) = memory
+                .get()
+                .filter(|held| held.is_fresh(memory.now_ms()) && memory.seen_refresh() != known)
+            {
+                return Ok(Arc::clone(&held.list));
+            }
+            if Instant::now() > give_up_at {
+                return Err(Arc::new(Failure::slow(PATIENCE_WITH_OTHERS)));
             }
         };
-        let list = Arc::new(refreshed.list);
-        memory.put(Arc::clone(&list), self.ttl(market), !refreshed.saved);
-        Ok(list)
+        let held = memory.get();
+        let known = held.as_ref().map(|held| &*held.list);
+        match self
+            .refresher
+            .refresh_for_readers(market, lease.as_ref(), known)
+            .await
+        {
+            Ok(refreshed) => {
+                let list = Arc::new(refreshed.list);
+                memory.put(Arc::clone(&list), self.ttl(market), !refreshed.saved);
+                Ok(list)
+            }
+            Err(error) => {
+                let reason = error_chain(&error);
+                warn!(%market, error = reason, "the list could not be refreshed");
+                let retry_after = error.retry_after().unwrap_or_else(|| self.pause(market));
+                let failure = Failure::new(reason, retry_after);
+                if let Some(lease) = &lease {
+                    let pause = retry_after.min(LONGEST_PAUSE);
+                    self.refresher
+                        .give_up(market, lease, Some((pause, &failure.reason)))
+                        .await;
+                }
+                Err(Arc::new(failure))
+            }
+        }
     }
 
     fn pause(&self, market: Market) -> Duration {
@@ -191,7 +254,7 @@ impl Inner {
             let ahead = self.ahead(market);
             tokio::select! {
                 () = state.wanted.notified() => {}
-                () = async { sleep_until(ahead.unwrap_or_else(Instant::now)).await }, if ahead.is_some() => {}
+                () = sleep_until(ahead.unwrap_or_else(Instant::now)), if ahead.is_some() => {}
                 () = self.link.next_look(Instant::now() + Duration::from_secs(60)) => continue,
             }
             self.fly_and_rest(market).await;
@@ -201,7 +264,7 @@ impl Inner {
     /// A failure is followed by the pause that it asks for.
     async fn fly_and_rest(self: &Arc<Self>, market: Market) {
         if let Err(failure) = self.fly(market).await {
-            sleep(failure.retry_in()).await;
+            sleep(failure.rest()).await;
         }
     }
 
@@ -210,9 +273,20 @@ impl Inner {
         let percent = self.config.refresh_ahead_percent?;
         let ttl = self.ttl(market)?;
         let memory = &self.markets.get(market).memory;
-        let end = memory.get()?.expires_ms?;
-        let left = u64::try_from(end - memory.now_ms()).unwrap_or(0);
-        let before = ttl.mul_f64(f64::from(100 - percent) / 100.0);
-        Some(Instant::now() + Duration::from_millis(left).saturating_sub(before))
+        let held = memory.get()?;
+        let left = u64::try_from(held.expires_ms? - memory.now_ms()).unwrap_or(0);
+        let left = Duration::from_millis(left);
+        // Not all processes at once.
+        let spread = ttl.min(Duration::from_secs(100)).mul_f64(0.03 * fastrand::f64());
+        let warmed = held
+            .list
+            .source()
+            .is_some_and(|source| source.by == Some(By::Warmup));
+        let wait = if warmed {
+            left + WARMUP_GRACE + spread
+        } else {
+            left.saturating_sub(ttl.mul_f64(f64::from(100 - percent) / 100.0)) + spread
+        };
+        Some(Instant::now() + wait)
     }
 }

@@ -1,6 +1,6 @@
 //! The list of one market in this process.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -14,6 +14,15 @@ use crate::product::symbols::list::List;
 pub(super) struct Memory {
     held: ArcSwapOption<Held>,
     began: Instant,
+    /// Changes by this process so far, and the time of the refresh as Redis had it when it was last looked at. Locked
+    /// by whoever changes what is held.
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    changes: u64,
+    refresh: Vec<u8>,
 }
 
 /// A list and what is known of its place in Redis.
@@ -33,7 +42,22 @@ impl Memory {
         Self {
             held: ArcSwapOption::empty(),
             began,
+            seen: Mutex::default(),
         }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes by this process so far. To be asked for before Redis is looked at.
+    pub(super) fn changes(&self) -> u64 {
+        self.seen().changes
+    }
+
+    /// The time of the refresh as Redis had it when it was last looked at.
+    pub(super) fn seen_refresh(&self) -> Vec<u8> {
+        self.seen().refresh.clone()
     }
 
     /// What is held now. Takes no lock.
@@ -62,8 +86,15 @@ impl Memory {
         })));
     }
 
-    /// Takes over what Redis holds. `ttl_seconds` is the lifetime that lists are given.
-    pub(super) fn apply(&self, stored: Snapshot, now_unix: i64, ttl_seconds: i64) {
+    /// Takes over what Redis holds; `ttl_seconds` is the lifetime that lists are given. Returns whether it did: what was
+    /// read before the last change by this process, after `changes`, may be older than that.
+    #[must_use]
+    pub(super) fn apply(&self, stored: Snapshot, changes: u64, now_unix: i64, ttl_seconds: i64) -> bool {
+        let mut seen = self.seen();
+        if seen.changes != changes {
+            return false;
+        }
+        seen.refresh.clone_from(&stored.last_refresh_text);
         let now_ms = self.now_ms();
         let before = self.held.load_full();
         let newer_here = |fetched_at: Option<i64>| {
@@ -72,7 +103,7 @@ impl Memory {
             })
         };
         if newer_here(stored.last_refresh) {
-            return;
+            return true;
         }
         let share = |list: List| match &before {
             Some(held) if held.list.is_same(&list) => Arc::clone(&held.list),
@@ -88,7 +119,7 @@ impl Memory {
                 last_good: false,
                 unsaved: false,
             })));
-            return;
+            return true;
         }
         // The primary is gone: what was held of it has had its time, whatever that was said to be.
         let last_good = stored
@@ -115,6 +146,7 @@ impl Memory {
             (None, held) => held,
         };
         self.held.store(held.map(Arc::new));
+        true
     }
 }
 

@@ -66,8 +66,9 @@ impl ReadsSettings {
             Connection::with_tracking(&self.redis, &format!("{name}-tracking"), Arc::clone(&changed))?;
         let commands = Connection::impatient(&self.redis, &format!("{name}-reads"), REDIS_PATIENCE)?;
         let ttl_seconds = self.symbols.ttl_seconds;
+        let client = Client::new(self.binance)?.with_shared_bans(commands.clone());
         let cache = SymbolCache::new(commands, ttl_seconds, Arc::clone(&clock));
-        let refresher = Refresher::new(Client::new(self.binance)?, cache, self.symbols);
+        let refresher = Refresher::new(client, cache, self.symbols);
         let began = Instant::now();
         Ok(Inner {
             markets: PerMarket {
@@ -83,6 +84,7 @@ impl ReadsSettings {
             link: super::watch::Link::default(),
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
+            flusher: crate::product::symbols::counts::Flusher::default(),
         })
     }
 }

@@ -10,8 +10,10 @@ use tracing::{debug, info, warn};
 use super::Inner;
 use crate::core::backoff::Reconnect;
 use crate::core::error_chain;
-use crate::market::Market;
+use crate::core::transport::RedisTrouble;
+use crate::market::{Market, PerMarket};
 use crate::product::symbols::cache::{CacheError, snapshot};
+use crate::product::symbols::counts::FLUSH_INTERVAL;
 
 /// How often a server that reports changes is asked for a sign of life.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -69,6 +71,34 @@ impl Link {
 }
 
 impl Inner {
+    /// Writes the counters about once a second until a stop.
+    pub(super) async fn write_counts(self: Arc<Self>) {
+        let mut failing = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                () = sleep(FLUSH_INTERVAL) => {}
+            }
+            match self.flush_counts().await {
+                Ok(()) => failing = false,
+                Err(error) if !failing => {
+                    failing = true;
+                    warn!(error = %error_chain(&error), "the counters of reads wait for Redis");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    pub(super) async fn flush_counts(&self) -> Result<(), RedisTrouble> {
+        let counts = PerMarket {
+            spot: &self.markets.spot.counts,
+            futures: &self.markets.futures.counts,
+        };
+        self.flusher.flush(self.refresher.cache(), &counts).await
+    }
+
     /// Follows Redis until a stop.
     pub(super) async fn watch(self: Arc<Self>) {
         let stop = self.stop.clone();
@@ -103,12 +133,14 @@ impl Inner {
     /// Reads all lists anew. A list that was read before is only as good as what is there now.
     async fn look(&self) -> Result<(), CacheError> {
         for market in Market::ALL {
-            let stored = snapshot(&self.tracking, market).await?;
-            let ttl = *self.ttl_seconds.get(market);
-            self.markets
-                .get(market)
-                .memory
-                .apply(stored, self.now_unix(), ttl);
+            let (memory, ttl) = (&self.markets.get(market).memory, *self.ttl_seconds.get(market));
+            loop {
+                let changes = memory.changes();
+                let stored = snapshot(&self.tracking, market).await?;
+                if memory.apply(stored, changes, self.now_unix(), ttl) {
+                    break;
+                }
+            }
         }
         Ok(())
     }

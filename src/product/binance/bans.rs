@@ -1,0 +1,140 @@
+//! Until when the exchange wants no requests: one clock for all processes.
+//!
+//! The exchange counts requests by address, and goes on to ban an address that does not stop. What one process is told
+//! is therefore kept in Redis, for as long as it holds, and looked at before every request. Without Redis each process
+//! obeys what it was told itself.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::Script;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, warn};
+
+use crate::core::error_chain;
+use crate::core::transport::{Connection, ScriptCall};
+use crate::market::{Market, PerMarket};
+
+/// How long a request may be held up by asking.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct BanClock {
+    network: &'static str,
+    shared: Option<(Connection, Script)>,
+    local: PerMarket<Mutex<Local>>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Local {
+    until: Option<Instant>,
+    /// Redis has not been told.
+    untold: bool,
+}
+
+impl BanClock {
+    pub(super) fn new(testnet: bool) -> Self {
+        Self {
+            network: if testnet { "testnet" } else { "mainnet" },
+            shared: None,
+            local: PerMarket::default(),
+        }
+    }
+
+    pub(super) fn shared(mut self, connection: Connection) -> Self {
+        self.shared = Some((connection, Script::new(include_str!("scripts/ban.lua"))));
+        self
+    }
+
+    /// How long the hosts of a market must still be left alone.
+    pub(super) async fn left(&self, market: Market) -> Option<Duration> {
+        let local = self.get(market);
+        let now = Instant::now();
+        if let Some(until) = local.until.filter(|until| *until > now) {
+            if local.untold {
+                self.tell(market, until - now).await;
+            }
+            return Some(until - now);
+        }
+        let (connection, _) = self.shared.as_ref()?;
+        let ask = redis::cmd("PTTL").arg(self.key(market)).to_owned();
+        let left = match timeout(PATIENCE, connection.command::<i64>(&ask)).await {
+            Ok(Ok(left)) => left,
+            Ok(Err(error)) => {
+                debug!(%market, error = %error_chain(&error), "pauses of other processes are not known");
+                return None;
+            }
+            Err(_) => {
+                debug!(%market, "pauses of other processes are not known in time");
+                return None;
+            }
+        };
+        let left = Duration::from_millis(u64::try_from(left).ok().filter(|left| *left > 0)?);
+        // Kept here, too: Redis may be gone when it is asked next.
+        self.set_local(
+            market,
+            Local {
+                until: Some(Instant::now() + left),
+                untold: false,
+            },
+        );
+        Some(left)
+    }
+
+    /// The exchange wants no requests for so long.
+    pub(super) async fn set(&self, market: Market, wait: Duration) {
+        self.set_local(
+            market,
+            Local {
+                until: Some(Instant::now() + wait),
+                untold: true,
+            },
+        );
+        self.tell(market, wait).await;
+    }
+
+    async fn tell(&self, market: Market, wait: Duration) {
+        let Some((connection, script)) = &self.shared else {
+            return;
+        };
+        let mut call = ScriptCall::default();
+        call.key(self.key(market)).number(wait.as_millis());
+        match timeout(PATIENCE, connection.script::<i64>(None, script, &call)).await {
+            Ok(Ok(_)) => {
+                let local = self.get(market);
+                self.set_local(
+                    market,
+                    Local {
+                        untold: false,
+                        ..local
+                    },
+                );
+            }
+            Ok(Err(error)) => {
+                warn!(%market, error = %error_chain(&error), "other processes could not be told of the pause yet");
+            }
+            Err(_) => warn!(%market, "other processes could not be told of the pause in time"),
+        }
+    }
+
+    fn key(&self, market: Market) -> String {
+        format!("cache:symbols:{market}:ban:{}", self.network)
+    }
+
+    fn get(&self, market: Market) -> Local {
+        // Held for one copy or assignment, never across an await.
+        *self
+            .local
+            .get(market)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_local(&self, market: Market, local: Local) {
+        *self
+            .local
+            .get(market)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = local;
+    }
+}

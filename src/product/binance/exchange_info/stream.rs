@@ -1,0 +1,293 @@
+//! Cutting a document into the elements of `symbols` while it arrives.
+//!
+//! An element is handed over as soon as its end is there, and forgotten. What stands around the list is kept, and is
+//! read as a document with an empty list at the end; it is small.
+
+use memchr::memchr2;
+
+use super::ListingError;
+
+/// The longest element: real ones have some kilobytes.
+const LONGEST_ELEMENT: usize = 1 << 20;
+/// The most that may stand around the list: in real answers some ten kilobytes.
+const LONGEST_REST: usize = 1 << 20;
+const BYTE_ORDER_MARK: [u8; 3] = *b"\xef\xbb\xbf";
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Splitter {
+    /// Bytes seen before the first that is no white space.
+    begun: bool,
+    marks: usize,
+    place: Place,
+    /// The document without its elements.
+    pub(super) rest: Vec<u8>,
+    /// The beginning of an element whose end is in a later chunk.
+    part: Vec<u8>,
+    scan: Scan,
+    /// Depth outside of elements.
+    depth: usize,
+    /// Where in `rest` the last text of the outermost object begins, behind its quotation mark.
+    text: usize,
+    /// The last text of the outermost object, with nothing but white space behind it, is `symbols`.
+    key: Key,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Outside of the list.
+    #[default]
+    Around,
+    /// Inside of it, before an element or, if there was none yet, its end.
+    Before { first: bool },
+    /// Inside an element.
+    Inside(Kind),
+    /// Behind an element.
+    Behind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// An object or an array.
+    Nested,
+    Text,
+    /// A number or a word: it ends where something else begins.
+    Bare,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Key {
+    #[default]
+    Other,
+    Symbols,
+    /// And a colon behind it.
+    SymbolsColon,
+}
+
+/// Where a scan for the end of an element is.
+#[derive(Debug, Default, Clone, Copy)]
+struct Scan {
+    depth: usize,
+    in_text: bool,
+    escaped: bool,
+}
+
+impl Splitter {
+    /// Takes the next bytes, and calls `element` with each element that ends in them.
+    pub(super) fn feed(
+        &mut self,
+        chunk: &[u8],
+        mut element: impl FnMut(&[u8]) -> Result<(), ListingError>,
+    ) -> Result<(), ListingError> {
+        let mut at = 0;
+        while at < chunk.len() {
+            at = match self.place {
+                Place::Around => self.around(chunk, at)?,
+                Place::Before { first } => self.before(chunk, at, first)?,
+                Place::Behind => self.behind(chunk, at)?,
+                Place::Inside(kind) => self.inside(kind, chunk, at, &mut element)?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Whether the document begins as an object, as far as it has begun.
+    pub(super) fn is_object(&self) -> bool {
+        self.rest.first() == Some(&b'{')
+    }
+
+    /// Whether the list, if one was begun, has come to its end.
+    pub(super) fn is_outside(&self) -> bool {
+        self.place == Place::Around
+    }
+
+    fn around(&mut self, chunk: &[u8], mut at: usize) -> Result<usize, ListingError> {
+        while at < chunk.len() {
+            let byte = chunk[at];
+            if !self.begun {
+                at += 1;
+                if self.marks < 3 && byte == BYTE_ORDER_MARK[self.marks] && self.rest.is_empty() {
+                    self.marks += 1;
+                    continue;
+                }
+                if byte.is_ascii_whitespace() {
+                    self.marks = 3;
+                    continue;
+                }
+                self.begun = true;
+                at -= 1;
+            }
+            if !self.is_object() && !self.rest.is_empty() {
+                // No object: only its beginning is of interest.
+                self.rest
+                    .extend(chunk[at..].iter().take(80_usize.saturating_sub(self.rest.len())));
+                return Ok(chunk.len());
+            }
+            if self.rest.len() >= LONGEST_REST {
+                return Err(ListingError::TooLong("what stands around the list"));
+            }
+            at += 1;
+            self.rest.push(byte);
+            if self.scan.in_text {
+                self.text_byte(byte);
+                continue;
+            }
+            match byte {
+                b'"' => {
+                    self.scan.in_text = true;
+                    self.text = self.rest.len();
+                }
+                b'{' | b'[' => {
+                    if byte == b'[' && self.depth == 1 && self.key == Key::SymbolsColon {
+                        self.key = Key::Other;
+                        self.place = Place::Before { first: true };
+                        return Ok(at);
+                    }
+                    self.depth += 1;
+                    self.key = Key::Other;
+                }
+                b'}' | b']' => {
+                    self.depth = self.depth.saturating_sub(1);
+                    self.key = Key::Other;
+                }
+                b':' if self.key == Key::Symbols => self.key = Key::SymbolsColon,
+                b' ' | b'\t' | b'\r' | b'\n' => {}
+                _ => self.key = Key::Other,
+            }
+        }
+        Ok(at)
+    }
+
+    /// A byte of a text around the list.
+    fn text_byte(&mut self, byte: u8) {
+        if self.scan.escaped {
+            self.scan.escaped = false;
+        } else if byte == b'\\' {
+            self.scan.escaped = true;
+        } else if byte == b'"' {
+            self.scan.in_text = false;
+            let text = &self.rest[self.text..self.rest.len() - 1];
+            self.key = if self.depth == 1 && text == b"symbols" {
+                Key::Symbols
+            } else {
+                Key::Other
+            };
+        }
+    }
+
+    fn before(&mut self, chunk: &[u8], at: usize, first: bool) -> Result<usize, ListingError> {
+        let byte = chunk[at];
+        self.scan = Scan::default();
+        match byte {
+            b' ' | b'\t' | b'\r' | b'\n' => return Ok(at + 1),
+            b']' if first => return Ok(self.end_of_list(at)),
+            b']' | b',' => return Err(ListingError::Damaged("an element of the list is missing")),
+            b'{' | b'[' => self.place = Place::Inside(Kind::Nested),
+            b'"' => self.place = Place::Inside(Kind::Text),
+            _ => self.place = Place::Inside(Kind::Bare),
+        }
+        Ok(at)
+    }
+
+    fn behind(&mut self, chunk: &[u8], at: usize) -> Result<usize, ListingError> {
+        match chunk[at] {
+            b' ' | b'\t' | b'\r' | b'\n' => Ok(at + 1),
+            b',' => {
+                self.place = Place::Before { first: false };
+                Ok(at + 1)
+            }
+            b']' => Ok(self.end_of_list(at)),
+            _ => Err(ListingError::Damaged("elements of the list without a comma")),
+        }
+    }
+
+    fn end_of_list(&mut self, at: usize) -> usize {
+        self.rest.push(b']');
+        self.place = Place::Around;
+        self.scan = Scan::default();
+        at + 1
+    }
+
+    fn inside(
+        &mut self,
+        kind: Kind,
+        chunk: &[u8],
+        at: usize,
+        element: &mut impl FnMut(&[u8]) -> Result<(), ListingError>,
+    ) -> Result<usize, ListingError> {
+        let bytes = &chunk[at..];
+        let end = match kind {
+            Kind::Bare => bytes
+                .iter()
+                .position(|byte| matches!(byte, b',' | b']' | b'}' | b' ' | b'\t' | b'\r' | b'\n')),
+            Kind::Nested | Kind::Text => self.scan.end(bytes),
+        };
+        if self.part.len() + end.unwrap_or(bytes.len()) > LONGEST_ELEMENT {
+            return Err(ListingError::TooLong("an element of the list"));
+        }
+        let Some(end) = end else {
+            self.part.extend_from_slice(bytes);
+            return Ok(chunk.len());
+        };
+        self.place = Place::Behind;
+        if self.part.is_empty() {
+            element(&bytes[..end])?;
+        } else {
+            self.part.extend_from_slice(&bytes[..end]);
+            element(&self.part)?;
+            self.part.clear();
+        }
+        Ok(at + end)
+    }
+}
+
+/// Outside of texts only these matter.
+const STRUCTURE: [bool; 256] = {
+    let mut table = [false; 256];
+    table[b'"' as usize] = true;
+    table[b'{' as usize] = true;
+    table[b'}' as usize] = true;
+    table[b'[' as usize] = true;
+    table[b']' as usize] = true;
+    table
+};
+
+impl Scan {
+    /// How many of the bytes belong to the element, if it ends in them.
+    fn end(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        loop {
+            if self.in_text {
+                if self.escaped {
+                    bytes.get(at)?;
+                    self.escaped = false;
+                    at += 1;
+                }
+                at += memchr2(b'"', b'\\', bytes.get(at..)?)?;
+                if bytes[at] == b'\\' {
+                    self.escaped = true;
+                    at += 1;
+                    continue;
+                }
+                self.in_text = false;
+                at += 1;
+                if self.depth == 0 {
+                    return Some(at);
+                }
+            }
+            at += bytes
+                .get(at..)?
+                .iter()
+                .position(|byte| STRUCTURE[usize::from(*byte)])?;
+            match bytes[at] {
+                b'"' => self.in_text = true,
+                b'{' | b'[' => self.depth += 1,
+                _ => self.depth = self.depth.saturating_sub(1),
+            }
+            at += 1;
+            if self.depth == 0 && !self.in_text {
+                return Some(at);
+            }
+        }
+    }
+}

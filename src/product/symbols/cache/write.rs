@@ -1,0 +1,157 @@
+//! Writing a list, and what a writer must know before.
+
+use bytes::Bytes;
+
+use super::{CacheError, CacheKeys, Lease, Network, Source, SymbolCache};
+use crate::core::transport::ScriptCall;
+use crate::core::wire::python_json;
+use crate::market::Market;
+use crate::product::symbols::changes::{Diff, KEPT, NotTrading, STREAM};
+use crate::product::symbols::guard::Candidate;
+
+/// What a new list is compared with.
+#[derive(Debug, Default)]
+pub(in crate::product::symbols) struct Accepted {
+    pub(in crate::product::symbols) last_good: Option<Bytes>,
+    pub(in crate::product::symbols) source: Option<Source>,
+    pub(in crate::product::symbols) last_refresh: Option<i64>,
+    pub(in crate::product::symbols) held_back: Option<Candidate>,
+    pub(in crate::product::symbols) not_trading: NotTrading,
+}
+
+/// A list to be written with everything that belongs to it.
+pub(in crate::product::symbols) struct Writing<'a> {
+    pub(in crate::product::symbols) list: &'a Bytes,
+    pub(in crate::product::symbols) source: &'a Source,
+    pub(in crate::product::symbols) lease: Option<&'a Lease>,
+    /// Whether a success of the warm-ups is counted.
+    pub(in crate::product::symbols) counted: bool,
+    /// The last good list that `change` was computed from.
+    pub(in crate::product::symbols) before: Option<&'a Bytes>,
+    pub(in crate::product::symbols) change: Option<&'a Diff>,
+    pub(in crate::product::symbols) not_trading: &'a NotTrading,
+}
+
+/// What became of a list that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::product::symbols) enum Written {
+    Yes,
+    /// A list under a later lease is there already.
+    Superseded,
+    /// Somebody else has written since the change was computed.
+    Changed,
+}
+
+impl SymbolCache {
+    /// Reads what a new list is compared with.
+    ///
+    /// # Errors
+    /// [`CacheError::Redis`].
+    pub(in crate::product::symbols) async fn accepted(&self, market: Market) -> Result<Accepted, CacheError> {
+        let keys = CacheKeys(market);
+        let names = [
+            keys.last_good(),
+            keys.source(),
+            keys.last_refresh(),
+            keys.held_back(),
+            keys.not_trading(),
+        ];
+        let read: Result<[Option<Vec<u8>>; 5], _> =
+            self.connection.command(redis::cmd("MGET").arg(&names)).await;
+        let [last_good, source, last_refresh, held_back, not_trading] =
+            read.map_err(|source| CacheError::Redis { market, source })?;
+        let last_refresh = parsed(last_refresh);
+        Ok(Accepted {
+            last_good: last_good.map(Bytes::from),
+            source: parsed(source).filter(|source: &Source| last_refresh == Some(source.fetched_at)),
+            last_refresh,
+            held_back: parsed(held_back),
+            not_trading: parsed(not_trading).unwrap_or_default(),
+        })
+    }
+
+    /// Writes a list with everything that belongs to it, in one step.
+    ///
+    /// # Errors
+    /// [`CacheError`]; nothing was written then, unless only Redis's answer was lost.
+    pub(in crate::product::symbols) async fn write(
+        &self,
+        market: Market,
+        writing: Writing<'_>,
+    ) -> Result<Written, CacheError> {
+        let json = "sources and changes are JSON";
+        let keys = CacheKeys(market);
+        let mut call = ScriptCall::default();
+        call.key(keys.primary())
+            .key(keys.last_good())
+            .key(keys.last_refresh())
+            .key(keys.source())
+            .key(keys.success_counter())
+            .key(keys.fence())
+            .key(keys.lock())
+            .key(keys.held_back())
+            .key(STREAM)
+            .key(keys.not_trading())
+            .key(keys.failure());
+        call.arg(writing.list)
+            .number(self.ttl_seconds.get(market))
+            .number(writing.source.fetched_at)
+            .arg(python_json::to_string(writing.source).expect(json))
+            .number(u8::from(writing.source.network == Network::Sandbox))
+            .number(u8::from(writing.counted))
+            .number(writing.lease.map_or(0, |lease| lease.number))
+            .arg(writing.lease.map_or("", |lease| &lease.token))
+            .arg(writing.before.map(sha1).unwrap_or_default());
+        let change = writing
+            .change
+            .map(|change| serde_json::to_string(change).expect(json));
+        call.arg(change.unwrap_or_default())
+            .arg(market.name())
+            .arg(serde_json::to_string(writing.not_trading).expect(json))
+            .number(KEPT);
+        let written: String = self
+            .connection
+            .script(None, &self.scripts.refresh, &call)
+            .await
+            .map_err(|source| CacheError::Redis { market, source })?;
+        match written.as_str() {
+            "sandbox" => Err(CacheError::SandboxOverReal {
+                market,
+                place: self.connection.place().to_owned(),
+            }),
+            "superseded" => Ok(Written::Superseded),
+            "changed" => Ok(Written::Changed),
+            _ => Ok(Written::Yes),
+        }
+    }
+
+    /// Keeps what is known of a list that is held back, for the fetch that may confirm it.
+    ///
+    /// # Errors
+    /// [`CacheError::Redis`].
+    pub(in crate::product::symbols) async fn hold_back(
+        &self,
+        market: Market,
+        candidate: &Candidate,
+        seconds: u64,
+    ) -> Result<(), CacheError> {
+        let text = serde_json::to_string(candidate).expect("a candidate is JSON");
+        let set = redis::cmd("SET")
+            .arg(CacheKeys(market).held_back())
+            .arg(text)
+            .arg("EX")
+            .arg(seconds.max(1))
+            .to_owned();
+        let set: Result<(), _> = self.connection.command(&set).await;
+        set.map_err(|source| CacheError::Redis { market, source })
+    }
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(text: Option<Vec<u8>>) -> Option<T> {
+    text.and_then(|text| serde_json::from_slice(&text).ok())
+}
+
+/// The digest that a script computes with `redis.sha1hex`.
+fn sha1(text: &Bytes) -> String {
+    sha1_smol::Sha1::from(text).digest().to_string()
+}
