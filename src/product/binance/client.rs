@@ -305,22 +305,6 @@ fn body_cap(market: Market) -> usize {
     }
 }
 
-/// Reads the decompressed body up to `cap` bytes.
-async fn read_body(mut answer: Response, cap: usize) -> Result<Vec<u8>, Reason> {
-    let mut body = Vec::new();
-    while let Some(chunk) = answer
-        .chunk()
-        .await
-        .map_err(|error| Reason::Body(chain(&error)))?
-    {
-        if body.len() + chunk.len() > cap {
-            return Err(Reason::TooLarge(cap));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
 /// Reads the list while its body arrives, up to `cap` decompressed bytes; with the size of the body.
 ///
 /// A body that breaks off is told as that, not as the damage that it is as a list.
