@@ -143,7 +143,8 @@ impl Branch {
         market: Market,
         witness: &mut (dyn FnMut(Step<'_>) + Send),
     ) -> Result<Own, Fallthrough> {
-        let walk = self.walk(email, market, Instant::now() + self.budget, witness);
+        // Through the database and two networks: too much for its callers' futures.
+        let walk = Box::pin(self.walk(email, market, Instant::now() + self.budget, witness));
         timeout(self.budget, walk)
             .await
             .unwrap_or(Err(Fallthrough::OutOfTime(self.budget)))
