@@ -9,6 +9,7 @@ mod networks;
 mod tokens;
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -31,34 +32,67 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// A database that Python filled, and two networks of the exchange.
 struct Scene {
-    database: Database,
-    fernet_keys: String,
-    tokens: BTreeMap<String, String>,
+    filled: Arc<Filled>,
     testnet: ScriptedExchange,
     mainnet: ScriptedExchange,
 }
 
-impl Scene {
-    /// Has Python carry out an order of `tests/python/credentials.py`.
-    async fn new(order: Value) -> Self {
-        Self::on(PostgresServer::shared().database(), order).await
-    }
+/// What Python left behind.
+struct Filled {
+    database: Database,
+    fernet_keys: String,
+    tokens: BTreeMap<String, String>,
+}
 
-    async fn on(database: Database, order: Value) -> Self {
-        let url = database.url();
-        let filled =
-            Python::CREDENTIALS.script("credentials.py", &[&order.to_string()], &[("DATABASE_URL", &url)]);
+impl Filled {
+    /// Has Python carry out an order of `tests/python/credentials.py`.
+    fn new(database: Database, order: &Value) -> Self {
+        let (order, url) = (order.to_string(), database.url());
+        let filled = Python::CREDENTIALS.script("credentials.py", &[&order], &[("DATABASE_URL", &url)]);
         let texts = |value: &Value| -> Vec<String> {
             let list = value.as_array().into_iter().flatten();
             list.map(|it| it.as_str().expect("a text").to_owned()).collect()
         };
         let tokens = filled["tokens"].as_object().into_iter().flatten();
-        let scene = Self {
+        Self {
             database,
             fernet_keys: texts(&filled["fernet_keys"]).join(","),
             tokens: tokens
                 .map(|(name, token)| (name.clone(), token.as_str().expect("a token").to_owned()))
                 .collect(),
+        }
+    }
+
+    /// One user with one key, both called `one`: for tests that only read it. Made anew when nobody uses it.
+    fn one_user() -> Arc<Self> {
+        static SHARED: Mutex<Weak<Filled>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let order = json!({
+                "users": [{"email": "one", "keys": [key("one")]}],
+                "tokens": {"one": {"claims": {"sub": "one", "exp": 3600}, "key": SECRET_KEY}},
+            });
+            let filled = Arc::new(Self::new(PostgresServer::shared().database(), &order));
+            *shared = Arc::downgrade(&filled);
+            filled
+        })
+    }
+}
+
+impl Scene {
+    /// Has Python carry out an order of `tests/python/credentials.py`.
+    async fn new(order: Value) -> Self {
+        Self::over(Arc::new(Filled::new(PostgresServer::shared().database(), &order))).await
+    }
+
+    /// One user with one key, both called `one`; the database is not to be changed.
+    async fn one_user() -> Self {
+        Self::over(Filled::one_user()).await
+    }
+
+    async fn over(filled: Arc<Filled>) -> Self {
+        let scene = Self {
+            filled,
             testnet: ScriptedExchange::start().await,
             mainnet: ScriptedExchange::start().await,
         };
@@ -81,10 +115,10 @@ impl Scene {
     fn environment(&self) -> Environment {
         let budget = stretched(BUDGET).as_secs_f64().to_string();
         let environment = Environment::default()
-            .with("DATABASE_URL", &self.database.url())
+            .with("DATABASE_URL", &self.filled.database.url())
             .with("DATABASE_TIMEOUT_SECONDS", "3")
             .with("SECRET_KEY", SECRET_KEY)
-            .with("FERNET_KEY", &self.fernet_keys)
+            .with("FERNET_KEY", &self.filled.fernet_keys)
             .with("CREDENTIALS_TIMEOUT_SECONDS", &budget)
             .with("BINANCE_RETRY_BACKOFF_BASE", "0.01");
         environment

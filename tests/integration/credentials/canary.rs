@@ -41,24 +41,22 @@ fn echoes() -> Vec<(&'static str, Reply)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_told_at_any_level_whatever_the_exchange_answers() {
-    let scene = Scene::new(json!({"users": [{"email": "user@example.com", "keys": [key("one")]}]})).await;
+    let scene = Scene::one_user().await;
     know(&scene.mainnet, "one");
-    let fernet_key = scene.fernet_keys.clone();
-    for format in ["human", "json"] {
+    let fernet_key = scene.filled.fernet_keys.clone();
+    for ((what, reply), format) in echoes().into_iter().zip(["human", "json"].iter().cycle()) {
         let environment = scene
             .environment()
             .with("LOG_LEVEL", "trace")
             .with("LOG_FORMAT", format);
-        for (what, reply) in echoes() {
-            scene.testnet.always("/api/v3/account", reply.clone());
-            scene.mainnet.always("/api/v3/account", reply);
-            let process = check(&environment, &["--email", "user@example.com"]).spawn();
-            process.wait_exit(PATIENCE);
-            let output = process.output();
-            assert!(output.contains("decrypted"), "{what}: {output}");
-            for mark in ["canary", "p%40ss", "p@ss", fernet_key.as_str(), "signature"] {
-                assert!(!output.contains(mark), "{what}, {format}: `{mark}` in\n{output}");
-            }
+        scene.testnet.always("/api/v3/account", reply.clone());
+        scene.mainnet.always("/api/v3/account", reply);
+        let process = check(&environment, &["--email", "one"]).spawn();
+        process.wait_exit(PATIENCE);
+        let output = process.output();
+        assert!(output.contains("decrypted"), "{what}: {output}");
+        for mark in ["canary", "p%40ss", "p@ss", fernet_key.as_str(), "signature"] {
+            assert!(!output.contains(mark), "{what}, {format}: `{mark}` in\n{output}");
         }
     }
 }
@@ -66,7 +64,7 @@ async fn no_secret_is_told_at_any_level_whatever_the_exchange_answers() {
 /// A process that holds secrets leaves no core, where one that holds none does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_leaves_no_core() {
-    let scene = Scene::new(json!({"users": [{"email": "user@example.com", "keys": [key("one")]}]})).await;
+    let scene = Scene::one_user().await;
     scene.testnet.always("/api/v3/account", Reply::json("").hang());
     let folder = tempfile::tempdir().expect("a folder");
     let with_cores = |script: &str| {
@@ -75,10 +73,7 @@ async fn a_crash_leaves_no_core() {
             .current_dir(folder.path())
     };
     let program = bin("tradebot-symbols");
-    let script = format!(
-        "exec {} credentials check --email user@example.com",
-        program.display()
-    );
+    let script = format!("exec {} credentials check --email one", program.display());
     let process = with_cores(&script)
         .envs(&scene.environment().with("CREDENTIALS_TIMEOUT_SECONDS", "600").0)
         .spawn();

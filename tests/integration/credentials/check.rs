@@ -28,7 +28,11 @@ async fn every_step_is_told() {
     know(&scene.testnet, "one");
     know(&scene.mainnet, "two");
     let environment = scene.environment();
-    let place = format!("127.0.0.1:{}/{}", scene.database.port(), scene.database.name());
+    let place = format!(
+        "127.0.0.1:{}/{}",
+        scene.filled.database.port(),
+        scene.filled.database.name()
+    );
     let refused = "the API key is unknown here, or not allowed from this address or for this call (-2015)";
     let private = format!(
         "the user's own: 2 symbols of testnet from {}",

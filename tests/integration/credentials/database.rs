@@ -6,37 +6,37 @@ use crate::world::PATIENCE;
 
 #[tokio::test]
 async fn a_database_in_trouble_costs_no_more_than_its_timeout_and_comes_back() {
-    let scene = Scene::new(json!({"users": [{"email": "user", "keys": [key("one")]}]})).await;
+    let scene = Scene::one_user().await;
     know(&scene.mainnet, "one");
-    let proxy = ChaosProxy::start(scene.database.port());
+    let proxy = ChaosProxy::start(scene.filled.database.port());
     let limit = Duration::from_secs(2);
     let environment = scene
         .environment()
-        .with("DATABASE_URL", &scene.database.url_via(proxy.port()))
+        .with("DATABASE_URL", &scene.filled.database.url_via(proxy.port()))
         .with("DATABASE_TIMEOUT_SECONDS", "2");
     let branch = environment.branch();
-    assert_eq!(walk(&branch, "user").await, "everybody's: mainnet");
+    assert_eq!(walk(&branch, "one").await, "everybody's: mainnet");
     let connections = proxy.accepted();
     for _ in 0..3 {
-        assert_eq!(walk(&branch, "user").await, "everybody's: mainnet");
+        assert_eq!(walk(&branch, "one").await, "everybody's: mainnet");
     }
     assert_eq!(proxy.accepted(), connections, "a connection is used again");
 
     let back = async || {
         eventually("the database to be used again", PATIENCE, async || {
-            (walk(&branch, "user").await == "everybody's: mainnet").then_some(())
+            (walk(&branch, "one").await == "everybody's: mainnet").then_some(())
         })
         .await;
     };
     proxy.cut();
-    let outcome = in_time(limit, walk(&branch, "user")).await;
+    let outcome = in_time(limit, walk(&branch, "one")).await;
     assert!(outcome.starts_with("the database cannot be reached"), "{outcome}");
     proxy.restore();
     back().await;
     // With an open connection, and without.
     for _ in 0..2 {
         proxy.freeze();
-        let outcome = in_time(limit, walk(&branch, "user")).await;
+        let outcome = in_time(limit, walk(&branch, "one")).await;
         assert_eq!(outcome, "the database did not answer within 2000 ms");
         proxy.reset_all();
     }
@@ -49,16 +49,17 @@ async fn a_database_in_trouble_costs_no_more_than_its_timeout_and_comes_back() {
 /// More requests than connections, all of which hang: each ends in time.
 #[tokio::test]
 async fn requests_that_wait_for_a_connection_end_in_time_as_well() {
-    let scene = Scene::new(json!({"users": [{"email": "user", "keys": []}]})).await;
-    let proxy = ChaosProxy::start(scene.database.port());
+    let scene = Scene::one_user().await;
+    know(&scene.mainnet, "one");
+    let proxy = ChaosProxy::start(scene.filled.database.port());
     proxy.freeze();
     let branch = scene
         .environment()
-        .with("DATABASE_URL", &scene.database.url_via(proxy.port()))
+        .with("DATABASE_URL", &scene.filled.database.url_via(proxy.port()))
         .with("DATABASE_TIMEOUT_SECONDS", "1")
         .with("DATABASE_POOL_SIZE", "2")
         .branch();
-    let walks = (0..20).map(|_| walk(&branch, "user"));
+    let walks = (0..20).map(|_| walk(&branch, "one"));
     let all = futures_util::future::join_all(walks);
     for outcome in in_time(Duration::from_secs(1), all).await {
         assert_eq!(outcome, "the database did not answer within 1000 ms");
@@ -66,7 +67,7 @@ async fn requests_that_wait_for_a_connection_end_in_time_as_well() {
     assert!(proxy.accepted() <= 2 * 20, "{}", proxy.accepted());
     proxy.restore();
     eventually("the pool to be whole again", PATIENCE, async || {
-        (walk(&branch, "user").await == "user 1 has no key").then_some(())
+        (walk(&branch, "one").await == "everybody's: mainnet").then_some(())
     })
     .await;
 }
@@ -75,7 +76,7 @@ async fn requests_that_wait_for_a_connection_end_in_time_as_well() {
 #[tokio::test]
 async fn the_server_ends_slow_queries_and_refuses_writes() {
     let scene = Scene::new(json!({"users": [{"email": "user", "keys": []}]})).await;
-    let database = &scene.database;
+    let database = &scene.filled.database;
     let locker = connect(database).await;
     locker
         .batch_execute("BEGIN; LOCK TABLE api_keys")
@@ -110,15 +111,15 @@ async fn the_server_ends_slow_queries_and_refuses_writes() {
 
 #[tokio::test]
 async fn what_the_server_refuses_is_told_without_the_password() {
-    let scene = Scene::new(json!({"users": [{"email": "user", "keys": []}]})).await;
-    let url = scene.database.url();
+    let scene = Scene::one_user().await;
+    let url = scene.filled.database.url();
     let cases = [
         (
             url.replace("canary", "canarywrong"),
             "password authentication failed",
         ),
         (
-            url.replace(scene.database.name(), "canary_nowhere"),
+            url.replace(scene.filled.database.name(), "canary_nowhere"),
             "does not exist",
         ),
     ];
@@ -166,13 +167,10 @@ async fn each_mode_of_encryption_checks_what_it_says() {
     };
     let (roots, strangers) = (file(&root.pem()), file(&stranger.cert.pem()));
     let postgres = PostgresServer::start_with_tls(&server.pem(), &server_key.serialize_pem());
-    let scene = Scene::on(
-        postgres.database(),
-        json!({"users": [{"email": "user", "keys": []}]}),
-    )
-    .await;
+    let order = json!({"users": [{"email": "user", "keys": []}]});
+    let scene = Scene::over(Arc::new(Filled::new(postgres.database(), &order))).await;
     let encrypted = "CREATE VIEW encrypted AS SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
-    let admin = connect(&scene.database).await;
+    let admin = connect(&scene.filled.database).await;
     admin.batch_execute(encrypted).await.expect("a view");
     // The user's number tells whether the connection is encrypted.
     let tell = "ALTER TABLE users RENAME TO people; CREATE VIEW users AS \
@@ -207,7 +205,7 @@ async fn each_mode_of_encryption_checks_what_it_says() {
         } else {
             format!("?ssl={mode}")
         };
-        let url = format!("{}{option}", scene.database.url());
+        let url = format!("{}{option}", scene.filled.database.url());
         let url = if named { by_name(url) } else { url };
         let mut environment = scene.environment().with("DATABASE_URL", &url);
         if let Some(file) = certificates {

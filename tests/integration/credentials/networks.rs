@@ -3,7 +3,7 @@ use super::*;
 use tradebot_symbols::product::binance::signed::ApiKey;
 
 async fn one_user() -> Scene {
-    let scene = Scene::new(json!({"users": [{"email": "user", "keys": [key("one")]}]})).await;
+    let scene = Scene::one_user().await;
     know(&scene.mainnet, "one");
     scene
 }
@@ -14,22 +14,22 @@ async fn networks_are_tried_in_the_configured_order_and_no_others() {
     know(&scene.testnet, "one");
     let with = |networks: &str| scene.environment().with("BINANCE_CREDENTIAL_NETWORKS", networks);
     let mainnet_first = with("mainnet,testnet").branch();
-    assert_eq!(walk(&mainnet_first, "user").await, "everybody's: mainnet");
+    assert_eq!(walk(&mainnet_first, "one").await, "everybody's: mainnet");
     let mainnet_alone = with("mainnet").branch();
-    assert_eq!(walk(&mainnet_alone, "user").await, "everybody's: mainnet");
+    assert_eq!(walk(&mainnet_alone, "one").await, "everybody's: mainnet");
     assert_eq!(scene.testnet.keys_seen().len(), 0);
     let seen = scene.mainnet.keys_seen().len();
     let testnet_alone = with("testnet").branch();
-    assert_eq!(walk(&testnet_alone, "user").await, "testnet: BTCUSDT TESTUSDT");
+    assert_eq!(walk(&testnet_alone, "one").await, "testnet: BTCUSDT TESTUSDT");
     assert_eq!(scene.mainnet.keys_seen().len(), seen);
     // Where the deployment itself is on the testnet, the mainnet's list is the private one.
     let testnet_deployment = with("mainnet,testnet").with("TESTNET_URL", "true").branch();
     assert_eq!(
-        walk(&testnet_deployment, "user").await,
+        walk(&testnet_deployment, "one").await,
         "mainnet: BTCUSDT MAINUSDT"
     );
     let testnet_deployment = with("testnet,mainnet").with("TESTNET_URL", "true").branch();
-    assert_eq!(walk(&testnet_deployment, "user").await, "everybody's: testnet");
+    assert_eq!(walk(&testnet_deployment, "one").await, "everybody's: testnet");
 }
 
 #[tokio::test]
@@ -37,13 +37,13 @@ async fn a_private_list_is_fetched_once_for_all_and_for_each_market() {
     let scene = one_user().await;
     know(&scene.testnet, "one");
     let branch = scene.branch();
-    let walks = (0..20).map(|_| walk(&branch, "user"));
+    let walks = (0..20).map(|_| walk(&branch, "one"));
     for outcome in futures_util::future::join_all(walks).await {
         assert_eq!(outcome, "testnet: BTCUSDT TESTUSDT");
     }
     assert_eq!(scene.testnet.count(path(Market::Spot)), 1);
     assert_eq!(scene.testnet.count(path(Market::Futures)), 0);
-    let futures = branch.list_of("user", Market::Futures, &mut |_| {}).await;
+    let futures = branch.list_of("one", Market::Futures, &mut |_| {}).await;
     assert_eq!(told(&futures), "testnet: BTCUSDT TESTUSDT");
     assert_eq!(scene.testnet.count(path(Market::Futures)), 1);
     assert_eq!(scene.mainnet.requests().len(), 0);
@@ -53,8 +53,8 @@ async fn a_private_list_is_fetched_once_for_all_and_for_each_market() {
 #[tokio::test]
 async fn trouble_on_one_network_leads_to_the_next_and_in_time() {
     let scene = one_user().await;
-    let budget = Duration::from_secs(6);
-    let environment = scene.environment().with("CREDENTIALS_TIMEOUT_SECONDS", "6");
+    let budget = Duration::from_secs(4);
+    let environment = scene.environment().with("CREDENTIALS_TIMEOUT_SECONDS", "4");
     let account = "/api/v3/account";
     let html = Reply::status(502, "<html>bad gateway</html>").header("Content-Type", "text/html");
     let troubles = [
@@ -88,7 +88,7 @@ async fn trouble_on_one_network_leads_to_the_next_and_in_time() {
     for (what, reply) in troubles {
         scene.testnet.always(account, reply);
         let branch = environment.branch();
-        let outcome = in_time(budget, walk(&branch, "user")).await;
+        let outcome = in_time(budget, walk(&branch, "one")).await;
         assert_eq!(outcome, "everybody's: mainnet", "testnet {what}");
     }
     // Nobody listens, with a key that is good elsewhere.
@@ -97,7 +97,7 @@ async fn trouble_on_one_network_leads_to_the_next_and_in_time() {
         .clone()
         .with("BINANCE_SPOT_TESTNET_BASE_URL", &nowhere)
         .branch();
-    assert_eq!(walk(&branch, "user").await, "everybody's: mainnet");
+    assert_eq!(walk(&branch, "one").await, "everybody's: mainnet");
     // The key is good on the testnet, and its list is not to be had, or empty.
     scene.testnet.always(account, Reply::json("{}"));
     for (what, reply) in [
@@ -109,13 +109,13 @@ async fn trouble_on_one_network_leads_to_the_next_and_in_time() {
     ] {
         scene.testnet.always(path(Market::Spot), reply);
         let branch = environment.branch();
-        assert_eq!(walk(&branch, "user").await, "everybody's: mainnet", "{what}");
+        assert_eq!(walk(&branch, "one").await, "everybody's: mainnet", "{what}");
     }
     // Both hang.
     scene.testnet.always(account, Reply::json("").hang());
     scene.mainnet.always(account, Reply::json("").hang());
     let branch = environment.branch();
-    let outcome = in_time(budget, walk(&branch, "user")).await;
+    let outcome = in_time(budget, walk(&branch, "one")).await;
     assert!(
         outcome.contains("no complete answer within") || outcome.contains("no answer within"),
         "{outcome}"
@@ -130,7 +130,7 @@ async fn a_redirect_is_not_followed_with_a_key_or_without() {
         let target = format!("{}/api/v3/account", trap.base_url());
         let reply = Reply::status(status, "").header("Location", &target);
         scene.testnet.always("/api/v3/account", reply);
-        let outcome = walk(&scene.branch(), "user").await;
+        let outcome = walk(&scene.branch(), "one").await;
         assert_eq!(outcome, "everybody's: mainnet", "{status}");
     }
     assert_eq!(trap.requests().len(), 0);
@@ -143,9 +143,9 @@ async fn after_a_429_no_key_is_sent_and_no_list_asked_for() {
         Reply::status(429, r#"{"code":-1003,"msg":"Too many requests"}"#).header("Retry-After", "60");
     scene.testnet.always("/api/v3/account", limited);
     let branch = scene.branch();
-    assert_eq!(walk(&branch, "user").await, "everybody's: mainnet");
+    assert_eq!(walk(&branch, "one").await, "everybody's: mainnet");
     let asked = scene.testnet.requests().len();
-    assert_eq!(walk(&branch, "user").await, "everybody's: mainnet");
+    assert_eq!(walk(&branch, "one").await, "everybody's: mainnet");
     assert_eq!(scene.testnet.requests().len(), asked, "a pause was not kept");
 }
 

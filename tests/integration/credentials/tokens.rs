@@ -29,12 +29,14 @@ async fn only_good_tokens_of_active_users_lead_anywhere() {
     know(&scene.mainnet, "gone");
     for algorithm in ["HS256", "HS384", "HS512"] {
         let branch = scene.environment().with("ALGORITHM", algorithm).branch();
-        let outcome = branch.list_for(&scene.tokens[algorithm], Market::Spot).await;
+        let outcome = branch
+            .list_for(&scene.filled.tokens[algorithm], Market::Spot)
+            .await;
         assert_eq!(told(&outcome), "everybody's: mainnet", "{algorithm}");
     }
     let sent = scene.mainnet.keys_seen().len() + scene.testnet.keys_seen().len();
     let branch = scene.environment().with("ALGORITHM", "HS512").branch();
-    let (header, rest) = scene.tokens["HS512"].split_once('.').expect("three parts");
+    let (header, rest) = scene.filled.tokens["HS512"].split_once('.').expect("three parts");
     let (payload, _) = rest.split_once('.').expect("three parts");
     // {"alg":"none","typ":"JWT"}
     let none = format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{payload}.");
@@ -50,7 +52,7 @@ async fn only_good_tokens_of_active_users_lead_anywhere() {
         ("inactive", "user 2 is not active"),
     ];
     for (name, reason) in cases {
-        let outcome = branch.list_for(&scene.tokens[name], Market::Spot).await;
+        let outcome = branch.list_for(&scene.filled.tokens[name], Market::Spot).await;
         assert_eq!(told(&outcome), reason, "{name}");
     }
     for (token, reason) in [
