@@ -101,14 +101,12 @@ impl<'a> Reader<'a> {
             .filter(|value| !value.is_empty())
     }
 
-    /// A secret that may be absent.
+    /// A secret that may be absent, exactly as it is set: a blank at its end belongs to a key.
     pub fn secret(&mut self, name: &'static str) -> Option<Secret> {
-        // Both copies of the value are wiped.
         self.vars
             .get(name)
             .map(Secret::new)
-            .map(|value| Secret::new(value.expose().trim()))
-            .filter(|value| !value.expose().is_empty())
+            .filter(|value| !value.expose().trim().is_empty())
     }
 
     /// Notes a mistake without the value, which is a secret or may hold one.

@@ -110,7 +110,7 @@ impl DatabaseUrl {
     /// # Errors
     /// [`UrlError`].
     pub fn parse(url: &Secret) -> Result<Self, UrlError> {
-        let (scheme, rest) = url.expose().split_once("://").ok_or(UrlError::Scheme)?;
+        let (scheme, rest) = url.expose().trim().split_once("://").ok_or(UrlError::Scheme)?;
         if !matches!(scheme.split('+').next(), Some("postgresql" | "postgres")) {
             return Err(UrlError::Scheme);
         }

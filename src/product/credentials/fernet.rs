@@ -109,7 +109,11 @@ impl Keyring {
 
 impl Key {
     fn parse(text: &str) -> Result<Self, FernetError> {
-        let bytes = Zeroizing::new(BASE64.decode(text).map_err(|_| FernetError::BadKey)?);
+        // Python takes the other alphabet as well: `openssl rand -base64 32` makes keys for it.
+        let text = Zeroizing::new(text.replace('+', "-"));
+        let text = Zeroizing::new(text.replace('/', "_"));
+        let bytes = BASE64.decode(&*text).map_err(|_| FernetError::BadKey)?;
+        let bytes = Zeroizing::new(bytes);
         let (signing, encryption) = bytes.split_at_checked(16).ok_or(FernetError::BadKey)?;
         let half = |half: &[u8]| {
             half.try_into()
@@ -157,6 +161,7 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::engine::general_purpose::STANDARD;
 
     /// The vector of the specification: `verify.json`.
     const KEY: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
@@ -236,6 +241,16 @@ mod tests {
                 Err(FernetError::BadKey),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn a_key_may_be_in_the_other_alphabet_and_without_padding() {
+        let bytes = [0xfb; 32];
+        let [urlsafe, standard] = [BASE64.encode(bytes), STANDARD.encode(bytes)];
+        assert_ne!(urlsafe, standard);
+        for key in [&urlsafe, &standard, urlsafe.trim_end_matches('=')] {
+            assert_eq!(keyring(key).0[0].signing[..], bytes[..16], "{key}");
         }
     }
 

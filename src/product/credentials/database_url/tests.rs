@@ -15,7 +15,7 @@ fn urls_are_split_as_sqlalchemy_splits_them() {
             "db:5433",
             "trade",
         ),
-        ("postgresql://u:p@db/trade", "u", "p", "db:5432", "trade"),
+        (" postgresql://u:p@db/trade\n", "u", "p", "db:5432", "trade"),
         ("postgres://u@db/trade", "u", "", "db:5432", "trade"),
         ("postgresql+asyncpg://u:p@db", "u", "p", "db:5432", "u"),
         (
