@@ -121,6 +121,11 @@ impl Crontab {
         Self::new(texts)
     }
 
+    /// The text of a field as it was given.
+    pub(crate) fn text(&self, field: Field) -> &str {
+        &self.texts[field as usize]
+    }
+
     /// Whether every hour matches: such a crontab follows the hours that pass, not those of a day's plan.
     pub(crate) fn is_hourly(&self) -> bool {
         self.set(Field::Hour) == Field::Hour.every()

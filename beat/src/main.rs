@@ -3,7 +3,7 @@
 //! # Map
 //! [`crontab`] and [`zone`] say when a crontab is due, [`slots`] names the slots of any plan, [`entry`] is what is sent
 //! and [`file`] where it is read from. [`due`] decides what is to be done now, [`store`] does it in one script, and
-//! [`ticker`] is the loop around both, by the clock of [`timing`]. [`metrics`] and [`listen`] tell how it goes;
+//! [`ticker`] is the loop around both, by the clock of [`timing`]; [`redbeat`] is the other loop, over RedBeat's keys. [`metrics`] and [`listen`] tell how it goes;
 //! [`commands`] is what a person asks for.
 //!
 //! It publishes messages and does nothing else; worker, HTTP and exchange code are not part of this binary.
@@ -15,6 +15,7 @@ mod entry;
 mod file;
 mod listen;
 mod metrics;
+mod redbeat;
 mod slots;
 mod store;
 mod ticker;
@@ -27,6 +28,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use chrono_tz::Tz;
 use clap::{Parser, Subcommand};
 use thiserror::Error;
 use tracing::info;
@@ -46,6 +48,7 @@ use crate::commands::{NoSuchEntry, explain, list, run_now, set_paused};
 use crate::entry::{Entry, warmups};
 use crate::file::FileError;
 use crate::metrics::Metrics;
+use crate::redbeat::{Redbeat, RedbeatOptions};
 use crate::store::Store;
 use crate::ticker::{Instance, Ticker};
 use crate::timing::BeatClock;
@@ -80,6 +83,12 @@ struct Args {
     /// Say what would be sent, and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Run what RedBeat's keys hold, under its lock; PREFIX is its `redbeat_key_prefix`
+    #[arg(long, value_name = "PREFIX", num_args = 0..=1, default_missing_value = "redbeat:", require_equals = true)]
+    redbeat: Option<String>,
+    /// `timezone` of the Python application that RedBeat belongs to
+    #[arg(long, value_name = "ZONE", default_value = "UTC", requires = "redbeat")]
+    redbeat_timezone: Tz,
     /// Address of /metrics and /healthz; BEAT_METRICS_LISTEN if absent, none without either
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<SocketAddr>,
@@ -165,6 +174,9 @@ async fn run(args: Args) -> Result<()> {
     telemetry::init(level, logs.format)?;
 
     let entries = schedule(&intervals, path.as_deref(), &args.queue)?;
+    if entries.is_empty() && args.redbeat.is_none() {
+        return Err(EmptySchedule.into());
+    }
     let clock = SystemClock::shared();
     if args.explain {
         print(&explain(&entries, clock.now()));
@@ -210,9 +222,22 @@ async fn run(args: Args) -> Result<()> {
         info!(address = %listener.local_addr()?, "serving /metrics and /healthz");
         tokio::spawn(listen::serve(listener, metrics.clone(), SystemClock::shared()));
     }
-    Ticker::new(entries, store, BeatClock::new(clock), instance, metrics)
-        .run(&stop)
-        .await;
+    match args.redbeat {
+        None => {
+            let ticker = Ticker::new(entries, store, BeatClock::new(clock), instance, metrics);
+            ticker.run(&stop).await;
+        }
+        Some(prefix) => {
+            let options = RedbeatOptions {
+                prefix,
+                zone: args.redbeat_timezone,
+                queue: args.queue,
+            };
+            let (connection, keys) = (store.connection().clone(), store.keys().clone());
+            let redbeat = Redbeat::new(entries, connection, keys, options, clock, instance, metrics)?;
+            redbeat.run(&stop).await;
+        }
+    }
     info!("beat stopped");
     Ok(())
 }
@@ -223,9 +248,6 @@ fn schedule(intervals: &ScheduleConfig, path: Option<&std::path::Path>, queue: &
     let mut entries = warmups(intervals, queue);
     entries.retain(|entry| added.iter().all(|other| other.name != entry.name));
     entries.extend(added);
-    if entries.is_empty() {
-        return Err(EmptySchedule.into());
-    }
     Ok(entries)
 }
 

@@ -15,6 +15,7 @@ mod flower;
 mod mingle;
 mod mixed_fleet;
 mod python_takes_over;
+mod redbeat;
 mod remote;
 mod results;
 mod revoke;

@@ -52,6 +52,7 @@ app.conf.update(
     task_time_limit=int(os.environ.get("CELERY_TASK_TIME_LIMIT", "180")),
     task_soft_time_limit=int(os.environ.get("CELERY_TASK_SOFT_TIME_LIMIT", "150")),
     broker_connection_retry_on_startup=True,
+    redbeat_redis_url=BROKER,
 )
 if os.environ.get("VISIBILITY_TIMEOUT"):
     app.conf.broker_transport_options = {"visibility_timeout": int(os.environ["VISIBILITY_TIMEOUT"])}

@@ -1,0 +1,242 @@
+//! RedBeat's documents: what an entry is, and when it ran last.
+//!
+//! `definition` and `meta` of the hash `redbeat:<name>`, in the JSON of `redbeat.decoder` (RedBeat 2.4.2).
+
+use std::time::Duration;
+
+use chrono::{DateTime, Datelike, FixedOffset, NaiveDate, TimeZone, Timelike, Utc};
+use chrono_tz::Tz;
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+use tradebot_symbols::core::wire::envelope::Priority;
+
+use crate::crontab::{Crontab, Field};
+use crate::entry::{Entry, Expires};
+use crate::slots::{Micros, Plan, time};
+
+/// Why an entry is left to others.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(super) struct Foreign(String);
+
+/// Reads a definition; crontabs are in `zone`, which is the application's. Says as well whether it is enabled.
+pub(super) fn entry(definition: &str, zone: Tz, queue: &str) -> Result<Entry, Foreign> {
+    let foreign = |what: &str| Foreign(what.to_owned());
+    let definition: Value = serde_json::from_str(definition)
+        .map_err(|error| Foreign(format!("the definition is no JSON: {error}")))?;
+    let text = |name: &str| definition[name].as_str().map(str::to_owned);
+    let plan = plan(&definition["schedule"], zone)?;
+    let options = definition["options"].as_object().cloned().unwrap_or_default();
+    let option = |name: &str| options.get(name).and_then(Value::as_str);
+    let queue = option("queue").or(option("routing_key")).unwrap_or(queue);
+    let name = text("name").ok_or_else(|| foreign("the definition has no name"))?;
+    let task = text("task").ok_or_else(|| foreign("the definition has no task"))?;
+    let expires = match options.get("expires") {
+        None | Some(Value::Null) => Expires::Never,
+        Some(Value::Number(seconds)) => {
+            let seconds = seconds
+                .as_f64()
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            Expires::After(seconds.ok_or_else(|| foreign("the option `expires` is no time"))?)
+        }
+        Some(_) => return Err(foreign("the option `expires` is no number")),
+    };
+    if let Some(unknown) = options
+        .keys()
+        .find(|name| !KNOWN_OPTIONS.contains(&name.as_str()))
+    {
+        return Err(Foreign(format!("the option `{unknown}` is unknown here")));
+    }
+    Ok(Entry {
+        args: definition["args"].as_array().cloned().unwrap_or_default(),
+        kwargs: definition["kwargs"].as_object().cloned().unwrap_or_default(),
+        priority: Priority(options.get("priority").and_then(Value::as_i64).unwrap_or(0)),
+        expires,
+        enabled: definition["enabled"].as_bool().unwrap_or(true),
+        ..Entry::new(name, task, queue, plan)
+    })
+}
+
+const KNOWN_OPTIONS: [&str; 4] = ["queue", "routing_key", "priority", "expires"];
+
+fn plan(schedule: &Value, zone: Tz) -> Result<Plan, Foreign> {
+    match schedule["__type__"].as_str() {
+        Some("interval") if schedule["relative"] != true => schedule["every"]
+            .as_f64()
+            .and_then(|every| Duration::try_from_secs_f64(every).ok())
+            .map(Plan::every)
+            .ok_or_else(|| Foreign("the interval is no number of seconds".into())),
+        Some("crontab") => {
+            let texts = Field::ALL.map(|field| field_text(&schedule[field.name()]));
+            let crontab = Crontab::new(texts).map_err(|error| Foreign(error.to_string()))?;
+            Ok(Plan::Crontab(Box::new(crontab), zone))
+        }
+        other => Err(Foreign(format!(
+            "a schedule of the type {other:?} is not run here"
+        ))),
+    }
+}
+
+/// A field as text: Celery's argument may be a number or a list of numbers, too.
+fn field_text(field: &Value) -> String {
+    match field {
+        Value::Null => "*".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => parts.iter().map(field_text).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
+/// The definition of one of our entries. RedBeat's crontabs have no zone of their own.
+pub(super) fn definition(entry: &Entry, zone: Tz, now: Micros) -> Result<String, Foreign> {
+    let schedule = match &entry.plan {
+        Plan::Interval(every) => {
+            let every = Duration::from_micros(every.unsigned_abs()).as_secs_f64();
+            json!({"__type__": "interval", "every": every, "relative": false})
+        }
+        Plan::Crontab(crontab, own) if *own == zone => {
+            let mut fields = Map::from_iter([("__type__".to_owned(), json!("crontab"))]);
+            for field in [
+                Field::Minute,
+                Field::Hour,
+                Field::DayOfWeek,
+                Field::DayOfMonth,
+                Field::MonthOfYear,
+            ] {
+                fields.insert(field.name().to_owned(), json!(crontab.text(field)));
+            }
+            Value::Object(fields)
+        }
+        Plan::Crontab(_, own) => {
+            return Err(Foreign(format!(
+                "entry `{}` is in {own}: RedBeat has one timezone for all, here {zone} (--redbeat-timezone)",
+                entry.name
+            )));
+        }
+    };
+    let mut options = Map::from_iter([("queue".to_owned(), json!(entry.queue))]);
+    if entry.priority != Priority::default() {
+        options.insert("priority".into(), json!(entry.priority.0));
+    }
+    let valid = match entry.expires {
+        Expires::NextSlot => entry.plan.gap(now, entry.plan.next(now, now).unwrap_or(now)),
+        Expires::After(time) => Some(time),
+        Expires::Never => None,
+    };
+    if let Some(valid) = valid {
+        options.insert("expires".into(), json!(valid.as_secs_f64()));
+    }
+    let definition = json!({
+        "name": entry.name,
+        "task": entry.task,
+        "args": entry.args,
+        "kwargs": entry.kwargs,
+        "options": options,
+        "schedule": schedule,
+        "enabled": entry.enabled,
+    });
+    Ok(definition.to_string())
+}
+
+/// When the entry ran last, and how often it did.
+pub(super) fn last_run(meta: &str) -> (Option<Micros>, u64) {
+    let meta: Value = serde_json::from_str(meta).unwrap_or_default();
+    let runs = meta["total_run_count"].as_u64().unwrap_or(0);
+    (datetime(&meta["last_run_at"]), runs)
+}
+
+/// `meta` after a run.
+pub(super) fn meta(last_run_at: Micros, runs: u64) -> String {
+    let at = time(last_run_at);
+    let last_run_at = json!({
+        "__type__": "datetime",
+        "year": at.year(), "month": at.month(), "day": at.day(),
+        "hour": at.hour(), "minute": at.minute(), "second": at.second(),
+        "microsecond": at.nanosecond() / 1000,
+        "timezone": "UTC",
+    });
+    json!({"last_run_at": last_run_at, "total_run_count": runs}).to_string()
+}
+
+fn datetime(value: &Value) -> Option<Micros> {
+    let part = |name: &str| value[name].as_u64().and_then(|number| u32::try_from(number).ok());
+    let year = i32::try_from(value["year"].as_i64()?).ok()?;
+    let local = NaiveDate::from_ymd_opt(year, part("month")?, part("day")?)?.and_hms_micro_opt(
+        part("hour").unwrap_or(0),
+        part("minute").unwrap_or(0),
+        part("second").unwrap_or(0),
+        part("microsecond").unwrap_or(0),
+    )?;
+    let utc: DateTime<Utc> = match &value["timezone"] {
+        Value::String(name) => name
+            .parse::<Tz>()
+            .ok()?
+            .from_local_datetime(&local)
+            .earliest()?
+            .to_utc(),
+        // RedBeat writes seconds and reads them as such.
+        Value::Number(seconds) => {
+            #[expect(clippy::cast_possible_truncation, reason = "an offset of less than a day")]
+            let offset = FixedOffset::east_opt(seconds.as_f64()? as i32)?;
+            offset.from_local_datetime(&local).single()?.to_utc()
+        }
+        _ => local.and_utc(),
+    };
+    Some(utc.timestamp_micros())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Micros = 1_764_000_000_123_456;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let mut ours = Entry::new("e", "t", "q", Plan::every(Duration::from_millis(1500)));
+        (ours.args, ours.priority, ours.expires) = (
+            vec![json!(1)],
+            Priority(3),
+            Expires::After(Duration::from_secs(9)),
+        );
+        let crontab = Crontab::from_line("*/5 3 1 * mon-fri").unwrap();
+        let cron = Entry {
+            plan: Plan::Crontab(Box::new(crontab), Tz::Europe__Paris),
+            enabled: false,
+            ..ours.clone()
+        };
+        for entry in [ours, cron] {
+            let text = definition(&entry, Tz::Europe__Paris, NOW).unwrap();
+            assert_eq!(super::entry(&text, Tz::Europe__Paris, "celery").unwrap(), entry);
+        }
+        assert_eq!(last_run(&meta(NOW, 7)), (Some(NOW), 7));
+    }
+
+    #[test]
+    fn what_redbeat_writes_is_understood_or_left_alone() {
+        let zone = r#"{"last_run_at": {"__type__": "datetime", "year": 2025, "month": 11, "day": 24, "hour": 17, "minute": 0, "second": 0, "microsecond": 123456, "timezone": "Europe/Paris"}, "total_run_count": 2}"#;
+        assert_eq!(last_run(zone), (Some(NOW), 2));
+        assert_eq!(
+            last_run(&zone.replace("\"Europe/Paris\"", "3600.0")),
+            (Some(NOW), 2)
+        );
+        assert_eq!(last_run(r#"{"last_run_at": null}"#), (None, 0));
+        let list = r#"{"name": "e", "task": "t", "schedule": {"__type__": "crontab", "minute": [0, 30], "hour": 4, "day_of_week": "*", "day_of_month": "*", "month_of_year": "*"}, "options": null}"#;
+        assert_eq!(
+            entry(list, Tz::UTC, "celery").unwrap().plan.to_string(),
+            "0,30 4 * * * UTC"
+        );
+        for (schedule, options) in [
+            (r#"{"__type__": "rrule", "freq": 5}"#, "{}"),
+            (r#"{"__type__": "interval", "every": 5, "relative": true}"#, "{}"),
+            (
+                r#"{"__type__": "interval", "every": 5, "relative": false}"#,
+                r#"{"countdown": 5}"#,
+            ),
+        ] {
+            let text =
+                format!(r#"{{"name": "e", "task": "t", "schedule": {schedule}, "options": {options}}}"#);
+            assert!(entry(&text, Tz::UTC, "celery").is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Our beat and RedBeat on the same keys: its tooling, and its scheduler taking over and back.
+
+use std::time::Duration;
+
+use redis::cmd;
+use serde_json::{Value, json};
+use tradebot_test_support::{Process, Python, RedisServer, Signal, bin, eventually};
+
+use crate::fleet::PATIENCE;
+
+struct Shared {
+    redis: RedisServer,
+    schedule: tempfile::NamedTempFile,
+}
+
+impl Shared {
+    fn start() -> Self {
+        let schedule = tempfile::NamedTempFile::new().expect("a file");
+        let text = "[[entry]]\nname = \"ours\"\ntask = \"tests.ours\"\ninterval = 1\npriority = 3\n\
+                    [[entry]]\nname = \"daily\"\ntask = \"tests.daily\"\ncrontab = \"30 4 * * 1-5\"\n";
+        std::fs::write(schedule.path(), text).expect("a written file");
+        Self {
+            redis: RedisServer::start(),
+            schedule,
+        }
+    }
+
+    fn beat(&self) -> Process {
+        Process::builder(bin("tradebot-beat"))
+            .arg("--redbeat")
+            .arg("--schedule")
+            .arg(self.schedule.path())
+            .env("CELERY_BROKER_URL", self.redis.url())
+            .env("SPOT_SYMBOLS_WARMUP_INTERVAL_SECONDS", "0")
+            .env("FUTURES_SYMBOLS_WARMUP_INTERVAL_SECONDS", "0")
+            .spawn()
+    }
+
+    fn tool(&self, orders: Value) -> Vec<Value> {
+        let answers =
+            Python::CELERY_NEWEST.script("redbeat_tool.py", &[&self.redis.url(), &orders.to_string()], &[]);
+        answers.as_array().expect("a list").clone()
+    }
+
+    /// How many messages of a task were sent, at whatever priority.
+    async fn sent(&self, task: &str) -> usize {
+        let mut connection = self.redis.connection().await;
+        let mut count = 0;
+        for list in ["celery", "celery\u{6}\u{16}3"] {
+            let messages: Vec<String> = cmd("LRANGE")
+                .arg(&[list, "0", "-1"])
+                .query_async(&mut connection)
+                .await
+                .expect("messages");
+            let task_of = |message: &String| {
+                let message: Value = serde_json::from_str(message).expect("a message");
+                message["headers"]["task"] == task
+            };
+            count += messages.iter().filter(|message| task_of(message)).count();
+        }
+        count
+    }
+
+    async fn wait_for(&self, task: &str, further: usize) {
+        let wanted = self.sent(task).await + further;
+        eventually("further messages", PATIENCE, async || {
+            (self.sent(task).await >= wanted).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn redbeats_tooling_reads_and_writes_what_our_beat_runs() {
+    let shared = Shared::start();
+    shared.tool(json!([
+        ["save", "theirs", "tests.theirs", 1.0],
+        ["crontab", "hourly", "tests.hourly", "5"]
+    ]));
+    let beat = shared.beat();
+    shared.wait_for("tests.ours", 3).await;
+    shared.wait_for("tests.theirs", 3).await;
+    let loaded = shared.tool(json!([
+        ["load", "ours"],
+        ["load", "daily"],
+        ["load", "theirs"],
+        ["disable", "theirs"]
+    ]));
+    let [ours, daily, theirs, disabled] = &loaded[..] else {
+        panic!("{loaded:?}")
+    };
+    assert_eq!(
+        (&ours["task"], &ours["enabled"]),
+        (&json!("tests.ours"), &json!(true)),
+        "{ours}"
+    );
+    assert_eq!(
+        ours["options"],
+        json!({"queue": "celery", "priority": 3, "expires": 1.0})
+    );
+    assert_eq!(ours["schedule"], "<freq: 1.00 second>");
+    assert!(
+        daily["schedule"]
+            .as_str()
+            .is_some_and(|text| text.contains("30 4 * * 1-5")),
+        "{daily}"
+    );
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("a time")
+        .as_secs_f64();
+    for entry in [ours, theirs] {
+        let last = entry["last_run_at"].as_f64().expect("a last run");
+        assert!((now - last).abs() < 10.0 && entry["rank"].is_number(), "{entry}");
+    }
+    assert!(daily["due_at"].as_f64().is_some_and(|due| due > now), "{daily}");
+    assert_eq!(disabled["enabled"], json!(false));
+    // What is disabled is not sent, once a tick that was on its way is over.
+    shared.wait_for("tests.ours", 2).await;
+    let before = shared.sent("tests.theirs").await;
+    shared.wait_for("tests.ours", 2).await;
+    assert_eq!(shared.sent("tests.theirs").await, before);
+    assert_eq!(
+        shared.sent("tests.hourly").await + shared.sent("tests.daily").await,
+        shared.sent("tests.hourly").await
+    );
+    shared.tool(json!([["delete", "theirs"]]));
+    beat.signal(Signal::SIGTERM);
+    assert_eq!(beat.wait_exit(PATIENCE).code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_python_redbeat_takes_over_and_back() {
+    let shared = Shared::start();
+    let url = shared.redis.url();
+    shared.tool(json!([["save", "theirs", "tests.theirs", 1.0]]));
+    let ours = shared.beat();
+    shared.wait_for("tests.theirs", 2).await;
+
+    // Python waits for the lock, and has it once our beat has ended.
+    let args = [
+        "-A",
+        "tradebot_app",
+        "beat",
+        "-S",
+        "redbeat.RedBeatScheduler",
+        "--pidfile=",
+        "--loglevel",
+        "info",
+    ];
+    let env = [
+        ("CELERY_BROKER_URL", url.as_str()),
+        ("CELERY_RESULT_BACKEND", &url),
+    ];
+    let python = Python::CELERY_NEWEST.celery(&[&args[..], &["--max-interval", "1"]].concat(), &env);
+    python.wait_for_line("Starting", PATIENCE);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(
+        !python.output().contains("Acquired lock"),
+        "two schedulers at a time"
+    );
+    ours.signal(Signal::SIGTERM);
+    assert_eq!(ours.wait_exit(PATIENCE).code(), Some(0));
+    python.wait_for_line("Acquired lock", PATIENCE);
+    shared.wait_for("tests.theirs", 3).await;
+
+    let ours = shared.beat();
+    ours.wait_for_line("scheduled", PATIENCE);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(
+        !ours.output().contains("this beat holds"),
+        "two schedulers at a time"
+    );
+    python.signal(Signal::SIGTERM);
+    python.wait_exit(PATIENCE);
+    ours.wait_for_line("this beat holds RedBeat's lock", PATIENCE);
+    shared.wait_for("tests.theirs", 3).await;
+    shared.wait_for("tests.ours", 1).await;
+
+    // Killed, it leaves the lock for as long as that lasts. Another of ours goes on.
+    let other = shared.beat();
+    ours.signal(Signal::SIGKILL);
+    other.wait_for_line("this beat holds RedBeat's lock", PATIENCE);
+    shared.wait_for("tests.theirs", 2).await;
+}
