@@ -102,7 +102,7 @@ impl Clocks {
     }
 }
 
-fn library() -> PathBuf {
+pub(crate) fn library() -> PathBuf {
     let folders = std::fs::read_dir("/usr/lib").expect("a folder");
     let mut places = folders
         .flatten()

@@ -6,6 +6,7 @@
 
 mod abandoned;
 mod beat_clocks;
+mod beat_deployment;
 mod beats;
 mod chords;
 mod etas;
