@@ -62,6 +62,7 @@ fuzz: ## feeds the parsers with damaged messages, FUZZ_SECONDS (60) each; needs 
 bench: setup ## throughput and latency beside Celery, rusty-celery and the bare Redis commands, as ratios
 	$(CARGO) build --workspace --release --locked
 	$(ENVIRONMENTS)/celery-newest/bin/python tests/bench/transport.py --binaries $(TARGET)/release
+	$(ENVIRONMENTS)/celery-newest/bin/python tests/bench/beat.py --binaries $(TARGET)/release
 
 lint: $(DEPLOYMENT)/.ready ## formatting, clippy, documentation, and that each part builds on its own
 	$(CARGO) fmt --all --check

@@ -22,8 +22,8 @@
 //! (`product::binance::client`), read (`exchange_info`), filter and sort (`product::symbols::prepare`),
 //! write all keys at once (`product::symbols::cache`).
 //!
-//! *One beat tick.* `tradebot-beat` wakes when an entry is due, makes its message
-//! (`core::wire::task_message`) and publishes it (`core::transport::publish`).
+//! *One beat tick.* `tradebot-beat` wakes when an entry is due, decides which slots are to be sent, makes their messages
+//! (`core::wire::task_message`), and takes slots and pushes messages in one script.
 
 #[cfg(feature = "worker")]
 pub mod bridge;

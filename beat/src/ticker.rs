@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
@@ -36,7 +37,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How long a follower leaves a due slot to the beat that sends, in microseconds; drawn anew by each beat.
 const STAGGER: std::ops::Range<Micros> = 300_000..600_000;
 /// Entries that are worked off at a time.
-const ROUND: usize = 1000;
+const ROUND: usize = 2000;
 /// When an entry is tried again whose queue takes no message.
 const REFUSED: Micros = 1_000_000;
 
@@ -370,13 +371,7 @@ impl Ticker {
             }
         }
         self.pass_over_pending(&mut takings, now).await?;
-        for batch in takings.chunks(BATCH) {
-            let answers = self.claim(batch).await?;
-            self.heard();
-            for (taking, answer) in batch.iter().zip(answers) {
-                self.settle(taking, answer);
-            }
-        }
+        self.take(&takings).await?;
         let now = self.clock.now();
         let mut last = None;
         for taking in &takings {
@@ -388,6 +383,31 @@ impl Ticker {
                     self.schedule(taking.entry, now);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Takes slots, and notes what became of each as far as that is known.
+    async fn take(&mut self, takings: &[Taking]) -> Result<(), RedisTrouble> {
+        let one_each = takings.windows(2).all(|pair| pair[0].entry != pair[1].entry);
+        // Several slots of one entry must be taken in their order, whatever becomes of a batch.
+        let at_a_time = if one_each { ROUND } else { BATCH };
+        for part in takings.chunks(at_a_time) {
+            let batches = part.chunks(BATCH);
+            let answers = join_all(batches.clone().map(|batch| self.claim(batch))).await;
+            let mut outcome = Ok(());
+            for (batch, answers) in batches.zip(answers) {
+                match answers {
+                    Ok(answers) => {
+                        for (taking, answer) in batch.iter().zip(answers) {
+                            self.settle(taking, answer);
+                        }
+                    }
+                    Err(trouble) => outcome = Err(trouble),
+                }
+            }
+            outcome?;
+            self.heard();
         }
         Ok(())
     }

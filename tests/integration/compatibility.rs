@@ -7,11 +7,12 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The source of a test's module: `suite::module` below `tests`, `lib::module` below `src`.
+/// The source of a test's module: `suite::module` below `tests`, `lib::module` below `src`, `beat::module` below `beat/src`.
 fn source_of(root: &Path, modules: &[&str]) -> Option<String> {
     let (suite, modules) = modules.split_first()?;
     let mut path: PathBuf = match *suite {
         "lib" => root.join("src"),
+        "beat" => root.join("beat/src"),
         suite => root.join("tests").join(suite),
     };
     path.extend(modules);

@@ -1,0 +1,158 @@
+"""What the beat costs: lateness at a thousand entries, the start of a hundred thousand, and what a tick takes then.
+
+Run it with `make bench`. The numbers are those of one machine at one time.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+
+import redis
+
+MANY = 100_000
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    def __enter__(self):
+        self.folder = tempfile.mkdtemp()
+        self.port = free_port()
+        self.process = subprocess.Popen(
+            ["redis-server", "--port", str(self.port), "--save", "", "--dir", self.folder, "--loglevel", "warning"],
+            stdout=subprocess.DEVNULL)
+        self.client = redis.Redis(port=self.port)
+        while True:
+            try:
+                self.client.ping()
+                return self
+            except redis.ConnectionError:
+                time.sleep(0.05)
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+        shutil.rmtree(self.folder)
+
+
+class Beat:
+    """A running beat over a schedule; warm-ups are left out unless there is none."""
+
+    def __init__(self, binary, server, schedule):
+        self.metrics = free_port()
+        interval = "300" if schedule is None else "0"
+        env = {
+            "PATH": os.environ["PATH"],
+            "CELERY_BROKER_URL": f"redis://127.0.0.1:{server.port}/0",
+            "CELERY_RESULT_BACKEND": f"redis://127.0.0.1:{server.port}/0",
+            "SPOT_SYMBOLS_WARMUP_INTERVAL_SECONDS": interval,
+            "FUTURES_SYMBOLS_WARMUP_INTERVAL_SECONDS": interval,
+        }
+        args = [binary, "-l", "warning"]
+        if schedule is not None:
+            args += ["--schedule", str(schedule), "--metrics-listen", f"127.0.0.1:{self.metrics}"]
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(args, env=env)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+
+    def resident_kib(self):
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+
+    def cpu_ms(self):
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
+
+    def buckets(self):
+        text = urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=10).read().decode()
+        found = re.findall(r'lateness_seconds_bucket\{le="([^"]+)"\} (\d+)', text)
+        return {float(le.replace("+Inf", "inf")): int(count) for le, count in found}
+
+
+def entries(folder, count, plan):
+    path = pathlib.Path(folder) / f"{count}.toml"
+    with path.open("w") as out:
+        for n in range(count):
+            out.write(f'[[entry]]\nname = "entry-{n}"\ntask = "tests.noop"\n{plan(n)}\n\n')
+    return path
+
+
+def percentile(before, after, share):
+    counts = {le: after[le] - before[le] for le in after}
+    total = counts[float("inf")]
+    return total, next(le for le in sorted(counts) if counts[le] >= share * total)
+
+
+def lateness(binary, folder, name, plan):
+    with Server() as server, Beat(binary, server, entries(folder, 1000, plan)) as beat:
+        # The first run of all of them at once is the start, not a tick.
+        time.sleep(4)
+        before, cpu = beat.buckets(), beat.cpu_ms()
+        time.sleep(15)
+        total, p99 = percentile(before, beat.buckets(), 0.99)
+        share = (beat.cpu_ms() - cpu) / 15_000
+        print(f"1,000 entries, {name}: {total} messages, lateness p50 ≤ "
+              f"{percentile(before, beat.buckets(), 0.5)[1] * 1000:g} ms, p99 ≤ {p99 * 1000:g} ms, {share:.1%} of a CPU")
+
+
+def many(binary, folder):
+    schedule = entries(folder, MANY, lambda n: f'crontab = "{n % 60} {n // 60 % 24} * * *"')
+    with Server() as server:
+        for start in ("first start", "restart"):
+            with Beat(binary, server, schedule) as beat:
+                leader = "tradebot-symbols:beat-leader"
+                while not (server.client.exists(leader) and server.client.hlen("tradebot-symbols:beat-slots") == MANY):
+                    time.sleep(0.005)
+                took, cpu = time.monotonic() - beat.started, beat.cpu_ms()
+                print(f"100,000 entries, {start}: {took:.2f} s ({cpu:.0f} ms of CPU), {beat.resident_kib()} KiB resident")
+                server.client.delete(leader)
+
+
+def tick(binary, folder):
+    """Ten entries a second are due, among ten and among a hundred thousand."""
+    for scheduled in (10, MANY):
+        def plan(n):
+            return "interval = 1" if n < 10 else f'crontab = "{n % 60} {n // 60 % 24} 1 1 *"'
+        with Server() as server, Beat(binary, server, entries(folder, scheduled, plan)) as beat:
+            while server.client.hlen("tradebot-symbols:beat-slots") < scheduled:
+                time.sleep(0.05)
+            time.sleep(2)
+            before, cpu = beat.buckets(), beat.cpu_ms()
+            time.sleep(10)
+            total = percentile(before, beat.buckets(), 0.99)[0]
+            print(f"10 due a second among {scheduled}: {(beat.cpu_ms() - cpu) / 10:.2f} ms of CPU a second, {total} sent")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--binaries", required=True)
+    binary = str(pathlib.Path(parser.parse_args().binaries) / "tradebot-beat")
+    with tempfile.TemporaryDirectory() as folder:
+        with Server() as server, Beat(binary, server, None) as beat:
+            time.sleep(5)
+            print(f"idle: {beat.resident_kib()} KiB resident")
+        lateness(binary, folder, "all at the same instant", lambda n: "interval = 1")
+        lateness(binary, folder, "spread over the second", lambda n: "interval = 1\njitter = 1")
+        many(binary, folder)
+        tick(binary, folder)
+
+
+main()
