@@ -2,7 +2,7 @@
 //!
 //! # Map
 //! [`crontab`] and [`zone`] say when a crontab is due, [`slots`] names the slots of any plan, [`entry`] is what is sent
-//! and [`file`] where it is read from. [`due`] decides what is to be done now, [`store`] does it in one script, and
+//! and [`mod@file`] where it is read from. [`due`] decides what is to be done now, [`store`] does it in one script, and
 //! [`ticker`] is the loop around both, by the clock of [`timing`]; [`redbeat`] is the other loop, over RedBeat's keys. [`metrics`] and [`listen`] tell how it goes;
 //! [`commands`] is what a person asks for.
 //!
@@ -183,7 +183,7 @@ async fn run(args: Args) -> Result<()> {
         return Ok(());
     }
     let machine = node::machine();
-    let store = store(&redis, &machine)?;
+    let store = open_store(&redis, &machine)?;
     let instance = Instance {
         id: Uuid::new_v4().simple().to_string(),
         origin: task_message::origin(&machine),
@@ -251,7 +251,7 @@ fn schedule(intervals: &ScheduleConfig, path: Option<&std::path::Path>, queue: &
     Ok(entries)
 }
 
-fn store(redis: &RedisConfig, machine: &str) -> Result<Store> {
+fn open_store(redis: &RedisConfig, machine: &str) -> Result<Store> {
     let name = format!("beat@{machine}");
     let connection = Connection::new(&redis.broker, &name)?;
     let mut results = Connection::new(&redis.results, &name)?;
