@@ -70,8 +70,8 @@ pub(super) async fn run(args: Args) -> Result<()> {
     };
     protect::forbid_dumps().context("core dumps cannot be forbidden")?;
     say(&format!("database       {}", enabled.database))?;
-    let client = Client::new(binance.clone()).context("the HTTP client")?;
-    let branch = Branch::new(enabled, &client, &binance, symbols)?;
+    let client = Client::new(binance).context("the HTTP client")?;
+    let branch = Branch::new(enabled, &client, symbols)?;
     let mut told = Ok(());
     let outcome = branch
         .list_of(&check.email, check.market.into(), &mut |step| {

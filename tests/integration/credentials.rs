@@ -157,8 +157,8 @@ impl Environment {
         let Settings::On(enabled) = settings else {
             panic!("{settings:?}");
         };
-        let client = Client::new(binance.clone()).expect("a client");
-        Branch::new(*enabled, &client, &binance, symbols).expect("a branch")
+        let client = Client::new(binance).expect("a client");
+        Branch::new(*enabled, &client, symbols).expect("a branch")
     }
 }
 

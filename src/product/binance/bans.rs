@@ -41,6 +41,11 @@ impl BanClock {
         }
     }
 
+    /// Where it is shared.
+    pub(super) fn connection(&self) -> Option<&Connection> {
+        self.shared.as_ref().map(|(connection, _)| connection)
+    }
+
     pub(super) fn shared(mut self, connection: Connection) -> Self {
         self.shared = Some((connection, Script::new(include_str!("scripts/ban.lua"))));
         self

@@ -19,7 +19,7 @@ use crate::config::BinanceConfig;
 use crate::core::clock::{SharedClock, SystemClock};
 use crate::core::trace;
 use crate::core::transport::Connection;
-use crate::market::{Market, PerMarket};
+use crate::market::{Market, Network, PerMarket};
 
 /// All attempts of one fetch together.
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -107,6 +107,27 @@ impl Client {
     pub fn with_shared_bans(mut self, connection: Connection) -> Self {
         self.bans = Arc::new(BanClock::new(self.config.testnet).shared(connection));
         self
+    }
+
+    /// The network whose hosts are asked.
+    #[must_use]
+    pub fn network(&self) -> Network {
+        self.config.network()
+    }
+
+    /// A client of `network`: this one's clone if it is the same, else one that shares pauses as this one does.
+    ///
+    /// # Errors
+    /// When the TLS set-up of the machine cannot be used.
+    pub fn on(&self, network: Network) -> Result<Self, reqwest::Error> {
+        if network == self.network() {
+            return Ok(self.clone());
+        }
+        let other = Self::new(self.config.clone().on(network))?;
+        Ok(match self.bans.connection() {
+            Some(connection) => other.with_shared_bans(connection.clone()),
+            None => other,
+        })
     }
 
     /// Whether the lists come from the testnets.

@@ -26,7 +26,7 @@ use super::tls::TlsError;
 use super::users::{DatabaseError, StoredKey, User, Users};
 use super::verdicts::{Verdict, Verdicts};
 use super::walk::{ENDS, Fallthrough, NetworkFailure, Own, PrivateList, Step, end};
-use crate::config::{BinanceConfig, SymbolsConfig};
+use crate::config::SymbolsConfig;
 use crate::core::clock::{Clock, SystemClock};
 use crate::core::error_chain;
 use crate::market::{Market, Network, PerMarket};
@@ -78,12 +78,7 @@ impl Branch {
     ///
     /// # Errors
     /// [`BranchError`].
-    pub fn new(
-        enabled: Enabled,
-        own: &Client,
-        binance: &BinanceConfig,
-        symbols: SymbolsConfig,
-    ) -> Result<Self, BranchError> {
+    pub fn new(enabled: Enabled, own: &Client, symbols: SymbolsConfig) -> Result<Self, BranchError> {
         for warning in &enabled.warnings {
             warn!("{warning}; production refuses to start with it");
         }
@@ -91,13 +86,8 @@ impl Branch {
             database = %enabled.database, tls = ?enabled.database.tls, networks = ?enabled.networks,
             "users' own keys are used"
         );
-        let own_network = binance.network();
         let sides = enabled.networks.iter().map(|&network| {
-            let client = if network == own_network {
-                own.clone()
-            } else {
-                Client::new(binance.clone().on(network))?
-            };
+            let client = own.on(network)?;
             let lists = PerMarket::default();
             Ok(Side {
                 network,
@@ -110,7 +100,7 @@ impl Branch {
             users: Users::new(&enabled.database, enabled.pool_size, enabled.database_timeout)?,
             verifier: enabled.verifier,
             keyring: enabled.keyring,
-            own_network,
+            own_network: own.network(),
             symbols,
             budget: enabled.budget,
             verdicts: Verdicts::default(),
