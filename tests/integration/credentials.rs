@@ -100,6 +100,7 @@ impl Scene {
             let list = |base| {
                 Reply::json(exchange_info(&[
                     ("BTC", "USDT", "TRADING"),
+                    ("ETH", "USDT", "TRADING"),
                     (base, "USDT", "TRADING"),
                 ]))
             };

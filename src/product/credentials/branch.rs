@@ -272,6 +272,10 @@ impl Branch {
         if symbols.is_empty() {
             return Err(NetworkFailure::Empty);
         }
+        let is_listed = |base: &&String| symbols.iter().any(|it| it.base_asset == **base);
+        if let Some(base) = self.symbols.anchor_bases.iter().find(|base| !is_listed(base)) {
+            return Err(NetworkFailure::Lacks(base.clone()));
+        }
         let list = Arc::new(PrivateList {
             network: side.network,
             host: fetched.base_url,

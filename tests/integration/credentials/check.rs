@@ -35,7 +35,7 @@ async fn every_step_is_told() {
     );
     let refused = "the API key is unknown here, or not allowed from this address or for this call (-2015)";
     let private = format!(
-        "the user's own: 2 symbols of testnet from {}",
+        "the user's own: 3 symbols of testnet from {}",
         scene.testnet.base_url()
     );
     let cases: [(&str, i32, &[Line]); 4] = [

@@ -13,7 +13,7 @@ struct Row {
     sent_to_mainnet: &'static [&'static str],
 }
 
-const TEST_LIST: &str = "testnet: BTCUSDT TESTUSDT";
+const TEST_LIST: &str = "testnet: BTCUSDT ETHUSDT TESTUSDT";
 const REFUSED: &str =
     "the API key is unknown here, or not allowed from this address or for this call (-2015)";
 

@@ -20,13 +20,16 @@ async fn networks_are_tried_in_the_configured_order_and_no_others() {
     assert_eq!(scene.testnet.keys_seen().len(), 0);
     let seen = scene.mainnet.keys_seen().len();
     let testnet_alone = with("testnet").branch();
-    assert_eq!(walk(&testnet_alone, "one").await, "testnet: BTCUSDT TESTUSDT");
+    assert_eq!(
+        walk(&testnet_alone, "one").await,
+        "testnet: BTCUSDT ETHUSDT TESTUSDT"
+    );
     assert_eq!(scene.mainnet.keys_seen().len(), seen);
     // Where the deployment itself is on the testnet, the mainnet's list is the private one.
     let testnet_deployment = with("mainnet,testnet").with("TESTNET_URL", "true").branch();
     assert_eq!(
         walk(&testnet_deployment, "one").await,
-        "mainnet: BTCUSDT MAINUSDT"
+        "mainnet: BTCUSDT ETHUSDT MAINUSDT"
     );
     let testnet_deployment = with("testnet,mainnet").with("TESTNET_URL", "true").branch();
     assert_eq!(walk(&testnet_deployment, "one").await, "everybody's: testnet");
@@ -39,12 +42,12 @@ async fn a_private_list_is_fetched_once_for_all_and_for_each_market() {
     let branch = scene.branch();
     let walks = (0..20).map(|_| walk(&branch, "one"));
     for outcome in futures_util::future::join_all(walks).await {
-        assert_eq!(outcome, "testnet: BTCUSDT TESTUSDT");
+        assert_eq!(outcome, "testnet: BTCUSDT ETHUSDT TESTUSDT");
     }
     assert_eq!(scene.testnet.count(path(Market::Spot)), 1);
     assert_eq!(scene.testnet.count(path(Market::Futures)), 0);
     let futures = branch.list_of("one", Market::Futures, &mut |_| {}).await;
-    assert_eq!(told(&futures), "testnet: BTCUSDT TESTUSDT");
+    assert_eq!(told(&futures), "testnet: BTCUSDT ETHUSDT TESTUSDT");
     assert_eq!(scene.testnet.count(path(Market::Futures)), 1);
     assert_eq!(scene.mainnet.requests().len(), 0);
 }
@@ -105,6 +108,10 @@ async fn trouble_on_one_network_leads_to_the_next_and_in_time() {
         (
             "an empty list",
             Reply::json(exchange_info(&[("BTC", "USDT", "BREAK")])),
+        ),
+        (
+            "a list without ETH",
+            Reply::json(exchange_info(&[("BTC", "USDT", "TRADING")])),
         ),
     ] {
         scene.testnet.always(path(Market::Spot), reply);
