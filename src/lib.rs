@@ -11,7 +11,7 @@
 //! [`worker`] puts any set of tasks on the engine; [`cli`] is the entrance; [`config`], [`market`] and [`telemetry`] are used on every floor above the core.
 //! Without the feature `worker` only the core and these three are built: that is what `tradebot-beat` uses.
 //!
-//! # Three walks
+//! # Four walks
 //! *One task.* [`core::engine`]'s consumer claims a message (`core::transport::Transport::claim`), reads it
 //! (`core::wire::envelope`) and sends it through `bridge::stream` to rusty-celery's loop, which runs
 //! `bridge::managed`. That has [`core::engine::Engine::execute`] run the real function, here
@@ -19,8 +19,12 @@
 //! script.
 //!
 //! *One refresh.* The warm-up calls `product::symbols::refresh::Refresher::refresh`: fetch
-//! (`product::binance::client`), read (`exchange_info`), filter and sort (`product::symbols::prepare`),
-//! write all keys at once (`product::symbols::cache`).
+//! (`product::binance::client`), read while it arrives (`exchange_info`), filter and sort
+//! (`product::symbols::prepare`), compare with the list in place (`guard`), write all keys and the change at once
+//! (`cache`).
+//!
+//! *One read.* `product::symbols::reads::SymbolReads::peek` takes the list that `reads::watch` keeps as Redis has it.
+//! Where there is none, or it is past its lifetime, `reads::flight` refreshes it, once for all who want it.
 //!
 //! *One beat tick.* `tradebot-beat` wakes when an entry is due, decides which slots are to be sent, makes their messages
 //! (`core::wire::task_message`), and takes slots and pushes messages in one script.

@@ -1,7 +1,72 @@
 //! The symbol lists: which symbols, in which order, how they are kept in Redis, and how they are read.
 //!
-//! [`refresh`] writes: fetch, [`prepare`], guard, [`cache`]. [`reads`] reads, and refreshes where nothing fresh is there.
+//! [`refresh`] writes: fetch, [`prepare`], [`guard`], [`cache`]. [`reads`] reads, and refreshes where nothing fresh is
+//! there; [`changes`] tells what refreshes changed. All processes of a Redis agree by its keys: who refreshes, what is
+//! held back, and until when the exchange wants no requests.
+//!
+//! # In other programs
+//! The lists with their keys, counters and the whole flow, as the worker and the endpoint use them:
+//!
+//! ```
+//! # use tradebot_test_support::{RedisServer, Reply, ScriptedExchange};
+//! use std::collections::BTreeMap;
+//! use tradebot_symbols::market::Market;
+//! use tradebot_symbols::product::symbols::reads::{Level, ReadsSettings, SymbolReads};
+//!
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! # let (redis, exchange) = (RedisServer::start(), ScriptedExchange::start().await);
+//! # let entry = |base: &str| format!(r#"{{"symbol":"{base}USDT","status":"TRADING","baseAsset":"{base}","quoteAsset":"USDT"}}"#);
+//! # exchange.always("/api/v3/exchangeInfo", Reply::json(format!(r#"{{"symbols":[{},{}]}}"#, entry("ETH"), entry("BTC"))));
+//! # exchange.always("/fapi/v1/exchangeInfo", Reply::status(503, ""));
+//! # let (redis_url, exchange_url) = (redis.url(), exchange.base_url());
+//! // `ProcessEnvironment` reads the real environment; the names are those of the README's table.
+//! let environment = BTreeMap::from([
+//!     ("REDIS_URL", redis_url.as_str()),
+//!     ("BINANCE_SPOT_BASE_URL", exchange_url.as_str()),
+//! #    ("BINANCE_FUTURES_BASE_URL", exchange_url.as_str()),
+//! ]);
+//! let reads = SymbolReads::start(ReadsSettings::read(&environment)?, "my-program")?;
+//!
+//! let reading = reads.read(Market::Spot).await?;
+//! assert_eq!(reading.list.symbols()[0].symbol, "BTCUSDT");
+//! assert!(!reading.stale && reading.age.is_some());
+//!
+//! // From then on out of memory, without waiting: changes in Redis arrive by themselves.
+//! let again = reads.peek(Market::Spot).expect("a list");
+//! assert_eq!(again.level, Level::Memory);
+//!
+//! // Writes the counters of hits and misses.
+//! reads.stop().await;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Without a runtime of one's own, [`blocking`] does the same:
+//!
+//! ```
+//! # use tradebot_test_support::{RedisServer, ScriptedExchange};
+//! use std::collections::BTreeMap;
+//! use tradebot_symbols::market::Market;
+//! use tradebot_symbols::product::symbols::blocking::SymbolReads;
+//! use tradebot_symbols::product::symbols::reads::ReadsSettings;
+//!
+//! # let redis = RedisServer::start();
+//! # let list = r#"[{"symbol": "BTCUSDT", "baseAsset": "BTC", "quoteAsset": "USDT", "status": "TRADING"}]"#;
+//! # let mut other = redis::Client::open(redis.url())?.get_connection()?;
+//! # for market in Market::ALL {
+//! #     redis::cmd("SET").arg(format!("cache:symbols:{market}:v1")).arg(list).exec(&mut other)?;
+//! # }
+//! # let redis_url = redis.url();
+//! let environment = BTreeMap::from([("REDIS_URL", redis_url.as_str())]);
+//! let reads = SymbolReads::start(ReadsSettings::read(&environment)?, "my-program")?;
+//! let reading = reads.read(Market::Futures)?;
+//! println!("{} symbols, {:?} old", reading.list.count(), reading.age);
+//! reads.stop();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+pub mod blocking;
 pub mod cache;
 pub mod changes;
 mod counts;

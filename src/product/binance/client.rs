@@ -153,7 +153,8 @@ impl Client {
                 .unwrap_or(u32::MAX)
                 .saturating_sub(attempt);
             let share = (deadline - Instant::now()) / (untried_hosts.saturating_add(1));
-            let attempt_made = self.attempt(market, base_url);
+            // On the heap: everybody who waits for a list would carry it otherwise.
+            let attempt_made = Box::pin(self.attempt(market, base_url));
             let traced = trace::client_call(base_url, path(market), attempt_made);
             let attempted = timeout(share, traced).await;
             let reason = match attempted {
@@ -221,7 +222,7 @@ impl Client {
 
     /// Refuses while paused; waits a little while the exchange counts us as heavy.
     pub(super) async fn obey_earlier_answers(&self, market: Market) -> Result<(), Reason> {
-        if let Some(left) = self.bans.left(market).await {
+        if let Some(left) = Box::pin(self.bans.left(market)).await {
             return Err(Reason::Paused(left));
         }
         let (upstream, now) = (*self.state(market), Instant::now());
@@ -280,7 +281,7 @@ impl Client {
         .retry_after()
         .unwrap_or_default();
         warn!(%market, pause_seconds = wait.as_secs(), "the exchange wants no requests for now");
-        self.bans.set(market, wait.max(SHORTEST_PAUSE)).await;
+        Box::pin(self.bans.set(market, wait.max(SHORTEST_PAUSE))).await;
     }
 
     pub(super) fn note_weight(&self, market: Market, headers: &HeaderMap) {

@@ -165,3 +165,26 @@ fn an_old_answer_is_confirmed_only_by_a_clock_that_moves() {
     held_back(second(old));
     assert_eq!(second(old + 9_000), Verdict::Confirmed(vec![Concern::Older]));
 }
+
+#[test]
+fn a_made_up_list_neither_waits_nor_keeps_a_real_one_waiting() {
+    let real = in_place(100);
+    let sandbox = Source {
+        network: Network::Sandbox,
+        ..real.source().unwrap().clone()
+    };
+    let made_up = List::read(real.json().clone(), Some(AT / 1000), Some(sandbox)).unwrap();
+    assert_eq!(
+        judged(&symbols(3), AT - 9_000_000, Some(&made_up), None, AT),
+        Verdict::Accept
+    );
+    let proposed = Proposed {
+        symbols: &symbols(3)[1..],
+        network: Network::Sandbox,
+        server_time: None,
+    };
+    assert_eq!(
+        judge(&proposed, Some(&real), None, &config(), AT),
+        Verdict::Accept
+    );
+}

@@ -1,0 +1,80 @@
+//! The lists for programs without an async runtime: a thin twin of [`reads`](super::reads), which does the work.
+//!
+//! Everything runs on one thread that the twin starts. Its methods block, and must not be called from within a tokio
+//! runtime.
+
+use thiserror::Error;
+use tokio::runtime::{Builder, Runtime};
+
+use super::cache::CacheError;
+use super::changes::Changes;
+use super::reads::{self, MarketStatus, Reading, ReadsError, ReadsSettings, Unavailable};
+use crate::market::Market;
+
+/// The lists of one Redis; see [`reads::SymbolReads`], whose methods these are.
+pub struct SymbolReads {
+    reads: reads::SymbolReads,
+    runtime: Runtime,
+}
+
+/// Why reading could not begin.
+#[derive(Debug, Error)]
+pub enum BlockingError {
+    /// The settings cannot be used.
+    #[error(transparent)]
+    Reads(#[from] ReadsError),
+    /// The system gives no thread.
+    #[error("the thread of the symbol lists")]
+    Thread(#[from] std::io::Error),
+}
+
+impl SymbolReads {
+    /// Starts reading, see [`reads::SymbolReads::start`].
+    ///
+    /// # Errors
+    /// [`BlockingError`].
+    pub fn start(settings: ReadsSettings, name: &str) -> Result<Self, BlockingError> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("symbol-lists")
+            .enable_all()
+            .build()?;
+        let entered = runtime.enter();
+        let reads = reads::SymbolReads::start(settings, name)?;
+        drop(entered);
+        Ok(Self { reads, runtime })
+    }
+
+    /// See [`reads::SymbolReads::peek`]; does not block.
+    #[must_use]
+    pub fn peek(&self, market: Market) -> Option<Reading> {
+        self.reads.peek(market)
+    }
+
+    /// See [`reads::SymbolReads::read`].
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub fn read(&self, market: Market) -> Result<Reading, Unavailable> {
+        self.runtime.block_on(self.reads.read(market))
+    }
+
+    /// See [`reads::SymbolReads::changes`].
+    ///
+    /// # Errors
+    /// [`CacheError`].
+    pub fn changes(&self, since: Option<&str>, limit: usize) -> Result<Changes, CacheError> {
+        self.runtime.block_on(self.reads.changes(since, limit))
+    }
+
+    /// See [`reads::SymbolReads::status`]; does not block.
+    #[must_use]
+    pub fn status(&self, market: Market) -> MarketStatus {
+        self.reads.status(market)
+    }
+
+    /// Writes the counters and ends; without it the last second's counts are lost.
+    pub fn stop(self) {
+        self.runtime.block_on(self.reads.stop());
+    }
+}
