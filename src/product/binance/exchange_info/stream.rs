@@ -1,7 +1,9 @@
 //! Cutting a document into the elements of `symbols` while it arrives.
 //!
-//! An element is handed over as soon as its end is there, and forgotten. What stands around the list is kept, and is
-//! read as a document with an empty list at the end; it is small.
+//! An element is handed over as soon as its end is there, and forgotten. Of an element only the outermost members are
+//! handed over: `null` stands where an object or an array was inside of it, which is most of it and of no use here. Such a
+//! part is only looked at for its brackets and texts. What stands around the list is kept, and is read as a document with
+//! an empty list at the end; it is small.
 
 use memchr::memchr2;
 
@@ -11,6 +13,10 @@ use super::ListingError;
 const LONGEST_ELEMENT: usize = 1 << 20;
 /// The most that may stand around the list: in real answers some ten kilobytes.
 const LONGEST_REST: usize = 1 << 20;
+/// Of brackets deeper than this, and than in any real answer, the kind is not looked at.
+const KINDS_KNOWN: usize = 64;
+/// Texts up to this length are looked through byte by byte.
+const SHORT_TEXT: usize = 16;
 const BYTE_ORDER_MARK: [u8; 3] = *b"\xef\xbb\xbf";
 
 /// See the module.
@@ -22,7 +28,7 @@ pub(super) struct Splitter {
     place: Place,
     /// The document without its elements.
     pub(super) rest: Vec<u8>,
-    /// The beginning of an element whose end is in a later chunk.
+    /// What is kept of the element that has begun.
     part: Vec<u8>,
     scan: Scan,
     /// Depth outside of elements.
@@ -68,6 +74,8 @@ enum Key {
 #[derive(Debug, Default, Clone, Copy)]
 struct Scan {
     depth: usize,
+    /// Which of the outermost open brackets are square, the innermost of these in the lowest bit.
+    square: u64,
     in_text: bool,
     escaped: bool,
 }
@@ -217,26 +225,24 @@ impl Splitter {
     ) -> Result<usize, ListingError> {
         let bytes = &chunk[at..];
         let end = match kind {
-            Kind::Bare => bytes
-                .iter()
-                .position(|byte| matches!(byte, b',' | b']' | b'}' | b' ' | b'\t' | b'\r' | b'\n')),
-            Kind::Nested | Kind::Text => self.scan.end(bytes),
+            Kind::Bare => {
+                let end = bytes
+                    .iter()
+                    .position(|byte| matches!(byte, b',' | b']' | b'}' | b' ' | b'\t' | b'\r' | b'\n'));
+                self.part.extend_from_slice(&bytes[..end.unwrap_or(bytes.len())]);
+                end
+            }
+            Kind::Nested | Kind::Text => self.scan.end(bytes, &mut self.part)?,
         };
-        if self.part.len() + end.unwrap_or(bytes.len()) > LONGEST_ELEMENT {
+        if self.part.len() > LONGEST_ELEMENT {
             return Err(ListingError::TooLong("an element of the list"));
         }
         let Some(end) = end else {
-            self.part.extend_from_slice(bytes);
             return Ok(chunk.len());
         };
         self.place = Place::Behind;
-        if self.part.is_empty() {
-            element(&bytes[..end])?;
-        } else {
-            self.part.extend_from_slice(&bytes[..end]);
-            element(&self.part)?;
-            self.part.clear();
-        }
+        element(&self.part)?;
+        self.part.clear();
         Ok(at + end)
     }
 }
@@ -253,41 +259,82 @@ const STRUCTURE: [bool; 256] = {
 };
 
 impl Scan {
-    /// How many of the bytes belong to the element, if it ends in them.
-    fn end(&mut self, bytes: &[u8]) -> Option<usize> {
+    /// How many of the bytes belong to the element, if it ends in them. What is wanted of it goes to `kept`.
+    fn end(&mut self, bytes: &[u8], kept: &mut Vec<u8>) -> Result<Option<usize>, ListingError> {
+        // Where the part begins that is to be kept; nothing is while the depth is above one.
+        let mut from = 0;
         let mut at = 0;
-        loop {
-            if self.in_text {
-                if self.escaped {
-                    bytes.get(at)?;
-                    self.escaped = false;
-                    at += 1;
-                }
-                at += memchr2(b'"', b'\\', bytes.get(at..)?)?;
-                if bytes[at] == b'\\' {
-                    self.escaped = true;
-                    at += 1;
+        while let Some(found) = self.next(bytes, at) {
+            at = found + 1;
+            match bytes[found] {
+                b'"' if self.depth == 0 && !self.in_text => {}
+                b'"' => continue,
+                open @ (b'{' | b'[') => {
+                    self.depth += 1;
+                    if self.depth <= KINDS_KNOWN {
+                        self.square = self.square << 1 | u64::from(open == b'[');
+                    }
+                    if self.depth == 2 {
+                        kept.extend_from_slice(&bytes[from..found]);
+                        kept.extend_from_slice(b"null");
+                    }
                     continue;
                 }
-                self.in_text = false;
-                at += 1;
-                if self.depth == 0 {
-                    return Some(at);
+                close => {
+                    if self.depth <= KINDS_KNOWN {
+                        if (self.square & 1 == 1) != (close == b']') {
+                            return Err(ListingError::Damaged("brackets do not match"));
+                        }
+                        self.square >>= 1;
+                    }
+                    self.depth -= 1;
+                    if self.depth == 1 {
+                        from = at;
+                    }
+                    if self.depth > 0 {
+                        continue;
+                    }
                 }
             }
-            at += bytes
-                .get(at..)?
-                .iter()
-                .position(|byte| STRUCTURE[usize::from(*byte)])?;
-            match bytes[at] {
-                b'"' => self.in_text = true,
-                b'{' | b'[' => self.depth += 1,
-                _ => self.depth = self.depth.saturating_sub(1),
+            kept.extend_from_slice(&bytes[from..at]);
+            return Ok(Some(at));
+        }
+        if self.depth <= 1 {
+            kept.extend_from_slice(&bytes[from..]);
+        }
+        Ok(None)
+    }
+
+    /// The next bracket, or quotation mark at either end of a text.
+    fn next(&mut self, bytes: &[u8], mut at: usize) -> Option<usize> {
+        if !self.in_text {
+            let found = at
+                + bytes
+                    .get(at..)?
+                    .iter()
+                    .position(|byte| STRUCTURE[usize::from(*byte)])?;
+            self.in_text = bytes[found] == b'"';
+            return Some(found);
+        }
+        loop {
+            if self.escaped {
+                bytes.get(at)?;
+                self.escaped = false;
+                at += 1;
             }
-            at += 1;
-            if self.depth == 0 && !self.in_text {
-                return Some(at);
+            let rest = bytes.get(at..)?;
+            // Most texts are too short for a search that has to get ready.
+            let (near, far) = rest.split_at(rest.len().min(SHORT_TEXT));
+            let found = match near.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
+                Some(found) => at + found,
+                None => at + near.len() + memchr2(b'"', b'\\', far)?,
+            };
+            if bytes[found] == b'"' {
+                self.in_text = false;
+                return Some(found);
             }
+            self.escaped = true;
+            at = found + 1;
         }
     }
 }
