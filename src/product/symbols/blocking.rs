@@ -1,4 +1,4 @@
-//! The lists for programs without an async runtime: a thin twin of [`reads`](super::reads), which does the work.
+//! The lists for programs without an async runtime: a thin twin of [`reads`], which does the work.
 //!
 //! Everything runs on one thread that the twin starts. Its methods block, and must not be called from within a tokio
 //! runtime.
