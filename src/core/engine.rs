@@ -20,6 +20,7 @@ mod execution;
 mod foreign;
 mod heartbeat;
 mod hold_ups;
+mod outcomes;
 mod parked_watch;
 mod pool;
 mod rate_limits;
@@ -31,9 +32,9 @@ mod task_types;
 mod workflow;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
@@ -44,6 +45,7 @@ use heartbeat::Heartbeat;
 use hold_ups::HoldUps;
 
 pub use execution::{Failure, FailureKind, Limits, TaskPolicy};
+pub use outcomes::{OutcomeCounts, Outcomes};
 pub use rate_limits::{RateError, RateGate, RateLimit};
 pub use requests::{Phase, Request, Requests, Ticket};
 pub use revocations::{Revocation, Revocations, matching};
@@ -133,6 +135,9 @@ pub struct Engine {
     left_out: Mutex<VecDeque<String>>,
     foreign: ForeignWatch,
     heartbeat: Mutex<Option<Heartbeat>>,
+    /// Milliseconds from the start to when the broker last answered the consumer, plus one.
+    last_round: AtomicU64,
+    began: Instant,
     events: Arc<Events>,
     hold_ups: HoldUps,
     origin: String,
@@ -173,6 +178,8 @@ impl Engine {
             left_out: Mutex::default(),
             foreign: ForeignWatch::default(),
             heartbeat: Mutex::default(),
+            last_round: AtomicU64::new(0),
+            began: Instant::now(),
         })
     }
 
@@ -251,6 +258,25 @@ impl Engine {
     #[must_use]
     pub fn foreign_waiting(&self) -> BTreeMap<String, usize> {
         self.foreign.waiting()
+    }
+
+    /// How long ago the broker last answered the consumer; `None` while it has not yet. An idle consumer asks every few
+    /// seconds. One whose slots are all taken does not ask: see [`Engine::is_busy`].
+    #[must_use]
+    pub fn last_round(&self) -> Option<Duration> {
+        let at = self.last_round.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.began.elapsed().saturating_sub(Duration::from_millis(at)))
+    }
+
+    /// Whether every slot is taken.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.slots.available_permits() == 0
+    }
+
+    fn note_round(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.last_round.store(now + 1, Ordering::Relaxed);
     }
 
     /// Waits until everything taken has been settled or handed back. Call it once a stop was asked for and

@@ -70,7 +70,11 @@ impl Engine {
         let mut waits = Reconnect::default();
         let mut state = Consuming::default();
         while let Some(slots) = self.free_slots().await {
-            match self.round(slots, &jobs, &mut state).await {
+            let round = self.round(slots, &jobs, &mut state).await;
+            if round.is_ok() {
+                self.note_round();
+            }
+            match round {
                 Ok(Next::Claim) => waits.reset(),
                 Ok(Next::Wait { foreign, later }) => {
                     waits.reset();

@@ -182,6 +182,7 @@ impl Engine {
             self.events.ended(&job.message, &state, runtime);
         }
         let settled = self.settle(&job.tag, &job.message, &state, &plan).await;
+        job.ticket.request().task().outcomes().note(&state, runtime);
         if settled.is_some() && !retried {
             self.events.ended(&job.message, &state, runtime);
         }
@@ -200,6 +201,7 @@ impl Engine {
 
     async fn end_revoked(self: &Arc<Self>, job: &Job, why: Revocation) {
         self.settle_revoked(&job.tag, &job.message, why).await;
+        job.ticket.request().task().outcomes().note_revoked();
         if job.marked {
             self.unmark(job.tag.clone());
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::execution::{Limits, TaskPolicy};
+use super::outcomes::Outcomes;
 use super::rate_limits::RateGate;
 
 /// One task by its name.
@@ -13,6 +14,7 @@ pub struct TaskType {
     name: String,
     policy: Option<TaskPolicy>,
     runs: AtomicU64,
+    outcomes: Outcomes,
     /// Whether `limits` holds something, so that the common case needs no lock.
     limited: AtomicBool,
     limits: Mutex<Option<Limits>>,
@@ -27,6 +29,7 @@ impl TaskType {
             name: name.to_owned(),
             policy,
             runs: AtomicU64::new(0),
+            outcomes: Outcomes::default(),
             limited: AtomicBool::new(false),
             limits: Mutex::default(),
             rate: RateGate::default(),
@@ -49,6 +52,12 @@ impl TaskType {
     #[must_use]
     pub fn runs(&self) -> u64 {
         self.runs.load(Ordering::Relaxed)
+    }
+
+    /// How its executions ended.
+    #[must_use]
+    pub fn outcomes(&self) -> &Outcomes {
+        &self.outcomes
     }
 
     /// Limits set while the worker runs, which replace those the task was registered with.
