@@ -70,6 +70,7 @@ pub mod blocking;
 pub mod cache;
 pub mod changes;
 mod counts;
+pub mod everything;
 pub mod guard;
 pub mod list;
 pub mod prepare;

@@ -180,6 +180,12 @@ impl CacheKeys {
         format!("cache:symbols:{}:held_back", self.0)
     }
 
+    /// The symbols of all quote assets and statuses, as a JSON array like the list.
+    #[must_use]
+    pub fn everything(self) -> String {
+        format!("cache:symbols:{}:everything", self.0)
+    }
+
     /// Symbols that are not trading, with their status, as a JSON object.
     #[must_use]
     pub fn not_trading(self) -> String {

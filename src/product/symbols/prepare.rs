@@ -10,10 +10,24 @@ use crate::product::binance::exchange_info::Symbol;
 /// Filters and sorts a market's symbols.
 #[must_use]
 pub fn prepare(symbols: Vec<Symbol>, market: Market, config: &SymbolsConfig) -> Vec<Symbol> {
+    let listed = symbols.into_iter().filter(|symbol| is_listed(symbol, config));
+    order(listed, market, config)
+}
+
+/// Whether a symbol belongs to the list.
+pub(super) fn is_listed(symbol: &Symbol, config: &SymbolsConfig) -> bool {
+    symbol.status == "TRADING" && symbol.quote_asset == config.quote_asset
+}
+
+/// Sorts symbols of any quote asset and status as the list is sorted.
+pub(super) fn order(
+    symbols: impl IntoIterator<Item = Symbol>,
+    market: Market,
+    config: &SymbolsConfig,
+) -> Vec<Symbol> {
     let popular = config.popular_bases.get(market);
     let mut listed: Vec<(usize, Symbol)> = symbols
         .into_iter()
-        .filter(|symbol| symbol.status == "TRADING" && symbol.quote_asset == config.quote_asset)
         .map(|symbol| {
             let rank = popular
                 .iter()

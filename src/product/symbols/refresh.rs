@@ -11,7 +11,7 @@ use super::cache::{Asker, Begun, By, CacheError, Lease, Network, Source, SymbolC
 use super::changes::{Diff, NotTrading};
 use super::guard::{self, Candidate, Concern, Proposed, Verdict};
 use super::list::List;
-use super::prepare::prepare;
+use super::prepare::{is_listed, order};
 use crate::config::SymbolsConfig;
 use crate::core::error_chain;
 use crate::core::wire::python_json;
@@ -114,6 +114,8 @@ pub struct Refresher {
 struct Fresh {
     symbols: Vec<Symbol>,
     json: Bytes,
+    /// The symbols of all quote assets and statuses.
+    everything: Bytes,
     not_trading: NotTrading,
     network: Network,
     host: String,
@@ -276,7 +278,9 @@ impl Refresher {
             .map(|symbol| (symbol.symbol.clone(), symbol.status.clone()))
             .collect();
         let server_time = listing.server_time;
-        let symbols = prepare(listing.symbols, market, &self.config);
+        let everything = order(listing.symbols, market, &self.config);
+        let listed = everything.iter().filter(|symbol| is_listed(symbol, &self.config));
+        let symbols: Vec<Symbol> = listed.cloned().collect();
         if symbols.is_empty() {
             return Err(RefreshError::Empty {
                 market,
@@ -290,6 +294,7 @@ impl Refresher {
         Ok(Fresh {
             symbols,
             json: Bytes::from(json),
+            everything: Bytes::from(python_json::to_string(&everything).expect("symbols are JSON")),
             not_trading,
             network,
             host: base_url,
@@ -328,6 +333,7 @@ impl Refresher {
                 Diff::between(before, &accepted.not_trading, &fresh.symbols, &fresh.not_trading)
             });
             let writing = Writing {
+                everything: &fresh.everything,
                 list: &fresh.json,
                 source,
                 lease: purpose.lease,

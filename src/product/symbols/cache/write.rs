@@ -22,6 +22,8 @@ pub(in crate::product::symbols) struct Accepted {
 /// A list to be written with everything that belongs to it.
 pub(in crate::product::symbols) struct Writing<'a> {
     pub(in crate::product::symbols) list: &'a Bytes,
+    /// The symbols of all quote assets and statuses.
+    pub(in crate::product::symbols) everything: &'a Bytes,
     pub(in crate::product::symbols) source: &'a Source,
     pub(in crate::product::symbols) lease: Option<&'a Lease>,
     /// Whether a success of the warm-ups is counted.
@@ -92,7 +94,8 @@ impl SymbolCache {
             .key(keys.held_back())
             .key(STREAM)
             .key(keys.not_trading())
-            .key(keys.failure());
+            .key(keys.failure())
+            .key(keys.everything());
         call.arg(writing.list)
             .number(self.ttl_seconds.get(market))
             .number(writing.source.fetched_at)
@@ -108,7 +111,8 @@ impl SymbolCache {
         call.arg(change.unwrap_or_default())
             .arg(market.name())
             .arg(serde_json::to_string(writing.not_trading).expect(json))
-            .number(KEPT);
+            .number(KEPT)
+            .arg(writing.everything);
         let written: String = self
             .connection
             .script(None, &self.scripts.refresh, &call)

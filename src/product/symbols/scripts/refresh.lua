@@ -1,11 +1,12 @@
 -- Replaces a market's list: all keys or none.
 --
 -- KEYS  primary, last good, time of the refresh, source, success counter,
---       fence, lock, list held back, changes, symbols not trading, failure
+--       fence, lock, list held back, changes, symbols not trading, failure, everything
 -- ARGV  list, seconds to live of the primary (0 or less: for ever), time (JSON integer), source (JSON),
 --       '1' when the list is sandbox data, '1' when the success is counted,
 --       number of the lease (0: none), its token, SHA-1 of the last good list that the change was computed from (or ''),
---       change (JSON, or ''), market, symbols not trading (JSON), most changes to keep
+--       change (JSON, or ''), market, symbols not trading (JSON), most changes to keep,
+--       the symbols of all quote assets and statuses (JSON)
 --
 -- Sandbox data never replaces a list that is not marked as sandbox data. The mark counts only for the list it
 -- was written with: Python replaces a list and its time, and leaves the mark. A lease that is older than that of the
@@ -35,6 +36,7 @@ end
 redis.call('SET', KEYS[2], ARGV[1])
 redis.call('SET', KEYS[3], ARGV[3])
 redis.call('SET', KEYS[4], ARGV[4])
+redis.call('SET', KEYS[12], ARGV[14])
 redis.call('SET', KEYS[10], ARGV[12])
 redis.call('DEL', KEYS[8], KEYS[11])
 if lease > 0 then

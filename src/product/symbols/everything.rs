@@ -1,0 +1,71 @@
+//! All symbols of a market, of every quote asset and status: what the lists leave out.
+//!
+//! A refresh writes them beside the lists, in one key more. They are read when somebody asks for them, and kept until
+//! the list they belong to is replaced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::cmd;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::cache::CacheKeys;
+use super::list::List;
+use crate::core::secret::RedisUrl;
+use crate::core::transport::{Connection, RedisTrouble};
+use crate::market::{Market, PerMarket};
+
+/// How long a reader waits for Redis.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// After a look that found nothing new, the next is not made before.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Reads the symbols of all quote assets.
+pub struct Everything {
+    connection: Connection,
+    held: PerMarket<Mutex<Held>>,
+}
+
+#[derive(Default)]
+struct Held {
+    list: Option<Arc<List>>,
+    /// The time of the list that was in place when this was read.
+    of: Option<i64>,
+    looked: Option<Instant>,
+}
+
+impl Everything {
+    /// Nothing is opened yet.
+    ///
+    /// # Errors
+    /// [`RedisTrouble::Url`].
+    pub fn new(url: &RedisUrl, name: &str) -> Result<Self, RedisTrouble> {
+        Ok(Self {
+            connection: Connection::impatient(url, &format!("{name}-everything"), PATIENCE)?,
+            held: PerMarket::default(),
+        })
+    }
+
+    /// Returns all symbols of a market, for a list that was made at `fetched_at`. What was read before is returned
+    /// where Redis does not answer; `None` if there is nothing.
+    pub async fn read(&self, market: Market, fetched_at: Option<i64>) -> Option<Arc<List>> {
+        let mut held = self.held.get(market).lock().await;
+        let current = held.list.is_some() && held.of == fetched_at;
+        if current || held.looked.is_some_and(|at| at.elapsed() < PAUSE) {
+            return held.list.clone();
+        }
+        let text: Result<Option<Vec<u8>>, _> = self
+            .connection
+            .command(cmd("GET").arg(CacheKeys(market).everything()))
+            .await;
+        held.looked = Some(Instant::now());
+        if let Ok(Some(text)) = text
+            && let Some(list) = List::read(text, fetched_at, None)
+        {
+            held.list = Some(Arc::new(list));
+            held.of = fetched_at;
+        }
+        held.list.clone()
+    }
+}
