@@ -3,6 +3,7 @@
 //! Does not follow redirects, sends no credentials with public calls, and never holds more than the body's cap. After a
 //! 429 or 418 the market's hosts are left alone until the pause is over, by all processes where they share a Redis.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +54,19 @@ pub struct Client {
     clock: SharedClock,
     offset: Arc<Mutex<Option<Offset>>>,
     bans: Arc<BanClock>,
+}
+
+/// The request weight that the exchange last said this machine has used, plus one: it counts by address, so all clients
+/// of a process share it.
+static USED_WEIGHT: PerMarket<AtomicU64> = PerMarket {
+    spot: AtomicU64::new(0),
+    futures: AtomicU64::new(0),
+};
+
+/// The request weight used within the minute of the last answer of a market's hosts, as they counted it.
+#[must_use]
+pub fn used_weight(market: Market) -> Option<u64> {
+    USED_WEIGHT.get(market).load(Ordering::Relaxed).checked_sub(1)
 }
 
 /// What the last answers of a market's hosts said.
@@ -288,6 +302,10 @@ impl Client {
         let used = ["x-mbx-used-weight-1m", "x-mbx-used-weight"]
             .iter()
             .find_map(|name| text(headers, name)?.trim().parse::<u32>().ok());
+        if let Some(used) = used {
+            let weight = USED_WEIGHT.get(market);
+            weight.store(u64::from(used) + 1, Ordering::Relaxed);
+        }
         let heavy = used.is_some_and(|used| used >= self.config.weight_threshold);
         if heavy {
             warn!(%market, used_weight = used, "request weight is above the threshold, slowing down");
