@@ -25,7 +25,7 @@ GOLDEN := 4.4.7 5.2.7 5.5.2 5.6.3 5.7.0
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: tools $(addprefix $(ENVIRONMENTS)/,$(addsuffix /.ready,celery-5.5.2 celery-5.6 celery-newest credentials)) ## installs what building and testing need
+setup: tools $(addprefix $(ENVIRONMENTS)/,$(addsuffix /.ready,celery-5.5.2 celery-5.6 celery-newest credentials web)) ## installs what building and testing need
 	@echo "setup: ready"
 
 build: ## builds both binaries, unoptimised
@@ -64,6 +64,7 @@ bench: setup ## throughput and latency beside Celery, rusty-celery and the bare 
 	$(ENVIRONMENTS)/celery-newest/bin/python tests/bench/transport.py --binaries $(TARGET)/release
 	$(ENVIRONMENTS)/celery-newest/bin/python tests/bench/beat.py --binaries $(TARGET)/release
 	$(ENVIRONMENTS)/celery-newest/bin/python tests/bench/warmup.py --binaries $(TARGET)/release
+	$(ENVIRONMENTS)/web/bin/python tests/bench/http.py --binaries $(TARGET)/release
 
 lint: $(DEPLOYMENT)/.ready ## formatting, clippy, documentation, and that each part builds on its own
 	$(CARGO) fmt --all --check
@@ -121,6 +122,13 @@ $(ENVIRONMENTS)/celery-%/.ready: tests/python/requirements-%.txt | tools
 	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
 	$(@D)/bin/python -m pip check --disable-pip-version-check
 	$(@D)/bin/python -c 'import celery.app.base, kombu.transport.redis'
+	@touch $@
+
+$(ENVIRONMENTS)/web/.ready: tests/python/requirements-web.txt | tools
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
+	$(@D)/bin/python -m pip check --disable-pip-version-check
 	@touch $@
 
 $(ENVIRONMENTS)/credentials/.ready: tests/python/requirements-credentials.txt | tools

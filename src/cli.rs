@@ -3,6 +3,7 @@
 mod credentials;
 mod parked;
 mod sandbox;
+mod serve;
 mod up;
 mod worker;
 
@@ -27,6 +28,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Worker(worker::Args),
+    Serve(serve::Args),
     Up(up::Args),
     Sandbox(sandbox::Args),
     Parked(parked::Args),
@@ -40,13 +42,16 @@ enum Verb {
 pub fn run(cli: Cli) -> Result<()> {
     let pool = match &cli.verb {
         Verb::Worker(args) => args.pool(),
-        Verb::Up(_) | Verb::Sandbox(_) | Verb::Parked(_) | Verb::Credentials(_) => Pool::Async,
+        Verb::Serve(_) | Verb::Up(_) | Verb::Sandbox(_) | Verb::Parked(_) | Verb::Credentials(_) => {
+            Pool::Async
+        }
     };
     let runtime = pool.runtime().context("the runtime")?;
     // The task loop of the crate underneath is not `Send` and runs here, on the main task.
     runtime.block_on(async {
         match cli.verb {
             Verb::Worker(args) => worker::run(args).await,
+            Verb::Serve(args) => serve::run(args).await,
             Verb::Up(args) => up::run(args).await,
             Verb::Sandbox(args) => sandbox::run(args).await,
             Verb::Parked(args) => parked::run(args).await,
@@ -107,9 +112,10 @@ mod tests {
         for line in [
             "tradebot-symbols worker -Q celery,other -c 4 -P threads -n w1@%h -l INFO",
             "tradebot-symbols worker --queues celery --concurrency 2 --hostname w --loglevel debug",
-            "tradebot-symbols worker -E",
+            "tradebot-symbols worker -E --http 0.0.0.0:8000",
             "tradebot-symbols worker --task-events",
             "tradebot-symbols up --sandbox --private-redis --refreshes 3 -E",
+            "tradebot-symbols serve --listen 127.0.0.1:0 --threads 2",
             "tradebot-symbols sandbox --listen 127.0.0.1:0",
             "tradebot-symbols parked list --json",
             "tradebot-symbols parked replay 0123 4567",

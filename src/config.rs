@@ -3,12 +3,14 @@
 //! [`VARIABLES`] is the one list of them, with defaults; the README's table is compared with it by a test.
 //! All variables are read before any mistake is reported, so that an operator sees every mistake at once.
 
+mod http;
 mod table;
 mod vars;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use http::HttpConfig;
 pub use table::{VARIABLES, Variable};
 pub use vars::{ConfigError, ProcessEnvironment, Reader, Vars};
 

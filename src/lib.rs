@@ -6,7 +6,8 @@
 //!   retries, canvas, and the engine that ties them together.
 //! - [`bridge`]: the only module that imports rusty-celery. It puts the engine under that crate's task macro,
 //!   typed tasks and dispatch.
-//! - [`product`]: the exchange client, the symbol cache, users' own exchange keys, the tasks, and the sandbox.
+//! - [`product`]: the exchange client, the symbol cache, users' own exchange keys, the tasks, the HTTP endpoint, and the
+//!   sandbox.
 //!
 //! [`worker`] puts any set of tasks on the engine; [`cli`] is the entrance; [`config`], [`market`] and [`telemetry`] are used on every floor above the core.
 //! Without the feature `worker` only the core and these three are built: that is what `tradebot-beat` uses.
@@ -25,6 +26,10 @@
 //!
 //! *One read.* `product::symbols::reads::SymbolReads::peek` takes the list that `reads::watch` keeps as Redis has it.
 //! Where there is none, or it is past its lifetime, `reads::flight` refreshes it, once for all who want it.
+//!
+//! *One read over HTTP.* A thread of `product::http::server` reads a request and asks `http::endpoint`, which peeks.
+//! `http::lists` hands out the bytes and headers it made when the list came. Only where nothing is in memory anybody
+//! waits, for `SymbolReads::read`.
 //!
 //! *One beat tick.* `tradebot-beat` wakes when an entry is due, decides which slots are to be sent, makes their messages
 //! (`core::wire::task_message`), and takes slots and pushes messages in one script.

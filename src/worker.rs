@@ -149,6 +149,12 @@ impl WorkerSettings {
         &self.redis
     }
 
+    /// How long a warm stop may take.
+    #[must_use]
+    pub fn shutdown_timeout(&self) -> Duration {
+        self.worker.shutdown_timeout
+    }
+
     /// The node name.
     #[must_use]
     pub fn hostname(&self) -> &str {
@@ -238,6 +244,20 @@ pub async fn run(
     tasks: TaskSet,
     state: Arc<dyn Any + Send + Sync>,
 ) -> Result<(), WorkerError> {
+    run_beside(settings, tasks, state, |_| std::future::ready(())).await
+}
+
+/// Like [`run`], with something else that runs in the same process: `beside` gets the engine, and has to end once its
+/// [`Engine::stop`] is warm. The worker goes on if it ends before.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_beside<F: Future<Output = ()>>(
+    settings: WorkerSettings,
+    tasks: TaskSet,
+    state: Arc<dyn Any + Send + Sync>,
+    beside: impl FnOnce(Arc<Engine>) -> F,
+) -> Result<(), WorkerError> {
     let stop = Stop::new();
     stop.on_signals(settings.worker.shutdown_timeout)?;
     let clock = SystemClock::shared();
@@ -252,7 +272,15 @@ pub async fn run(
     engine.keep_lease(Connection::new(&settings.redis.broker, &name)?)?;
     let control = control(&settings, &engine, Arc::clone(&clock))?;
     control.synced().await;
-    let ended = bridge::run(engine, tasks, state, clock).await;
+    let beside = Box::pin(beside(Arc::clone(&engine)));
+    let stop = engine.stop().clone();
+    let working = async {
+        let ended = bridge::run(engine, tasks, state, clock).await;
+        // Whatever ended the worker ends what runs beside it.
+        stop.stop_warm();
+        ended
+    };
+    let (ended, ()) = tokio::join!(working, beside);
     control.ended().await;
     Ok(ended?)
 }

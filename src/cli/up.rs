@@ -20,7 +20,8 @@ use self::private_redis::PrivateRedis;
 use self::view::View;
 use super::{both, read_logs, start_logs};
 use crate::config::{
-    BinanceConfig, ProcessEnvironment, Reader, RedisConfig, ScheduleConfig, SymbolsConfig, WorkerConfig,
+    BinanceConfig, HttpConfig, ProcessEnvironment, Reader, RedisConfig, ScheduleConfig, SymbolsConfig,
+    WorkerConfig,
 };
 use crate::core::clock::SystemClock;
 use crate::core::error_chain;
@@ -66,6 +67,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     SymbolsConfig::read(&mut reader);
     BinanceConfig::read(&mut reader);
     ScheduleConfig::read(&mut reader);
+    let http = HttpConfig::read(&mut reader).listen;
     let ((), logs) = both(reader.finish(), read_logs(args.loglevel.as_deref()))?;
     start_logs(&logs)?;
     let stop = Stop::new();
@@ -84,7 +86,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     } else {
         None
     };
-    let children = start_children(&args, &environment)?;
+    let children = start_children(&args, http, &environment)?;
 
     let cache = Connection::new(&cache_url, "up-view")?;
     let cache = SymbolCache::new(cache, PerMarket { spot: 0, futures: 0 }, SystemClock::shared());
@@ -139,7 +141,7 @@ fn start_sandbox(environment: &mut Vec<(String, String)>, stop: &Stop) -> Result
     Ok(tokio::spawn(server.run(stop.token())))
 }
 
-fn start_children(args: &Args, environment: &[(String, String)]) -> Result<Vec<Child>> {
+fn start_children(args: &Args, http: Option<String>, environment: &[(String, String)]) -> Result<Vec<Child>> {
     let own = std::env::current_exe().context("this program's own path")?;
     let beat = own.with_file_name("tradebot-beat");
     if !beat.is_file() {
@@ -155,6 +157,9 @@ fn start_children(args: &Args, environment: &[(String, String)]) -> Result<Vec<C
     }
     if args.task_events {
         worker_args.push("-E".to_owned());
+    }
+    if let Some(address) = http {
+        worker_args.extend(["--http".to_owned(), address]);
     }
     worker_args.extend(level.iter().cloned());
     let start = |name: &'static str, program: PathBuf, args: Vec<String>| {

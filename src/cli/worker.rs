@@ -1,11 +1,17 @@
 //! `worker`: consumes the queues and runs the warm-ups.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Result;
+use tracing::error;
 
 use super::{both, read_logs, start_logs};
 use crate::config::ProcessEnvironment;
+use crate::core::engine::Engine;
+use crate::core::error_chain;
+use crate::product::http::run::{HttpEndpoint, HttpError, HttpSettings};
 use crate::product::tasks::{self, Context};
 use crate::worker::{self, Pool, WorkerArgs, WorkerSettings};
 
@@ -17,6 +23,9 @@ use crate::worker::{self, Pool, WorkerArgs, WorkerSettings};
 pub(super) struct Args {
     #[command(flatten)]
     worker: WorkerArgs,
+    /// Serve the lists over HTTP at this address, too, on a thread of its own
+    #[arg(long, value_name = "ADDR")]
+    http: Option<SocketAddr>,
 }
 
 impl Args {
@@ -30,8 +39,30 @@ pub(super) async fn run(args: Args) -> Result<()> {
     let context = Context::read(&ProcessEnvironment);
     let logs = read_logs(args.worker.loglevel.as_deref());
     let (settings, (context, logs)) = both(settings, both(context, logs))?;
+    let http = args.http.map(|address| {
+        let drain = settings.shutdown_timeout().saturating_sub(Duration::from_secs(1));
+        HttpSettings::read(&ProcessEnvironment, Some(address), 1, args.worker.queues, drain)
+    });
+    let http = http.transpose()?;
     start_logs(&logs)?;
-    let context = context.connect(settings.redis(), settings.hostname())?;
-    worker::run(settings, tasks::task_set(), Arc::new(context)).await?;
-    Ok(())
+    let context = Arc::new(context.connect(settings.redis(), settings.hostname())?);
+    let Some(http) = http else {
+        worker::run(settings, tasks::task_set(), context).await?;
+        return Ok(());
+    };
+    let endpoint = HttpEndpoint::bind(http).await?;
+    let name = settings.hostname().to_owned();
+    let failed = OnceLock::<HttpError>::new();
+    let beside = |engine: Arc<Engine>| async {
+        let stop = engine.stop().clone();
+        let ended = endpoint.run(&name, Some(engine), stop.token()).await;
+        if let Err(problem) = ended {
+            error!(error = %error_chain(&problem), "http has failed, the worker stops");
+            // Told once.
+            let _ = failed.set(problem);
+            stop.stop_warm();
+        }
+    };
+    worker::run_beside(settings, tasks::task_set(), context, beside).await?;
+    failed.into_inner().map_or(Ok(()), |problem| Err(problem.into()))
 }

@@ -275,10 +275,57 @@ pub const VARIABLES: &[Variable] = &[
         "for a user's own list in all, before the public one is served",
     ),
     variable(
+        "HTTP_LISTEN",
+        "",
+        "address of the HTTP endpoint of `serve`; with it `up` serves, too",
+    ),
+    variable(
+        "HTTP_MAX_CONNECTIONS",
+        "4096",
+        "connections at a time; further ones get a 503",
+    ),
+    variable("HTTP_MAX_HEADER_BYTES", "16384", "size of a request's header"),
+    variable(
+        "HTTP_MAX_BODY_BYTES",
+        "16384",
+        "size of a request's body; it is read and not used",
+    ),
+    variable(
+        "HTTP_HEADER_TIMEOUT_SECONDS",
+        "10",
+        "for the header of a request to arrive",
+    ),
+    variable(
+        "HTTP_IDLE_TIMEOUT_SECONDS",
+        "75",
+        "between two requests of a connection",
+    ),
+    variable(
+        "HTTP_SEND_TIMEOUT_SECONDS",
+        "30",
+        "for a client to take an answer",
+    ),
+    variable(
+        "HTTP_REQUEST_TIMEOUT_SECONDS",
+        "20",
+        "for a request to be answered",
+    ),
+    variable(
+        "HTTP_STALE_IF_ERROR_SECONDS",
+        "86400",
+        "how long caches in between may go on with an old list while none can be had",
+    ),
+    variable(
+        "SYMBOLS_ERROR_STATUS",
+        "503",
+        "status where no list can be had; `500` as the Python routes answer",
+    ),
+    variable(
         "ENVIRONMENT",
         "development",
-        "`production`: missing or well-known secrets are an error at start",
+        "`production`: missing or well-known secrets are an error at start, and only scripts of FRONTEND_URL may read answers",
     ),
+    variable("FRONTEND_URL", "http://localhost:3000", "origin of the front end"),
     variable(
         "LOG_LEVEL",
         "INFO",

@@ -10,6 +10,7 @@ fn read_all(vars: &BTreeMap<&str, &str>) -> Result<(RedisConfig, SymbolsConfig, 
     ReadsConfig::read(&mut reader);
     let binance = BinanceConfig::read(&mut reader);
     ScheduleConfig::read(&mut reader);
+    HttpConfig::read(&mut reader);
     LogConfig::read(&mut reader);
     reader.finish()?;
     Ok((redis, symbols, binance))

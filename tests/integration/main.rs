@@ -12,6 +12,7 @@ mod compatibility;
 mod crash;
 mod credentials;
 mod golden;
+mod http;
 mod latency;
 mod oddities;
 mod outcomes;

@@ -20,3 +20,4 @@ mod remote;
 mod results;
 mod revoke;
 mod shared_queue;
+mod web;

@@ -33,6 +33,8 @@ impl Python {
     pub const CREDENTIALS: Self = Self {
         environment: "credentials",
     };
+    /// No Celery: what `tests/python/requirements-web.txt` pins, for the HTTP endpoint.
+    pub const WEB: Self = Self { environment: "web" };
     /// Both Celerys, for a test that runs against each.
     pub const ALL: [Self; 2] = [Self::CELERY_5_5_2, Self::CELERY_NEWEST];
 
@@ -117,6 +119,15 @@ impl Python {
             .args(args)
             .envs(env.iter().copied())
             .spawn()
+    }
+
+    /// Starts `python -m <module> <args>`.
+    ///
+    /// # Panics
+    /// When the environment is missing.
+    #[must_use]
+    pub fn module(self, module: &str, args: &[&str]) -> Process {
+        self.command().args(["-m", module]).args(args).spawn()
     }
 
     fn command(self) -> ProcessBuilder {

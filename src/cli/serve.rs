@@ -1,0 +1,47 @@
+//! `serve`: the HTTP endpoint as a process of its own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{both, read_logs, start_logs};
+use crate::config::{ProcessEnvironment, Reader, WorkerConfig};
+use crate::core::lifecycle::Stop;
+use crate::core::node;
+use crate::product::http::run::{HttpEndpoint, HttpSettings};
+
+/// Serves the symbol lists over HTTP, from memory and Redis.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: tradebot-symbols serve --listen 0.0.0.0:8000")]
+pub(super) struct Args {
+    /// Address to listen on; port 0 takes a free one. HTTP_LISTEN if absent
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Threads that answer; the number of CPUs if absent
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Queues whose length is shown, separated by commas
+    #[arg(short = 'Q', long, value_delimiter = ',', default_value = "celery")]
+    queues: Vec<String>,
+    /// debug, info, warning or error; LOG_LEVEL if absent
+    #[arg(short, long)]
+    loglevel: Option<String>,
+}
+
+pub(super) async fn run(args: Args) -> Result<()> {
+    let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = args.threads.map_or_else(cpus, usize::from);
+    let mut reader = Reader::new(&ProcessEnvironment);
+    let drain = WorkerConfig::read(&mut reader).shutdown_timeout;
+    let settings = HttpSettings::read(&ProcessEnvironment, args.listen, threads, args.queues, drain);
+    let logs = read_logs(args.loglevel.as_deref());
+    let ((), (settings, logs)) = both(reader.finish(), both(settings, logs))?;
+    start_logs(&logs)?;
+    let stop = Stop::new();
+    stop.on_signals(drain + Duration::from_secs(2))?;
+    let name = node::expand("serve@%h", &node::machine());
+    let endpoint = HttpEndpoint::bind(settings).await?;
+    endpoint.run(&name, None, stop.token()).await?;
+    Ok(())
+}

@@ -1,0 +1,25 @@
+//! The optional HTTP endpoint: the two symbol routes of the existing system and `/health`, answered as it answers
+//! them, only faster and never without the last good list; and what an operator wants to see.
+//!
+//! From the bottom up: [`server`] (connections, their limits, the stop), what of a request decides about its answer,
+//! bodies in every coding, the list answers, and [`endpoint`] (the routes). Nothing here knows where a list comes
+//! from: that is [`symbols::reads`](crate::product::symbols::reads)'s.
+
+mod answers;
+pub mod cors;
+pub mod endpoint;
+mod health;
+pub mod lists;
+mod metrics;
+mod negotiation;
+mod overview;
+mod page;
+mod parts;
+mod query;
+mod representation;
+mod routes;
+pub mod run;
+pub mod server;
+mod watch;
+
+pub use watch::Patience;

@@ -1,0 +1,12 @@
+setInterval(async () => {
+  const line = document.getElementById("freshness");
+  try {
+    const answer = await fetch("/", { headers: { accept: "text/html" }, cache: "no-store" });
+    if (!answer.ok) throw new Error(answer.status);
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    document.querySelector("main").replaceWith(page.querySelector("main"));
+    line.textContent = "";
+  } catch {
+    line.textContent = "The endpoint does not answer: the figures below are old.";
+  }
+}, 5000);

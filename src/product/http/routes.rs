@@ -1,0 +1,89 @@
+//! The paths.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+use crate::market::Market;
+
+/// What a path leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Route<'p> {
+    List(Market),
+    Symbol(Market, Cow<'p, str>),
+    Changes,
+    Health,
+    Live,
+    Ready,
+    Metrics,
+    OpenApi,
+    Page,
+}
+
+impl<'p> Route<'p> {
+    /// The route of a path, with or without a slash at its end.
+    pub(super) fn of(path: &'p str) -> Option<Self> {
+        // The two that nearly all requests are for.
+        match path {
+            "/api/v1/symbols/spot" => return Some(Self::List(Market::Spot)),
+            "/api/v1/symbols/futures" => return Some(Self::List(Market::Futures)),
+            "/" => return Some(Self::Page),
+            _ => {}
+        }
+        match path.strip_suffix('/').unwrap_or(path) {
+            "/api/v1/symbols/spot" => Some(Self::List(Market::Spot)),
+            "/api/v1/symbols/futures" => Some(Self::List(Market::Futures)),
+            "/api/v1/symbols/changes" => Some(Self::Changes),
+            "/health" => Some(Self::Health),
+            "/livez" => Some(Self::Live),
+            "/readyz" => Some(Self::Ready),
+            "/metrics" => Some(Self::Metrics),
+            "/openapi.json" => Some(Self::OpenApi),
+            path => Self::symbol(path),
+        }
+    }
+
+    fn symbol(path: &'p str) -> Option<Self> {
+        let (market, name) = path.strip_prefix("/api/v1/symbols/")?.split_once('/')?;
+        let market = Market::ALL.into_iter().find(|known| known.name() == market)?;
+        let name = percent_decode_str(name).decode_utf8().ok()?;
+        let fits = !name.is_empty() && name.chars().count() <= 64 && !name.contains('/');
+        fits.then_some(Self::Symbol(market, name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lead_where_they_did_and_to_symbols_of_any_script() {
+        let symbol = |name: &'static str| Some(Route::Symbol(Market::Spot, name.into()));
+        for (path, route) in [
+            ("/", Some(Route::Page)),
+            ("/api/v1/symbols/futures/", Some(Route::List(Market::Futures))),
+            ("/api/v1/symbols/spot/BTCUSDT", symbol("BTCUSDT")),
+            ("/api/v1/symbols/spot/%E5%B8%81USDT/", symbol("币USDT")),
+            ("/api/v1/symbols/spot/%FF", None),
+            ("/api/v1/symbols/spot/a%2Fb", None),
+            ("/api/v1/symbols/spot//", None),
+            ("/api/v1/symbols/coinm/BTCUSD", None),
+            ("", None),
+            ("//", None),
+        ] {
+            assert_eq!(Route::of(path), route, "{path}");
+        }
+    }
+
+    #[test]
+    fn every_path_of_the_openapi_document_is_a_route() {
+        let document: serde_json::Value = serde_json::from_str(super::super::endpoint::OPENAPI).unwrap();
+        let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
+        for path in &paths {
+            let example = path.replace("{market}", "spot").replace("{symbol}", "BTCUSDT");
+            assert!(Route::of(&example).is_some(), "{path}");
+        }
+        // Both lists, and one of each other variant.
+        assert_eq!(paths.len(), 10);
+    }
+}

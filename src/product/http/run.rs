@@ -1,0 +1,197 @@
+//! The endpoint as a part of a process: from its settings to its end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use hyper::header::HeaderValue;
+use thiserror::Error;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::cors::Origins;
+use super::endpoint::{Endpoint, EndpointSettings};
+use super::lists::{ListAnswers, Staleness};
+use super::overview::{Observer, OverviewSettings};
+use super::parts::Parts;
+use super::server::{Limits, Server};
+use super::watch::Patience;
+use crate::config::{ConfigError, HttpConfig, Reader, RedisConfig, ScheduleConfig, Vars};
+use crate::core::clock::SystemClock;
+use crate::core::engine::Engine;
+use crate::core::transport::RedisTrouble;
+use crate::market::PerMarket;
+use crate::product::symbols::everything::Everything;
+use crate::product::symbols::reads::{ReadsError, ReadsSettings, SymbolReads};
+
+/// Everything the endpoint needs to know.
+#[derive(Debug, Clone)]
+pub struct HttpSettings {
+    address: SocketAddr,
+    threads: usize,
+    limits: Limits,
+    endpoint: EndpointSettings,
+    overview: OverviewSettings,
+    reads: ReadsSettings,
+}
+
+/// Why the endpoint could not be served.
+#[derive(Debug, Error)]
+pub enum HttpError {
+    /// The address is taken, not this machine's, or not permitted.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The system gives no thread, or one of them panicked.
+    #[error("the HTTP endpoint")]
+    Threads(#[from] std::io::Error),
+    /// The lists cannot be read.
+    #[error(transparent)]
+    Reads(#[from] ReadsError),
+    /// A Redis URL cannot be used.
+    #[error(transparent)]
+    Redis(#[from] RedisTrouble),
+}
+
+impl HttpSettings {
+    /// Reads this part of the environment. `address` is the command line's, else it is the environment's; `queues` are
+    /// those whose length is shown; `drain` is how long requests in flight get at a stop.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every mistake found, also when there is no address at all.
+    pub fn read(
+        vars: &dyn Vars,
+        address: Option<SocketAddr>,
+        threads: usize,
+        queues: Vec<String>,
+        drain: Duration,
+    ) -> Result<Self, ConfigError> {
+        let mut reader = Reader::new(vars);
+        let config = HttpConfig::read(&mut reader);
+        let overview = OverviewSettings::of(&RedisConfig::read(&mut reader), queues);
+        let interval = ScheduleConfig::read(&mut reader).warmup_interval;
+        let listen = config.listen.as_deref().unwrap_or_default();
+        let address = address.or_else(|| listen.parse().ok());
+        if address.is_none() {
+            reader.complain(
+                "HTTP_LISTEN",
+                listen,
+                "`address:port`, or give one on the command line",
+            );
+        }
+        let origins = match &config.only_origin {
+            None => Origins::Any,
+            Some(origin) => Origins::Only(HeaderValue::from_str(origin).unwrap_or_else(|_| {
+                reader.complain("FRONTEND_URL", origin, "`https://host`");
+                HeaderValue::from_static("null")
+            })),
+        };
+        let mistakes = reader.finish();
+        let reads = ReadsSettings::read(vars);
+        let reads = match (mistakes, reads) {
+            (Ok(()), reads) => reads?,
+            (Err(mistakes), Err(others)) => return Err(mistakes.and(others)),
+            (Err(mistakes), Ok(_)) => return Err(mistakes),
+        };
+        let Some(address) = address else {
+            return Err(ConfigError(Vec::new()));
+        };
+        Ok(Self {
+            address,
+            threads,
+            limits: Limits {
+                connections: config.max_connections,
+                header_bytes: config.max_header_bytes,
+                body_bytes: config.max_body_bytes,
+                request: config.request_timeout,
+                patience: Patience {
+                    header: config.header_timeout,
+                    idle: config.idle_timeout,
+                    send: config.send_timeout,
+                },
+                drain,
+            },
+            overview,
+            endpoint: EndpointSettings {
+                origins,
+                quote_asset: reads.symbols.quote_asset.clone(),
+                interval: PerMarket {
+                    spot: interval.spot.map(|interval| interval.as_secs()),
+                    futures: interval.futures.map(|interval| interval.as_secs()),
+                },
+                staleness: Staleness {
+                    while_revalidate: reads.reads.max_stale,
+                    if_error: config.stale_if_error,
+                },
+                error_status: if config.error_status == 500 {
+                    StatusCode::INTERNAL_SERVER_ERROR
+                } else {
+                    StatusCode::SERVICE_UNAVAILABLE
+                },
+            },
+            reads,
+        })
+    }
+}
+
+/// The endpoint, listening.
+pub struct HttpEndpoint {
+    server: Server,
+    settings: HttpSettings,
+}
+
+impl HttpEndpoint {
+    /// Listens. Clients can connect from here on and are answered once [`run`](Self::run) is awaited.
+    ///
+    /// # Errors
+    /// [`HttpError::Listen`].
+    pub async fn bind(settings: HttpSettings) -> Result<Self, HttpError> {
+        let address = settings.address;
+        let server = Server::bind(address, settings.threads, settings.limits)
+            .await
+            .map_err(|source| HttpError::Listen { address, source })?;
+        Ok(Self { server, settings })
+    }
+
+    /// Serves until `stop` fires, and then ends what is in flight. `name` is what its connections to Redis are called;
+    /// `worker` is the worker of this process, if it has one.
+    ///
+    /// # Errors
+    /// [`HttpError`]. A Redis or an exchange that is not there is no error.
+    pub async fn run(
+        self,
+        name: &str,
+        worker: Option<Arc<Engine>>,
+        stop: CancellationToken,
+    ) -> Result<(), HttpError> {
+        let Self { server, settings } = self;
+        let runtime = Handle::current();
+        let redis = settings.reads.redis.clone();
+        let reads = SymbolReads::start(settings.reads, name)?;
+        let lists = || ListAnswers::new(settings.endpoint.staleness, runtime.clone());
+        let endpoint = Endpoint {
+            reads: reads.clone(),
+            parts: Parts::new(Everything::new(&redis, name)?, runtime.clone()),
+            observer: Observer::new(&settings.overview, name)?,
+            connections: server.counts(),
+            worker,
+            stop: stop.clone(),
+            clock: SystemClock::shared(),
+            lists: PerMarket {
+                spot: lists(),
+                futures: lists(),
+            },
+            answers: Arc::default(),
+            settings: settings.endpoint,
+            runtime,
+        };
+        let ended = server.run(Arc::new(endpoint), stop).await;
+        reads.stop().await;
+        Ok(ended?)
+    }
+}
