@@ -3,7 +3,8 @@
 //!
 //! From the bottom up: [`server`] (connections, their limits, the stop), what of a request decides about its answer,
 //! bodies in every coding, the list answers, and [`endpoint`] (the routes). Nothing here knows where a list comes
-//! from: that is [`symbols::reads`](crate::product::symbols::reads)'s.
+//! from: that is [`symbols::reads`](crate::product::symbols::reads)'s, or for users with a key of their own
+//! [`credentials`](crate::product::credentials)'s.
 
 mod answers;
 pub mod cors;
@@ -13,6 +14,7 @@ pub mod lists;
 mod metrics;
 mod negotiation;
 mod overview;
+mod own;
 mod page;
 mod parts;
 mod query;

@@ -4,6 +4,7 @@
 mod canary;
 mod check;
 mod database;
+mod http;
 mod keys;
 mod networks;
 mod tokens;
@@ -111,6 +112,10 @@ impl Scene {
         scene.testnet.set_clock_ahead(0);
         scene.mainnet.set_clock_ahead(0);
         scene
+    }
+
+    fn token(&self, name: &str) -> &str {
+        &self.filled.tokens[name]
     }
 
     fn environment(&self) -> Environment {

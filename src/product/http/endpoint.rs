@@ -16,6 +16,7 @@ use super::health::Readiness;
 use super::lists::{ListAnswers, Staleness, no_list};
 use super::metrics::{self, AnswerCounts, Sources};
 use super::overview::Observer;
+use super::own;
 use super::page::{self, Figures};
 use super::parts::Parts;
 use super::query::{BadQuery, Filter, Span};
@@ -24,6 +25,8 @@ use super::server::{Answer, ConnectionCounts, Reply, Site};
 use crate::core::clock::SharedClock;
 use crate::core::engine::Engine;
 use crate::market::{Market, PerMarket};
+use crate::product::credentials::branch::Branch;
+use crate::product::credentials::walk::Own;
 use crate::product::symbols::cache::CacheError;
 use crate::product::symbols::changes::Changes;
 use crate::product::symbols::reads::{Reading, SymbolReads, Unavailable};
@@ -64,32 +67,61 @@ pub struct Endpoint {
     pub(super) settings: EndpointSettings,
     pub(super) lists: PerMarket<ListAnswers>,
     pub(super) answers: Arc<AnswerCounts>,
+    /// Users' own keys, if they are used.
+    pub(super) branch: Option<Arc<Branch>>,
 }
 
 impl Endpoint {
-    /// The list from memory, or else from wherever it can be had.
+    /// The list from memory, or else from wherever it can be had. A fresh list is everybody's: no token is looked at.
     fn list(self: &Arc<Self>, market: Market, request: &Request<()>) -> Reply {
         let query = request.uri().query().unwrap_or_default();
         let filter = match Filter::read(query, &self.settings.quote_asset) {
             Ok(filter) => filter,
             Err(bad) => return Reply::Now(not_understood(&bad)),
         };
-        if filter.is_none()
-            && let Some(reading) = self.reads.peek(market)
+        let found = filter.is_none().then(|| self.reads.peek(market)).flatten();
+        if let Some(reading) = &found
+            && (self.branch.is_none() || !reading.stale)
         {
-            return Reply::Now(self.lists.get(market).answer(&reading, request.headers()));
+            return Reply::Now(self.lists.get(market).answer(reading, request.headers()));
         }
         let (endpoint, headers) = (Arc::clone(self), request.headers().clone());
         self.later(async move {
-            let reading = match endpoint.reads.read(market).await {
-                Ok(reading) => reading,
-                Err(unavailable) => return endpoint.no_list(market, &unavailable),
+            let Some(filter) = filter else {
+                return endpoint.missed(market, found, &headers).await;
             };
-            match filter {
-                None => endpoint.lists.get(market).answer(&reading, &headers),
-                Some(filter) => endpoint.part(market, &reading, filter, &headers).await,
+            match endpoint.reads.read(market).await {
+                Ok(reading) => endpoint.part(market, &reading, filter, &headers).await,
+                Err(unavailable) => endpoint.no_list(market, &unavailable),
             }
         })
+    }
+
+    /// The primary list is missing, or past its lifetime as `stale` is: a user's own key decides whose list it is.
+    async fn missed(&self, market: Market, mut stale: Option<Reading>, headers: &HeaderMap) -> Answer {
+        let answers = self.lists.get(market);
+        if let (Some(branch), Some(token)) = (&self.branch, own::bearer(headers)) {
+            if stale.is_none() {
+                match self.reads.look(market).await {
+                    Some(reading) if !reading.stale => return answers.answer(&reading, headers),
+                    looked => stale = looked,
+                }
+            }
+            // Whatever else comes of it is logged there, and ends in everybody's list.
+            if let Ok(Own::Private(list)) = branch.list_for(token, market).await {
+                if stale.is_none() {
+                    self.reads.count_miss(market);
+                }
+                return own::answer(&list);
+            }
+        }
+        if let Some(reading) = stale {
+            return answers.answer(&reading, headers);
+        }
+        match self.reads.read(market).await {
+            Ok(reading) => answers.answer(&reading, headers),
+            Err(unavailable) => self.no_list(market, &unavailable),
+        }
     }
 
     async fn part(&self, market: Market, reading: &Reading, filter: Filter, headers: &HeaderMap) -> Answer {
@@ -176,6 +208,7 @@ impl Endpoint {
             answers: Arc::clone(&self.answers),
             connections: Arc::clone(&self.connections),
             worker: self.worker.clone(),
+            branch: self.branch.clone(),
             overview: self.observer.look().await,
         };
         match metrics::text(sources) {

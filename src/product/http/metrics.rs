@@ -14,6 +14,7 @@ use super::server::ConnectionCounts;
 use crate::core::engine::{Engine, Phase};
 use crate::market::Market;
 use crate::product::binance::client::used_weight;
+use crate::product::credentials::branch::Branch;
 use crate::product::symbols::reads::SymbolReads;
 
 /// The media type of the text.
@@ -39,6 +40,7 @@ pub(super) struct Sources {
     pub(super) answers: Arc<AnswerCounts>,
     pub(super) connections: Arc<ConnectionCounts>,
     pub(super) worker: Option<Arc<Engine>>,
+    pub(super) branch: Option<Arc<Branch>>,
     pub(super) overview: Option<Arc<Overview>>,
 }
 
@@ -109,6 +111,15 @@ impl Collector for Sources {
         let mut families = Families(&mut encoder);
         self.lists(&mut families)?;
         self.http(&mut families)?;
+        if let Some(branch) = &self.branch {
+            families.counters(
+                (
+                    "own_keys",
+                    "Requests with a token that missed the list, by what became of the user's key",
+                ),
+                branch.ends().map(|(end, count)| ([("end", end)], count)),
+            )?;
+        }
         if let Some(engine) = &self.worker {
             worker(engine, &mut families)?;
         }

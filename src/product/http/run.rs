@@ -9,6 +9,7 @@ use hyper::header::HeaderValue;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 use super::cors::Origins;
 use super::endpoint::{Endpoint, EndpointSettings};
@@ -20,13 +21,17 @@ use super::watch::Patience;
 use crate::config::{ConfigError, HttpConfig, Reader, RedisConfig, ScheduleConfig, Vars};
 use crate::core::clock::SystemClock;
 use crate::core::engine::Engine;
+use crate::core::error_chain;
 use crate::core::transport::RedisTrouble;
 use crate::market::PerMarket;
+use crate::product::credentials::branch::{Branch, BranchError};
+use crate::product::credentials::protect;
+use crate::product::credentials::settings::Settings;
 use crate::product::symbols::everything::Everything;
 use crate::product::symbols::reads::{ReadsError, ReadsSettings, SymbolReads};
 
 /// Everything the endpoint needs to know.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct HttpSettings {
     address: SocketAddr,
     threads: usize,
@@ -34,6 +39,7 @@ pub struct HttpSettings {
     endpoint: EndpointSettings,
     overview: OverviewSettings,
     reads: ReadsSettings,
+    credentials: Settings,
 }
 
 /// Why the endpoint could not be served.
@@ -56,6 +62,9 @@ pub enum HttpError {
     /// A Redis URL cannot be used.
     #[error(transparent)]
     Redis(#[from] RedisTrouble),
+    /// Users' own keys cannot be used.
+    #[error("users' own keys")]
+    Credentials(#[from] BranchError),
 }
 
 impl HttpSettings {
@@ -91,6 +100,7 @@ impl HttpSettings {
                 HeaderValue::from_static("null")
             })),
         };
+        let credentials = Settings::read(&mut reader);
         let mistakes = reader.finish();
         let reads = ReadsSettings::read(vars);
         let reads = match (mistakes, reads) {
@@ -135,6 +145,7 @@ impl HttpSettings {
                 },
             },
             reads,
+            credentials,
         })
     }
 }
@@ -172,7 +183,21 @@ impl HttpEndpoint {
         let Self { server, settings } = self;
         let runtime = Handle::current();
         let redis = settings.reads.redis.clone();
+        let symbols = settings.reads.symbols.clone();
         let reads = SymbolReads::start(settings.reads, name)?;
+        let branch = match settings.credentials {
+            Settings::On(enabled) => {
+                if let Err(error) = protect::forbid_dumps() {
+                    warn!(error = %error_chain(&error), "this process may leave core dumps, with users' keys in them");
+                }
+                let branch = Branch::new(*enabled, reads.client(), symbols)?;
+                Some(Arc::new(branch))
+            }
+            Settings::Off(why) => {
+                info!(why, "users' own keys are not used");
+                None
+            }
+        };
         let lists = || ListAnswers::new(settings.endpoint.staleness, runtime.clone());
         let endpoint = Endpoint {
             reads: reads.clone(),
@@ -187,6 +212,7 @@ impl HttpEndpoint {
                 futures: lists(),
             },
             answers: Arc::default(),
+            branch,
             settings: settings.endpoint,
             runtime,
         };

@@ -15,6 +15,7 @@
 
 mod flight;
 mod memory;
+mod own;
 mod settings;
 mod watch;
 

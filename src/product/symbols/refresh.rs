@@ -148,6 +148,12 @@ impl Refresher {
         }
     }
 
+    /// The client.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// The cache.
     #[must_use]
     pub fn cache(&self) -> &SymbolCache {

@@ -1,0 +1,72 @@
+//! Lists for one user alone.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use super::answers::{CACHE_STATUS, JSON, fresh};
+use super::server::Answer;
+use crate::core::wire::python_json;
+use crate::market::Network;
+use crate::product::credentials::walk::PrivateList;
+
+const NETWORK: HeaderName = HeaderName::from_static("x-symbols-network");
+
+/// The token of `Authorization: Bearer TOKEN`.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The answer with another network's list. Only the user's own browser may keep it, and asks each time.
+pub(super) fn answer(list: &PrivateList) -> Answer {
+    let Ok(body) = python_json::to_string(&list.symbols) else {
+        return super::answers::detail(hyper::StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error");
+    };
+    let mut answer = fresh(JSON, body);
+    let headers = answer.headers_mut();
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("private, no-cache"),
+    );
+    headers.insert(header::VARY, HeaderValue::from_static("Authorization, Origin"));
+    headers.insert(
+        CACHE_STATUS,
+        HeaderValue::from_static("tradebot-symbols; fwd=miss; fwd-status=200; detail=own-key"),
+    );
+    let network = match (list.sandbox, list.network) {
+        (true, _) => "sandbox",
+        (_, Network::Mainnet) => "mainnet",
+        (_, Network::Testnet) => "testnet",
+    };
+    headers.insert(NETWORK, HeaderValue::from_static(network));
+    let fetched_at = u64::try_from(list.fetched_at).unwrap_or_default();
+    let fetched_at = UNIX_EPOCH.checked_add(Duration::from_secs(fetched_at));
+    let date = fetched_at.map(httpdate::fmt_http_date);
+    if let Some(Ok(date)) = date.map(|date| HeaderValue::from_str(&date)) {
+        headers.insert(header::LAST_MODIFIED, date);
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bearer_token_is_found_whatever_the_case_of_its_scheme() {
+        let token = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
+            bearer(&headers).map(str::to_owned)
+        };
+        for value in ["Bearer a.b.c", "bearer a.b.c", "BEARER  a.b.c "] {
+            assert_eq!(token(value).as_deref(), Some("a.b.c"), "{value}");
+        }
+        for value in ["a.b.c", "Basic a.b.c", "Bearer", ""] {
+            assert_eq!(token(value), None, "{value}");
+        }
+        assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+}

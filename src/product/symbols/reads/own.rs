@@ -1,0 +1,33 @@
+//! What a reader with a list of its own needs of the others' lists.
+
+use tokio::time::Instant;
+
+use super::{LOOK_PATIENCE, Level, Reading, SymbolReads};
+use crate::market::Market;
+use crate::product::binance::client::Client;
+
+impl SymbolReads {
+    /// Returns a market's list from memory, or from Redis where this process has not looked yet; `None` where
+    /// [`read`](Self::read) would ask the exchange. Counts a hit or a miss if it returns a list.
+    pub async fn look(&self, market: Market) -> Option<Reading> {
+        if let Some(reading) = self.inner.take(market, Level::Memory) {
+            return Some(reading);
+        }
+        if self.inner.link.has_looked() {
+            return None;
+        }
+        self.inner.link.first_look(Instant::now() + LOOK_PATIENCE).await;
+        self.inner.take(market, Level::Redis)
+    }
+
+    /// Counts a miss of a reader who got a list from somewhere else.
+    pub fn count_miss(&self, market: Market) {
+        self.inner.markets.get(market).counts.miss();
+    }
+
+    /// The exchange's client. Whoever calls the same hosts shares its pauses.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        self.inner.refresher.client()
+    }
+}
