@@ -1,9 +1,14 @@
 //! The command line: one file per verb, each with its arguments and one `run`.
 
+mod adopt;
 mod credentials;
+mod doctor;
+mod healthcheck;
 mod parked;
+mod report;
 mod sandbox;
 mod serve;
+mod status;
 mod up;
 mod worker;
 
@@ -33,30 +38,37 @@ enum Verb {
     Sandbox(sandbox::Args),
     Parked(parked::Args),
     Credentials(credentials::Args),
+    Doctor(doctor::Args),
+    Status(status::Args),
+    Healthcheck(healthcheck::Args),
+    Adopt(adopt::Args),
 }
 
-/// Runs the command line of this process.
+/// Runs the command line of this process, and returns its exit code.
 ///
 /// # Errors
 /// Anything that ends a verb early; [`exit_code`] says with which code to end the process.
-pub fn run(cli: Cli) -> Result<()> {
+pub fn run(cli: Cli) -> Result<u8> {
     let pool = match &cli.verb {
         Verb::Worker(args) => args.pool(),
-        Verb::Serve(_) | Verb::Up(_) | Verb::Sandbox(_) | Verb::Parked(_) | Verb::Credentials(_) => {
-            Pool::Async
-        }
+        _ => Pool::Async,
     };
     let runtime = pool.runtime().context("the runtime")?;
     // The task loop of the crate underneath is not `Send` and runs here, on the main task.
     runtime.block_on(async {
         match cli.verb {
-            Verb::Worker(args) => worker::run(args).await,
-            Verb::Serve(args) => serve::run(args).await,
-            Verb::Up(args) => up::run(args).await,
-            Verb::Sandbox(args) => sandbox::run(args).await,
-            Verb::Parked(args) => parked::run(args).await,
-            Verb::Credentials(args) => credentials::run(args).await,
+            Verb::Worker(args) => worker::run(args).await?,
+            Verb::Serve(args) => serve::run(args).await?,
+            Verb::Up(args) => up::run(args).await?,
+            Verb::Sandbox(args) => sandbox::run(args).await?,
+            Verb::Parked(args) => parked::run(args).await?,
+            Verb::Credentials(args) => credentials::run(args).await?,
+            Verb::Doctor(args) => return doctor::run(args).await,
+            Verb::Status(args) => return status::run(args).await,
+            Verb::Healthcheck(args) => return healthcheck::run(args).await,
+            Verb::Adopt(args) => return adopt::run(args).await,
         }
+        Ok(0)
     })
 }
 
@@ -121,6 +133,13 @@ mod tests {
             "tradebot-symbols parked replay 0123 4567",
             "tradebot-symbols parked drop --all",
             "tradebot-symbols credentials check --email a@example.com --market futures",
+            "tradebot-symbols doctor --json --watch --interval 2 -Q celery,symbols --foreign-beat",
+            "tradebot-symbols doctor --codes",
+            "tradebot-symbols status --watch",
+            "tradebot-symbols healthcheck worker -n w1@%h",
+            "tradebot-symbols healthcheck beat --host here",
+            "tradebot-symbols healthcheck endpoint --listen 127.0.0.1:8000",
+            "tradebot-symbols adopt --env-file .env",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     let ended = cli::run(cli);
     telemetry::finish();
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             #[expect(
                 clippy::print_stderr,

@@ -1,11 +1,13 @@
 //! The product: Binance's symbol lists, kept warm in Redis by the tasks of a worker.
 //!
 //! From the bottom up: [`binance`] (the exchange's client), [`symbols`] (which symbols, and their cache),
-//! [`credentials`] (users' own exchange keys), [`tasks`] (the warm-ups and what they work with), [`http`] (the lists for browsers and
-//! operators). [`sandbox`] stands in for the exchange and shares nothing with the rest.
+//! [`credentials`] (users' own exchange keys), [`tasks`] (the warm-ups and what they work with), [`http`] (the lists for
+//! browsers and operators), [`doctor`] (what is wrong with a deployment). [`sandbox`] stands in for the exchange and
+//! shares nothing with the rest.
 
 pub mod binance;
 pub mod credentials;
+pub mod doctor;
 pub mod http;
 pub mod sandbox;
 pub mod symbols;

@@ -3,7 +3,7 @@
 
 mod canary;
 mod check;
-mod database;
+pub(crate) mod database;
 mod http;
 mod keys;
 mod networks;

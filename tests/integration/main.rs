@@ -11,6 +11,7 @@ mod cli;
 mod compatibility;
 mod crash;
 mod credentials;
+mod doctor;
 mod golden;
 mod http;
 mod latency;

@@ -217,7 +217,7 @@ async fn each_mode_of_encryption_checks_what_it_says() {
 }
 
 /// Beside the service, as an administrator.
-async fn connect(database: &Database) -> tokio_postgres::Client {
+pub(crate) async fn connect(database: &Database) -> tokio_postgres::Client {
     let mut config = tokio_postgres::Config::new();
     config
         .host("127.0.0.1")

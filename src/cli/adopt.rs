@@ -1,0 +1,155 @@
+//! `adopt`: what would become of the existing deployment's settings, and how to switch.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::doctor::say;
+use super::{read_logs, report, start_logs};
+use crate::core::clock::SystemClock;
+use crate::market::Market;
+use crate::product::doctor::{Adoption, Comparison, EnvFile, Use};
+
+/// Reads the existing deployment's .env file and prepares the take-over. Changes nothing.
+///
+/// Reports what of the file is used, what is not, and what is unsafe; fetches both lists and compares them with those
+/// that the Python system wrote; prints the steps to switch and to switch back.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: as those of `doctor`\n\nExample: tradebot-symbols adopt --env-file .env")]
+pub(super) struct Args {
+    /// The file, as docker compose reads it
+    #[arg(long, value_name = "FILE")]
+    env_file: PathBuf,
+    /// Queues that the Python workers serve, separated by commas
+    #[arg(short = 'Q', long, value_delimiter = ',', default_value = "celery")]
+    queues: Vec<String>,
+}
+
+/// After what time it is told what is waited for, and how often.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(args: Args) -> Result<u8> {
+    start_logs(&read_logs(None)?)?;
+    let file = EnvFile::read(&args.env_file)?;
+    let adoption = Adoption::read(&file, &args.queues, SystemClock::shared())?;
+    let (used, unused): (Vec<&Use>, Vec<&Use>) = adoption.uses.iter().partition(|one| one.meaning.is_some());
+    say(&format!("Used of {}:", args.env_file.display()))?;
+    for one in &used {
+        let meaning = one.meaning.as_deref().unwrap_or_default();
+        say(&format!("  {} = {}  ({meaning})", one.name, one.value))?;
+    }
+    say("\nNot used here (the Python system may use them):")?;
+    let names: Vec<&str> = unused.iter().map(|one| one.name.as_str()).collect();
+    say(&format!(
+        "  {}",
+        if names.is_empty() {
+            "none".to_owned()
+        } else {
+            names.join(", ")
+        }
+    ))?;
+
+    let (picture, findings) = with_progress("asking the servers of the file", adoption.examine()).await?;
+    say(&format!(
+        "\nWhat is there:\n{}",
+        indented(&report::picture(&picture))
+    ))?;
+    say(&format!(
+        "What is unsafe or wrong:\n{}",
+        indented(&report::findings(&findings))
+    ))?;
+
+    say(&format!(
+        "The lists in {} beside those that would be written now:",
+        adoption.cache()
+    ))?;
+    let mut differs = false;
+    for market in Market::ALL {
+        let what = format!("fetching the {market} list from {}", adoption.hosts(market));
+        let compared = with_progress(&what, adoption.compare(market)).await?;
+        differs |= !matches!(compared, Comparison::Same { .. });
+        say(&format!("  {market}: {}", comparison(&compared)))?;
+    }
+    say(&steps(
+        &args.env_file.display().to_string(),
+        &args.queues.join(","),
+    ))?;
+    let code = report::exit_code(&findings);
+    Ok(if differs {
+        code.max(report::EXIT_WARNINGS)
+    } else {
+        code
+    })
+}
+
+fn comparison(compared: &Comparison) -> String {
+    match compared {
+        Comparison::Same {
+            count,
+            same_bytes: true,
+        } => format!("{count} symbols, the same byte for byte"),
+        Comparison::Same { count, .. } => {
+            format!("{count} symbols, the same after parsing; spaces or escapes differ")
+        }
+        Comparison::Nothing => "nothing is stored yet".to_owned(),
+        Comparison::Failed { reason } => format!("could not be compared: {reason}"),
+        Comparison::Differs {
+            stored,
+            ours,
+            differences,
+        } => {
+            let mut text = format!("{stored} symbols are stored, {ours} would be written");
+            for one in differences {
+                text.push_str(&format!(
+                    "\n    {} {}: {}{}",
+                    one.symbols,
+                    one.what,
+                    one.examples.join(", "),
+                    if one.symbols > one.examples.len() {
+                        ", …"
+                    } else {
+                        ""
+                    }
+                ));
+            }
+            text
+        }
+    }
+}
+
+/// Every step leaves a system that works, and each can be taken back by itself.
+fn steps(file: &str, queues: &str) -> String {
+    format!(
+        "\nTo switch, one process at a time (`set -a; . {file}; set +a` puts the file into a shell's environment):\n  \
+        1. tradebot-symbols worker -Q {queues}    beside the Python workers, which keep all other tasks\n  \
+        2. tradebot-symbols healthcheck worker    until it says that it answers\n  \
+        3. take both warm-ups out of the Celery beat's schedule and restart it; it goes on with its other entries\n  \
+        4. tradebot-beat -Q {queues}              sends the warm-ups from now on\n  \
+        5. tradebot-symbols doctor                after two intervals: nothing may be wrong\n  \
+        6. leave the Python workers running for their own tasks; they may keep the warm-up module\n\
+        \nTo switch back:\n  \
+        1. put the warm-ups back into the Celery beat's schedule and restart it\n  \
+        2. stop tradebot-beat (SIGTERM)\n  \
+        3. stop tradebot-symbols worker (SIGTERM): what it has taken goes back to the queue, to a Python worker\n  \
+        4. nothing in Redis has to be changed: keys and messages are the same"
+    )
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}
+
+/// Runs something, and says every second on standard error what is waited for.
+async fn with_progress<T>(what: &str, work: impl Future<Output = T>) -> Result<T> {
+    let started = Instant::now();
+    let mut work = std::pin::pin!(work);
+    loop {
+        if let Ok(done) = tokio::time::timeout(PROGRESS, &mut work).await {
+            return Ok(done);
+        }
+        writeln!(std::io::stderr(), "{what}, {} s …", started.elapsed().as_secs())
+            .context("cannot write to standard error")?;
+    }
+}

@@ -1,0 +1,227 @@
+//! Lists, queues, workers and beats that are broken.
+
+use redis::AsyncCommands;
+use serde_json::{Value, json};
+use tradebot_symbols::market::Market;
+use tradebot_symbols::product::symbols::cache::CacheKeys;
+use tradebot_test_support::{Process, Reply, Signal, bin, eventually};
+
+use super::{Report, Scene, stop};
+use crate::world::{GOOD_TEXT, PATIENCE, QUEUE, connected, now, path, task, warmup};
+
+const SPOT: Market = Market::Spot;
+const HIT: &str = "metrics:cache_hit:symbols_spot";
+const MISS: &str = "metrics:cache_miss:symbols_spot";
+const COUNTERS: &str = "tradebot-symbols:doctor:counters";
+
+#[tokio::test]
+async fn broken_lists_are_named() {
+    let scene = Scene::healthy().await;
+    let keys = CacheKeys(SPOT);
+    let (primary, last_good, time) = (&*keys.primary(), &*keys.last_good(), &*keys.last_refresh());
+    let (success, error, source) = (&*keys.success_counter(), &*keys.error_counter(), &*keys.source());
+    let names = [
+        primary, last_good, time, source, success, error, HIT, MISS, COUNTERS,
+    ];
+    let names = names.map(str::to_owned);
+    let saved = scene.save(&names).await;
+    let at = |seconds: i64| (now().timestamp() - seconds).to_string();
+    let (old, ahead, refreshed) = (at(700), at(-3600), scene.world.get(time).await.expect("a time"));
+    let without_btc = GOOD_TEXT.replace("BTC", "XYZ");
+    let testnet = json!({"network": "testnet", "host": "https://elsewhere", "count": 2,
+        "fetched_at": refreshed.parse::<i64>().expect("seconds")})
+    .to_string();
+    let counts = json!({"hits": 900, "misses": 100, "successes": 0, "errors": 0});
+    let sample = json!({"at": now().timestamp() - 290, "counts": {"spot": counts}}).to_string();
+    let cases: &[(&str, &[&[&str]])] = &[
+        ("list-missing", &[&["DEL", primary, last_good]]),
+        ("list-expired", &[&["DEL", primary]]),
+        (
+            "list-wrong-type",
+            &[&["DEL", primary], &["HSET", primary, "a", "b"]],
+        ),
+        (
+            "list-unreadable",
+            &[&["SET", primary, &GOOD_TEXT[..60], "EX", "900"]],
+        ),
+        ("list-empty", &[&["SET", primary, "[]", "EX", "900"]]),
+        (
+            "list-lacks-anchors",
+            &[&["SET", primary, &without_btc, "EX", "900"]],
+        ),
+        ("list-wrong-network", &[&["SET", source, &testnet]]),
+        ("list-stale", &[&["SET", time, &old]]),
+        ("list-age-unknown", &[&["DEL", time]]),
+        ("list-never-expires", &[&["PERSIST", primary]]),
+        ("refresh-in-the-future", &[&["SET", time, &ahead]]),
+        ("last-good-missing", &[&["DEL", last_good]]),
+        ("last-good-unreadable", &[&["SET", last_good, "null"]]),
+        ("last-good-empty", &[&["SET", last_good, "[]"]]),
+        ("counter-unusable", &[&["SET", error, "many"]]),
+        ("counter-unusable", &[&["DEL", HIT], &["LPUSH", HIT, "1"]]),
+        (
+            "cache-misses-high",
+            &[&["DEL", COUNTERS], &["MSET", HIT, "70", MISS, "30"]],
+        ),
+        // Good so far, bad since the last look.
+        (
+            "cache-misses-high",
+            &[&["SET", COUNTERS, &sample], &["MSET", HIT, "920", MISS, "140"]],
+        ),
+        (
+            "refreshes-failing",
+            &[&["DEL", COUNTERS, success], &["SET", error, "3"]],
+        ),
+    ];
+    for (code, commands) in cases {
+        for command in *commands {
+            let _: redis::Value = scene.ask(command).await;
+        }
+        scene.assert_named(code, &[]);
+        scene.restore(&saved).await;
+    }
+    scene.doctor(&[]).assert_healthy();
+}
+
+#[tokio::test]
+async fn broken_queues_are_named() {
+    let scene = Scene::healthy().await;
+    let binding = "_kombu.binding.celery";
+    let (index, unacked) = ("unacked_index", "unacked");
+    let saved = scene.save(&[binding, index, unacked].map(str::to_owned)).await;
+    let old = (now().timestamp() - 1000).to_string();
+    let record = json!([{"headers": {"task": "t", "id": "i"}, "properties": {}, "body": ""}, QUEUE, QUEUE])
+        .to_string();
+    let cases: &[(&str, &[&[&str]])] = &[
+        ("binding-missing", &[&["DEL", binding]]),
+        (
+            "unacked-old",
+            &[&["HSET", unacked, "tag", &record], &["ZADD", index, &old, "tag"]],
+        ),
+        ("unacked-unindexed", &[&["HSET", unacked, "tag", &record]]),
+    ];
+    for (code, commands) in cases {
+        for command in *commands {
+            let _: redis::Value = scene.ask(command).await;
+        }
+        scene.assert_named(code, &[]);
+        scene.restore(&saved).await;
+    }
+
+    scene.world.push(QUEUE, "this is no message").await;
+    eventually("a parked message", PATIENCE, async || {
+        let parked: u64 = scene.ask(&["LLEN", "tradebot-symbols:parked"]).await;
+        (parked == 1).then_some(())
+    })
+    .await;
+    scene.assert_named("messages-parked", &[]);
+    let _: u64 = scene.ask(&["DEL", "tradebot-symbols:parked"]).await;
+
+    // A list of a lower priority, which leaves the others to the worker.
+    let list = "celery\u{6}\u{16}9";
+    let _: () = scene.ask(&["SET", list, "text"]).await;
+    scene.assert_named("queue-wrong-type", &[]);
+    let _: u64 = scene.ask(&["DEL", list]).await;
+
+    let message = scene.world.enqueue(task("app.core.bot_tasks.run_bot_task")).await;
+    eventually("a count of what waits", PATIENCE, async || {
+        let waiting: u64 = scene.ask(&["HLEN", "tradebot-symbols:waiting"]).await;
+        (waiting == 1).then_some(())
+    })
+    .await;
+    let report = scene.doctor(&[]);
+    report.assert_named("messages-unserved");
+    assert_eq!(
+        report.said["picture"]["broker"]["queues"][0]["oldest"]["id"],
+        message.id()
+    );
+}
+
+#[tokio::test]
+async fn queues_that_are_not_worked_off_are_named() {
+    let scene = Scene::with(&["-c", "1"]).await;
+    scene.world.exchange.always(path(SPOT), Reply::json("").hang());
+    let asked = scene.world.exchange.count(path(SPOT));
+    scene.world.enqueue(warmup(SPOT)).await;
+    scene.world.asked(SPOT, asked + 1).await;
+    // The worker waits for ten seconds now. What is behind that has expired long ago.
+    let mut expired = warmup(SPOT);
+    expired.expires = Some(now() - chrono::TimeDelta::hours(1));
+    scene.world.enqueue(expired).await;
+    scene.assert_named("queue-stuck", &[]);
+
+    let _: u64 = scene.world.db().del(QUEUE).await.expect("DEL");
+    for _ in 0..1_020 {
+        scene.world.enqueue(warmup(SPOT)).await;
+    }
+    scene.assert_named("queue-long", &[]);
+
+    // Valid, and the next for ten minutes.
+    let mut last = Report {
+        codes: Vec::new(),
+        exit: None,
+        said: Value::Null,
+    };
+    for _ in 0..5 {
+        let _: u64 = scene.world.db().del(QUEUE).await.expect("DEL");
+        let next = scene.world.enqueue(warmup(SPOT)).await;
+        let seen = json!({QUEUE: [next.publisher_tag(), now().timestamp() - 600]}).to_string();
+        let _: () = scene.ask(&["SET", "tradebot-symbols:doctor:oldest", &seen]).await;
+        last = scene.doctor(&[]);
+        // The worker may have come to its next attempt meanwhile, and taken it.
+        if !last.codes.is_empty() {
+            break;
+        }
+    }
+    last.assert_named("queue-stuck");
+}
+
+#[tokio::test]
+async fn workers_and_beats_that_are_missing_or_silent_are_named() {
+    let mut scene = Scene::healthy().await;
+    let twin = connected(
+        Process::builder(bin("tradebot-symbols"))
+            .args(["worker", "-n", "symbols@scene"])
+            .envs(&scene.environment),
+    );
+    scene.assert_named("duplicate-node-name", &[]);
+    stop(&twin);
+    scene.doctor(&[]).assert_healthy();
+
+    let silent = eventually("a look while the lease holds", PATIENCE, async || {
+        scene.worker.signal(Signal::SIGSTOP);
+        let report = scene.doctor(&[]);
+        scene.worker.signal(Signal::SIGCONT);
+        eventually("a lease", PATIENCE, async || {
+            let workers: Vec<String> = scene.ask(&["KEYS", "tradebot-symbols:lease:*"]).await;
+            (workers.len() == 1).then_some(())
+        })
+        .await;
+        // On a busy machine the doctor may come when the lease has run out.
+        (report.codes == ["worker-silent"]).then_some(report)
+    })
+    .await;
+    silent.assert_named("worker-silent");
+
+    let heartbeat = json!({"host": "h", "pid": 1, "next_due": now().timestamp() - 90}).to_string();
+    let _: () = scene
+        .ask(&["SET", "tradebot-symbols:beat:stalled", &heartbeat])
+        .await;
+    scene.assert_named("beat-stalled", &[]);
+    let _: u64 = scene.ask(&["DEL", "tradebot-symbols:beat:stalled"]).await;
+
+    stop(&scene.beat.take().expect("a beat"));
+    scene.assert_named("no-beat", &[]);
+    // Unless somebody says that another one is at work.
+    let accepted = scene.program(&["doctor", "--json", "--foreign-beat"], &[]);
+    Report::of(&accepted).assert_healthy();
+    scene.beat = Some(
+        Process::builder(bin("tradebot-beat"))
+            .envs(&scene.environment)
+            .spawn(),
+    );
+    scene.wait_for_heartbeat().await;
+
+    stop(&scene.worker);
+    scene.assert_named("no-worker", &[]);
+}
