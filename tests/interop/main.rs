@@ -21,3 +21,4 @@ mod results;
 mod revoke;
 mod shared_queue;
 mod web;
+mod take_over;

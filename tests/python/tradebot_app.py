@@ -10,6 +10,8 @@ The environment decides what is in it:
     CELERY_BROKER_URL, CELERY_RESULT_BACKEND               Redis
     CELERY_TASK_TIME_LIMIT, CELERY_TASK_SOFT_TIME_LIMIT    180 and 150 seconds without
     WITH_WARMUPS=1          also registers the two warm-ups, as the deployment's worker does before it is replaced
+    WARMUPS_FETCH_SPOT, WARMUPS_FETCH_FUTURES
+                            addresses of the two lists: the warm-ups fetch them and write the keys, one after the other
     WARMUPS_FAIL=1          the two warm-ups fail, and are retried by the deployment's rule
     BEAT_WARMUP_SECONDS     puts both warm-ups on the schedule, at this interval
     VISIBILITY_TIMEOUT      seconds after which a message that was taken and not acknowledged is restored; 3600 without
@@ -17,9 +19,12 @@ The environment decides what is in it:
 
 import json
 import os
+import time
+import urllib.request
 
 import redis
 from celery import Celery
+from prepare import prepare
 
 RAN = "tests:ran"
 BOT_TASKS = (
@@ -90,25 +95,39 @@ def record(task, args, kwargs):
         client.rpush(RAN, json.dumps(entry, default=str))
 
 
-def leave_record(name, answer, failing=False, **options):
-    """Registers a task that does nothing else."""
+def refresh(market, url):
+    """Fetches a list and writes what belongs to it, as the deployment does: in four steps."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        listed = prepare(market, json.load(answer)["symbols"])
+    with redis.Redis.from_url(os.environ.get("REDIS_URL", BROKER)) as client:
+        client.set(f"cache:symbols:{market}:v1", json.dumps(listed), ex=int(os.environ.get("WARMUPS_TTL", "900")))
+        client.set(f"cache:symbols:{market}:last_good", json.dumps(listed))
+        client.set(f"metrics:{market}_symbols_cache:last_refresh_ts", json.dumps(int(time.time())))
+        client.incrby(f"metrics:warmup_{market}_symbols_cache:success", 1)
+    return f"WARMUP_OK:{len(listed)}"
+
+
+def leave_record(name, answer, failing=False, fetch=None, **options):
+    """Registers a task that does nothing else, unless there is something to fetch."""
 
     @app.task(name=name, bind=True, **options)
     def run(self, *args, **kwargs):
         record(self, args, kwargs)
         if failing:
             raise RuntimeError("no list from the exchange")
-        return answer
+        return refresh(*fetch) if fetch else answer
 
 
 for bot_task in BOT_TASKS:
     leave_record(bot_task, None)
 
 if os.environ.get("WITH_WARMUPS") == "1":
-    for warmup in WARMUPS:
+    for market, warmup in zip(("spot", "futures"), WARMUPS):
+        source = os.environ.get(f"WARMUPS_FETCH_{market.upper()}")
         leave_record(
             warmup,
             "WARMUP_OK:0",
+            fetch=(market, source) if source else None,
             failing=os.environ.get("WARMUPS_FAIL") == "1",
             autoretry_for=(Exception,),
             retry_backoff=True,
