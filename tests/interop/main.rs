@@ -14,6 +14,7 @@ mod fleet;
 mod flower;
 mod mingle;
 mod mixed_fleet;
+mod monitoring;
 mod python_takes_over;
 mod redbeat;
 mod remote;
