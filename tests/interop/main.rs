@@ -21,5 +21,5 @@ mod remote;
 mod results;
 mod revoke;
 mod shared_queue;
-mod web;
 mod take_over;
+mod web;
