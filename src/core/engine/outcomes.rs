@@ -74,7 +74,7 @@ impl Outcomes {
                 ("revoked", load(&self.revoked)),
             ],
             runtimes: bounds
-                .chain([f64::MAX])
+                .chain([f64::INFINITY])
                 .zip(self.buckets.iter().map(load))
                 .collect(),
             runtime_seconds: seconds(load(&self.micros)),
@@ -116,7 +116,7 @@ mod tests {
             .into_iter()
             .filter(|(_, count)| *count > 0)
             .collect();
-        assert_eq!(filled, [(0.001, 1), (0.005, 1), (f64::MAX, 1)]);
+        assert_eq!(filled, [(0.001, 1), (0.005, 1), (f64::INFINITY, 1)]);
         assert!((counts.runtime_seconds - 400.003).abs() < 1e-9);
     }
 }
