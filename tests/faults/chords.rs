@@ -12,6 +12,8 @@ use crate::scene::{SOON, Scene, ask};
 
 /// Tasks in a header.
 const PARTS: usize = 6;
+/// A queue for a body that is not to run, and die, with the worker that ends the chord.
+const BODIES: &str = "bodies";
 
 /// A chord of `tests.record`, sent as a client sends it.
 struct Chord {
@@ -20,11 +22,12 @@ struct Chord {
 }
 
 impl Chord {
-    async fn send(scene: &Scene, ledger: &mut Ledger) -> Self {
+    /// The body goes to `queue`.
+    async fn send(scene: &Scene, ledger: &mut Ledger, queue: &str) -> Self {
         let (group, id) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
         let body = json!({
             "task": "tests.record", "args": ledger.task(0).body.args, "kwargs": {}, "immutable": true,
-            "options": {"task_id": id, "queue": QUEUE}, "subtask_type": null,
+            "options": {"task_id": id, "queue": queue}, "subtask_type": null,
         });
         let chord = Self { group, body: id };
         for index in 0..PARTS {
@@ -60,10 +63,10 @@ impl Chord {
 
 async fn die_at(scene: Scene, point: &str, results_elsewhere: bool) {
     let mut ledger = Ledger::open(&scene, point);
-    let chord = Chord::send(&scene, &mut ledger).await;
+    let chord = Chord::send(&scene, &mut ledger, BODIES).await;
     let doomed = scene.with("FAILPOINT", point).worker("doomed", 2);
     doomed.ended(2 * SOON).await;
-    let heir = scene.worker("heir", 2);
+    let heir = scene.worker_of(&format!("{QUEUE},{BODIES}"), "heir", 2);
     let sums = ledger.close(&format!("chord, died at `{point}`"), 3 * SOON).await;
     assert_eq!(sums.runs[&chord.body], 1, "{point}: runs of the body");
     // Where the results are elsewhere a chord is ended after the acknowledgement: its keys may be left to expire.
@@ -116,7 +119,7 @@ async fn a_chord_loses_nothing_whichever_script_its_worker_dies_at() {
 async fn a_part_that_runs_again_counts_once_and_a_late_one_not_at_all() {
     let scene = Scene::start();
     let mut ledger = Ledger::open(&scene, "again");
-    let chord = Chord::send(&scene, &mut ledger).await;
+    let chord = Chord::send(&scene, &mut ledger, QUEUE).await;
     // Every message twice, as after a restore that came too early.
     let twice: Vec<String> = ask(&scene.observer(), cmd("LRANGE").arg(QUEUE).arg(0).arg(-1)).await;
     ask::<()>(&scene.observer(), cmd("LPUSH").arg(QUEUE).arg(&twice)).await;
@@ -137,7 +140,7 @@ async fn a_part_that_runs_again_counts_once_and_a_late_one_not_at_all() {
 async fn a_claim_of_another_worker_is_waited_for() {
     let scene = Scene::start();
     let mut ledger = Ledger::open(&scene, "claimed");
-    let chord = Chord::send(&scene, &mut ledger).await;
+    let chord = Chord::send(&scene, &mut ledger, QUEUE).await;
     let mut claim = cmd("SET");
     claim
         .arg(chord.key(".c"))
@@ -156,7 +159,7 @@ async fn a_claim_of_another_worker_is_waited_for() {
 async fn keys_of_another_type_hold_nothing_up() {
     let scene = Scene::start();
     let mut ledger = Ledger::open(&scene, "broken");
-    let chord = Chord::send(&scene, &mut ledger).await;
+    let chord = Chord::send(&scene, &mut ledger, QUEUE).await;
     ledger.write_off(&chord.body);
     ask::<()>(&scene.results(), cmd("SET").arg(chord.key(".j")).arg("odd")).await;
     let worker = scene.worker("w", 2);

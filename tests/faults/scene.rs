@@ -14,6 +14,8 @@ use tradebot_symbols::core::transport::{Connection, Transport};
 use tradebot_symbols::core::wire::keys::Keys;
 use tradebot_test_support::{ChaosProxy, Process, RedisServer, Signal, bin, eventually};
 
+use crate::ledger::QUEUE;
+
 /// How long anything may take that should be there in a moment.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
@@ -91,10 +93,15 @@ impl Scene {
 
     /// Starts a worker; `name` tells it apart.
     pub(crate) fn worker(&self, name: &str, concurrency: usize) -> Worker {
+        self.worker_of(QUEUE, name, concurrency)
+    }
+
+    /// Starts a worker of these queues, separated by commas.
+    pub(crate) fn worker_of(&self, queues: &str, name: &str, concurrency: usize) -> Worker {
         let node = format!("{name}@test");
         let concurrency = concurrency.to_string();
         let process = Process::builder(bin("test-worker"))
-            .args(["-n", &node, "-c", &concurrency])
+            .args(["-n", &node, "-c", &concurrency, "-Q", queues])
             .envs(&self.env)
             .spawn();
         Worker { process, node }
@@ -133,7 +140,7 @@ impl Scene {
         let url = RedisUrl::new(self.url_of(self.database));
         let connection = Connection::with_tracking(&url, "transport", Arc::clone(&changed));
         let connection = connection.expect("the URL of the harness is valid");
-        let queues = [crate::ledger::QUEUE.to_owned()];
+        let queues = [QUEUE.to_owned()];
         Transport::new(
             connection,
             changed,

@@ -1,6 +1,7 @@
 //! What the exchange really sent, asked for by a Python client, read by a Python reader, and compared symbol by
 //! symbol with what Python computes from the same bytes.
 
+use redis::cmd;
 use serde_json::{Value, json};
 use tradebot_test_support::{Capture, Captures, Market, Python, Reply, captures};
 
@@ -14,10 +15,40 @@ fn computed(python: Python, capture: &Capture) -> Vec<Value> {
     serde_json::from_str(text).expect("a list")
 }
 
+/// Removes what earlier lists left: each one here would be held back beside the one before, of another year.
+async fn forget(fleet: &Fleet) {
+    let mut db = fleet.redis.connection().await;
+    let keys: Vec<String> = cmd("KEYS")
+        .arg("cache:symbols:*")
+        .query_async(&mut db)
+        .await
+        .expect("keys");
+    if !keys.is_empty() {
+        let deleted: Result<u64, _> = cmd("DEL").arg(&keys).query_async(&mut db).await;
+        deleted.expect("deleted keys");
+    }
+}
+
 async fn compare_all(python: Python, captures: &Captures) {
     let fleet = Fleet::start(python).await;
-    let _worker = fleet.worker();
-    for capture in captures.files() {
+    let of_testnet = |capture: &&Capture| capture.name.contains("testnet");
+    let worker = fleet.worker();
+    let real = captures.files().iter().filter(|capture| !of_testnet(capture));
+    compare(python, &fleet, real).await;
+    drop(worker);
+    let url = fleet.exchange.base_url();
+    let testnet = [
+        ("TESTNET_URL", "true"),
+        ("BINANCE_SPOT_TESTNET_BASE_URL", url.as_str()),
+        ("BINANCE_FUTURES_TESTNET_BASE_URL", url.as_str()),
+    ];
+    let _worker = fleet.worker_with("celery", &testnet);
+    compare(python, &fleet, captures.files().iter().filter(of_testnet)).await;
+}
+
+async fn compare(python: Python, fleet: &Fleet, captures: impl Iterator<Item = &Capture>) {
+    for capture in captures {
+        forget(fleet).await;
         let name = &capture.name;
         let (path, task) = match capture.market {
             Market::Spot => (SPOT_PATH, WARMUP_SPOT),

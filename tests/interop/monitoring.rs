@@ -93,6 +93,8 @@ struct Scene {
 
 impl Scene {
     async fn open() -> Self {
+        // Fails only where a provider is installed already, which does as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let redis = RedisServer::start();
         let exchange = ScriptedExchange::start().await;
         for path in ["/api/v3/exchangeInfo", "/fapi/v1/exchangeInfo"] {
