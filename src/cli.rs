@@ -1,6 +1,7 @@
 //! The command line: one file per verb, each with its arguments and one `run`.
 
 mod adopt;
+mod completions;
 mod credentials;
 mod doctor;
 mod healthcheck;
@@ -24,7 +25,13 @@ pub const EXIT_USAGE: u8 = 64;
 
 /// Keeps Binance's symbol lists warm in Redis, as a Celery worker.
 #[derive(Debug, Parser)]
-#[command(version, about, arg_required_else_help = true)]
+#[command(
+    version,
+    about,
+    arg_required_else_help = true,
+    after_help = "Each verb has examples: tradebot-symbols VERB --help\n\nExit codes: 0 after a stop or with nothing to say, \
+    64 for a command line or configuration that cannot be used, 1 for anything else; `doctor` has more."
+)]
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -42,6 +49,7 @@ enum Verb {
     Status(status::Args),
     Healthcheck(healthcheck::Args),
     Adopt(adopt::Args),
+    Completions(completions::Args),
 }
 
 /// Runs the command line of this process, and returns its exit code.
@@ -67,6 +75,7 @@ pub fn run(cli: Cli) -> Result<u8> {
             Verb::Status(args) => return status::run(args).await,
             Verb::Healthcheck(args) => return healthcheck::run(args).await,
             Verb::Adopt(args) => return adopt::run(args).await,
+            Verb::Completions(args) => completions::run(&args)?,
         }
         Ok(0)
     })

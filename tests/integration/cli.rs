@@ -195,3 +195,36 @@ async fn logs_are_json_when_asked_for() {
     }
     assert_eq!(worker.stdout(), "");
 }
+
+#[test]
+fn every_verb_is_completed_and_helps_with_an_example() {
+    let run = |arguments: &[&str]| {
+        let program = Process::builder(bin("tradebot-symbols")).args(arguments).spawn();
+        assert!(program.wait_exit(PATIENCE).success(), "{}", program.output());
+        program.stdout()
+    };
+    let completions = run(&["completions", "bash"]);
+    let verbs = [
+        "worker",
+        "serve",
+        "up",
+        "sandbox",
+        "parked",
+        "credentials",
+        "doctor",
+        "status",
+        "healthcheck",
+        "adopt",
+    ];
+    for verb in verbs {
+        assert!(completions.contains(verb), "{verb}");
+        let help = run(&[verb, "--help"]);
+        let examples = help.lines().filter(|line| line.contains("tradebot-symbols "));
+        assert!(examples.count() > 1, "no example beside the usage:\n{help}");
+    }
+    let shell = std::process::Command::new("bash")
+        .args(["-n", "-c", &completions])
+        .status();
+    assert!(shell.expect("bash").success());
+    assert!(run(&["--help"]).contains("Exit codes"));
+}
