@@ -31,10 +31,9 @@ setup: tools $(addprefix $(ENVIRONMENTS)/,$(addsuffix /.ready,celery-5.5.2 celer
 build: ## builds both binaries, unoptimised
 	$(CARGO) build --workspace --locked
 
-demo: tools ## shows three refreshes from a sandbox exchange into a private Redis
+demo: tools ## shows three refreshes from a sandbox exchange into a private Redis, and what the endpoint serves
 	$(CARGO) build --release --locked
-	SPOT_SYMBOLS_WARMUP_INTERVAL_SECONDS=5 FUTURES_SYMBOLS_WARMUP_INTERVAL_SECONDS=5 \
-		$(TARGET)/release/tradebot-symbols up --sandbox --private-redis --refreshes 3 --loglevel warning
+	$(PYTHON) .ci/demo $(TARGET)/release/tradebot-symbols
 
 # The exit code of the tests goes past `tee` in a file; the last line is their sum.
 test: setup ## runs all tests, documentation examples included

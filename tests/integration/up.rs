@@ -4,6 +4,8 @@ use std::ops::Deref;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tradebot_symbols::market::Market;
 use tradebot_test_support::{Process, ProcessBuilder, Reply, Signal, bin, eventually, free_port};
 
@@ -194,4 +196,41 @@ async fn a_redis_that_does_not_answer_is_replaced_by_a_private_one_that_ends_wit
         crate::world::Lists::NONE,
         "the other Redis is left alone"
     );
+}
+
+/// The answer to a GET, if there is one.
+async fn get(address: &str, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    Some(answer)
+}
+
+#[tokio::test]
+async fn with_an_address_the_lists_are_served_as_well() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let up = Roof(
+        up(&["--sandbox", "--private-redis"])
+            .env("HTTP_LISTEN", &address)
+            .spawn(),
+    );
+    for market in Market::ALL {
+        let path = format!("/api/v1/symbols/{market}");
+        let answer = eventually("a list over HTTP", LONG, async || {
+            get(&address, &path)
+                .await
+                .filter(|answer| answer.starts_with("HTTP/1.1 200 "))
+        })
+        .await;
+        assert!(
+            answer.contains("\r\n\r\n[{\"symbol\": \"BTCUSDT\""),
+            "{answer:.400}"
+        );
+        assert!(answer.contains("x-symbols-network: sandbox"), "{answer:.400}");
+    }
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.wait_exit(LONG).code(), Some(0));
+    assert!(get(&address, "/livez").await.is_none(), "it is still served");
 }
