@@ -107,33 +107,32 @@ $(ENVIRONMENTS)/golden-%/.ready: tests/golden/requirements-%.txt
 	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
 	@touch $@
 
+# A virtual environment of Python with what the first prerequisite names.
+define make-environment
+rm -rf $(@D)
+$(PYTHON) -m venv $(@D)
+$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
+endef
+
 # What checks the files that others run: the image, compose, Kubernetes, the public CI.
 $(DEPLOYMENT)/.ready: tests/python/requirements-deployment.txt | tools
-	rm -rf $(@D)
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
+	$(make-environment)
 	@touch $@
 
 # Order-only: the tools must be there, but checking them makes no environment out of date.
 $(ENVIRONMENTS)/celery-%/.ready: tests/python/requirements-%.txt | tools
-	rm -rf $(@D)
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
+	$(make-environment)
 	$(@D)/bin/python -m pip check --disable-pip-version-check
 	$(@D)/bin/python -c 'import celery.app.base, kombu.transport.redis'
 	@touch $@
 
 $(ENVIRONMENTS)/web/.ready: tests/python/requirements-web.txt | tools
-	rm -rf $(@D)
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
+	$(make-environment)
 	$(@D)/bin/python -m pip check --disable-pip-version-check
 	@touch $@
 
 $(ENVIRONMENTS)/credentials/.ready: tests/python/requirements-credentials.txt | tools
-	rm -rf $(@D)
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
+	$(make-environment)
 	$(@D)/bin/python -m pip check --disable-pip-version-check
 	$(@D)/bin/python -c 'import asyncpg, cryptography.fernet, jose.jwt, sqlalchemy.ext.asyncio'
 	@touch $@
