@@ -28,6 +28,25 @@ catch_up = "all"
 "#;
 const STEPS: [(&str, i64); 2] = [("every-second", 1_000_000), ("every-half-second", 500_000)];
 
+const RECORDS: &str = "tradebot-symbols:beat-slots";
+
+/// Last slot, grid, last message and number of messages of each entry, as the beats recorded them.
+type Records = HashMap<String, [i64; 4]>;
+
+fn numbers(records: &HashMap<String, String>) -> Records {
+    let numbers = |text: &String| {
+        let numbers: Vec<i64> = text
+            .split(' ')
+            .map(|number| number.parse().expect("a number"))
+            .collect();
+        numbers.try_into().expect("four numbers")
+    };
+    records
+        .iter()
+        .map(|(entry, text)| (entry.clone(), numbers(text)))
+        .collect()
+}
+
 struct Beats {
     redis: RedisServer,
     schedule: tempfile::TempDir,
@@ -61,21 +80,22 @@ impl Beats {
             .expect("an answer of Redis")
     }
 
-    /// Last slot, grid and number of messages of each entry, as the beats recorded them.
-    async fn records(&self) -> HashMap<String, [i64; 4]> {
-        let records: HashMap<String, String> =
-            self.ask(cmd("HGETALL").arg("tradebot-symbols:beat-slots")).await;
-        let numbers = |text: &String| {
-            let numbers: Vec<i64> = text
-                .split(' ')
-                .map(|number| number.parse().expect("a number"))
-                .collect();
-            numbers.try_into().expect("four numbers")
-        };
-        records
-            .iter()
-            .map(|(entry, text)| (entry.clone(), numbers(text)))
-            .collect()
+    async fn records(&self) -> Records {
+        numbers(&self.ask(cmd("HGETALL").arg(RECORDS)).await)
+    }
+
+    /// The messages, and the records of the same moment: what a beat wrote before its end may still be on its way.
+    async fn messages_and_records(&self) -> (Vec<String>, Records) {
+        let mut connection = self.redis.connection().await;
+        let (messages, records) = redis::pipe()
+            .atomic()
+            .cmd("LRANGE")
+            .arg(&["celery", "0", "-1"])
+            .hgetall(RECORDS)
+            .query_async(&mut connection)
+            .await
+            .expect("an answer of Redis");
+        (messages, numbers(&records))
     }
 
     /// Waits for the slot of `entry` that is due `ahead` slots from now.
@@ -90,7 +110,7 @@ impl Beats {
 
     /// Counts the messages of each slot: there is one, of each slot between the first and the last.
     async fn close(&self, name: &str) {
-        let messages: Vec<String> = self.ask(cmd("LRANGE").arg(&["celery", "0", "-1"])).await;
+        let (messages, records) = self.messages_and_records().await;
         let mut ids: BTreeMap<String, u64> = BTreeMap::new();
         for message in &messages {
             let message: Value = serde_json::from_str(message).expect("a message");
@@ -98,7 +118,7 @@ impl Beats {
                 .or_default() += 1;
         }
         let (mut slots, mut lost) = (0, 0);
-        for (entry, [last, anchor, sent, runs]) in self.records().await {
+        for (entry, [last, anchor, sent, runs]) in records {
             let step = STEPS
                 .iter()
                 .find(|(name, _)| *name == entry)
