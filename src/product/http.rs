@@ -9,6 +9,7 @@
 mod answers;
 pub mod cors;
 pub mod endpoint;
+mod file_body;
 mod health;
 pub mod lists;
 mod metrics;

@@ -3,6 +3,7 @@
 mod beyond;
 mod caching;
 mod client;
+mod large;
 mod limits;
 mod routes;
 mod trouble;

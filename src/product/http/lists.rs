@@ -14,6 +14,7 @@ use hyper::{Response, StatusCode};
 use tokio::runtime::Handle;
 
 use super::answers::{CACHE_STATUS, JSON, VARY_BY};
+use super::file_body::FileBodies;
 use super::negotiation::{Coding, Wishes, none_match};
 use super::representation::Representation;
 use super::server::Answer;
@@ -38,6 +39,7 @@ pub struct Staleness {
 pub(super) struct ListAnswers {
     staleness: Staleness,
     runtime: Handle,
+    files: Arc<FileBodies>,
     shown: ArcSwapOption<Shown>,
 }
 
@@ -69,10 +71,11 @@ impl Moment {
 }
 
 impl ListAnswers {
-    pub(super) fn new(staleness: Staleness, runtime: Handle) -> Self {
+    pub(super) fn new(staleness: Staleness, runtime: Handle, files: Arc<FileBodies>) -> Self {
         Self {
             staleness,
             runtime,
+            files,
             shown: ArcSwapOption::empty(),
         }
     }
@@ -103,7 +106,9 @@ impl ListAnswers {
             // The same text under another time is the same body.
             Some(shown) if shown.list.json() == reading.list.json() => Arc::clone(&shown.body),
             _ => {
-                let body = Arc::new(Representation::new(reading.list.json().clone()));
+                let plain = reading.list.json().clone();
+                let file = self.files.keep(&plain);
+                let body = Arc::new(Representation::new(plain).in_file(file));
                 body.pack_on(&self.runtime);
                 body
             }

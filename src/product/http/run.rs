@@ -198,7 +198,7 @@ impl HttpEndpoint {
                 None
             }
         };
-        let lists = || ListAnswers::new(settings.endpoint.staleness, runtime.clone());
+        let lists = || ListAnswers::new(settings.endpoint.staleness, runtime.clone(), server.files());
         let endpoint = Endpoint {
             reads: reads.clone(),
             parts: Parts::new(Everything::new(&redis, name)?, runtime.clone()),

@@ -35,6 +35,7 @@ use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::file_body::FileBodies;
 use super::watch::{Order, Patience, Sweep, Watch, Watched};
 
 /// An answer. Its body is always there as a whole.
@@ -105,6 +106,7 @@ pub struct Server {
     limits: Limits,
     threads: usize,
     counts: Arc<ConnectionCounts>,
+    files: Arc<FileBodies>,
 }
 
 impl Server {
@@ -121,6 +123,7 @@ impl Server {
             limits,
             threads: threads.max(1),
             counts: Arc::default(),
+            files: Arc::default(),
         })
     }
 
@@ -134,6 +137,11 @@ impl Server {
     #[must_use]
     pub fn counts(&self) -> Arc<ConnectionCounts> {
         Arc::clone(&self.counts)
+    }
+
+    /// The bodies that it sends from files; those of a site may be kept there.
+    pub(super) fn files(&self) -> Arc<FileBodies> {
+        Arc::clone(&self.files)
     }
 
     /// Serves until `stop` fires, then takes no more connections and gives requests in flight the drain time.
@@ -216,10 +224,10 @@ impl Lane {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let (limits, counts) = (server.limits, Arc::clone(&server.counts));
+        let (limits, counts, files) = (server.limits, server.counts(), server.files());
         let thread = std::thread::Builder::new()
             .name(format!("http-{number}"))
-            .spawn(move || runtime.block_on(serve(arrivals, site, limits, counts)))?;
+            .spawn(move || runtime.block_on(serve(arrivals, site, limits, counts, files)))?;
         Ok(Self { inbox, thread })
     }
 
@@ -241,6 +249,7 @@ async fn serve<S: Site>(
     site: Arc<S>,
     limits: Limits,
     counts: Arc<ConnectionCounts>,
+    files: Arc<FileBodies>,
 ) {
     let http = Arc::new(builder(&limits));
     let mut sweep = Sweep::default();
@@ -257,9 +266,13 @@ async fn serve<S: Site>(
                         continue;
                     }
                 };
+                if let Err(error) = stream.set_nodelay(true) {
+                    debug!(%error, "small packets stay delayed");
+                }
                 let watch = Arc::<Watch>::default();
                 sweep.add(Arc::clone(&watch), Instant::now());
-                let service = Answering { site: Arc::clone(&site), watch, limits };
+                let service = Answering { site: Arc::clone(&site), watch: Arc::clone(&watch), limits };
+                let stream = Watched::new(stream, watch, Arc::clone(&files));
                 tokio::spawn(connection(Arc::clone(&http), stream, service, permit, Arc::clone(&counts)));
             }
             _ = look.tick() => {
@@ -292,19 +305,15 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
 
 async fn connection<S: Site>(
     http: Arc<auto::Builder<TokioExecutor>>,
-    stream: TcpStream,
+    stream: Watched,
     service: Answering<S>,
     permit: OwnedSemaphorePermit,
     counts: Arc<ConnectionCounts>,
 ) {
     counts.accepted.fetch_add(1, Relaxed);
     counts.open.fetch_add(1, Relaxed);
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "small packets stay delayed");
-    }
     let watch = Arc::clone(&service.watch);
-    let io = TokioIo::new(Watched::new(stream, Arc::clone(&watch)));
-    let mut connection = pin!(http.serve_connection(io, service));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let mut draining = false;
     let ended = std::future::poll_fn(|cx| {
         match watch.order(cx) {

@@ -5,11 +5,13 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+
+use super::file_body::FileBodies;
 
 /// How long a connection may stay in each of its states.
 #[derive(Debug, Clone, Copy)]
@@ -126,16 +128,45 @@ impl Watch {
     }
 }
 
-/// A socket that notes in a [`Watch`] what goes through it.
+/// A socket that notes in a [`Watch`] what goes through it, and sends what lies in a file from there.
 #[derive(Debug)]
 pub(super) struct Watched {
     stream: TcpStream,
     watch: Arc<Watch>,
+    files: Arc<FileBodies>,
 }
 
 impl Watched {
-    pub(super) fn new(stream: TcpStream, watch: Arc<Watch>) -> Self {
-        Self { stream, watch }
+    pub(super) fn new(stream: TcpStream, watch: Arc<Watch>, files: Arc<FileBodies>) -> Self {
+        Self { stream, watch, files }
+    }
+
+    fn poll_slices(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let mut filled = bufs.iter().filter(|buf| !buf.is_empty());
+        let (first, second) = (filled.next(), filled.next());
+        let (head, body): (&[u8], _) = match (first, second) {
+            (Some(head), Some(body)) => (head, body),
+            (Some(only), None) => (&[], only),
+            (None, _) => return Poll::Ready(Ok(0)),
+        };
+        if let Some((body, part)) = self.files.find(body) {
+            loop {
+                ready!(self.stream.poll_write_ready(cx))?;
+                let send = || body.send(&self.stream, head, &part);
+                match self.stream.try_io(Interest::WRITABLE, send) {
+                    Ok(Some(sent)) => return Poll::Ready(Ok(sent)),
+                    Ok(None) => break,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+        }
+        let stream = Pin::new(&mut self.stream);
+        if second.is_none() {
+            // `send` costs the system less than `writev`.
+            return stream.poll_write(cx, body);
+        }
+        stream.poll_write_vectored(cx, bufs)
     }
 
     fn noted<T>(&self, written: Poll<T>) -> Poll<T> {
@@ -172,7 +203,7 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = self.poll_slices(cx, bufs);
         self.noted(written)
     }
 
