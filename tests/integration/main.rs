@@ -15,6 +15,7 @@ mod doctor;
 mod golden;
 mod http;
 mod latency;
+mod logs;
 mod oddities;
 mod outcomes;
 mod parked;

@@ -283,7 +283,12 @@ impl Engine {
                     .park_unclaimed(source, &raw, &reason.to_string())
                     .await?;
                 if parked {
-                    error!(queue = source.queue, %reason, "parked a message that nobody can read");
+                    error!(
+                        outcome = "parked",
+                        queue = source.queue,
+                        %reason,
+                        "parked a message that nobody can read"
+                    );
                 }
                 Ok(None)
             }

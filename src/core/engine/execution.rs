@@ -131,6 +131,7 @@ impl Engine {
                     task.id = job.message.id(),
                     outcome = "handed back",
                     runtime_seconds = started.elapsed().as_secs_f64(),
+                    retries = job.message.retries(),
                     "task ended by the stop"
                 );
                 self.hand_back(&job.tag, &job.source, &job.message).await;

@@ -83,6 +83,7 @@ impl Engine {
             task.name = message.task(),
             task.id = message.id(),
             outcome = why.reason,
+            retries = message.retries(),
             signal = why.signum,
             "task revoked"
         );
@@ -110,6 +111,7 @@ impl Engine {
         let push = self.transport.park(&claimed.source, &claimed.raw, reason);
         self.settle_with(&claimed.tag, None, &[push]).await;
         error!(
+            outcome = "parked",
             queue = claimed.source.queue,
             reason,
             list = self.transport.keys().parked(),

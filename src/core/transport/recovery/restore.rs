@@ -108,6 +108,8 @@ impl Transport {
             error!(
                 task.name = message.task(),
                 task.id = message.id(),
+                outcome = "parked",
+                queue = source.queue,
                 reason,
                 "parked a message"
             );
