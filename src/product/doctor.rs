@@ -47,6 +47,7 @@ use crate::core::secret::RedisUrl;
 use crate::core::transport::{Connection, RedisTrouble};
 use crate::core::wire::keys::Keys;
 use crate::market::Market;
+use crate::product::symbols::cache::CacheKeys;
 
 /// How long any one probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -283,14 +284,10 @@ impl Doctor {
     /// Until when, in Unix seconds, the workers and readers leave the hosts of a market alone.
     async fn bans(&self) -> Result<BTreeMap<&'static str, i64>, Trouble> {
         let connection = connect(&self.settings.redis.cache)?;
-        let network = if self.settings.binance.testnet {
-            "testnet"
-        } else {
-            "mainnet"
-        };
+        let network = self.settings.binance.network();
         let mut ends = redis::pipe();
         for market in Market::ALL {
-            ends.pttl(format!("cache:symbols:{market}:ban:{network}"));
+            ends.pttl(CacheKeys(market).ban(network));
         }
         let now = self.clock.now().timestamp_millis();
         let left: Vec<i64> = ask_all(&connection, &ends).await?;

@@ -13,14 +13,15 @@ use tracing::{debug, warn};
 
 use crate::core::error_chain;
 use crate::core::transport::{Connection, ScriptCall};
-use crate::market::{Market, PerMarket};
+use crate::market::{Market, Network, PerMarket};
+use crate::product::symbols::cache::CacheKeys;
 
 /// How long a request may be held up by asking.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct BanClock {
-    network: &'static str,
+    network: Network,
     shared: Option<(Connection, Script)>,
     local: PerMarket<Mutex<Local>>,
 }
@@ -33,9 +34,9 @@ struct Local {
 }
 
 impl BanClock {
-    pub(super) fn new(testnet: bool) -> Self {
+    pub(super) fn new(network: Network) -> Self {
         Self {
-            network: if testnet { "testnet" } else { "mainnet" },
+            network,
             shared: None,
             local: PerMarket::default(),
         }
@@ -123,7 +124,7 @@ impl BanClock {
     }
 
     fn key(&self, market: Market) -> String {
-        format!("cache:symbols:{market}:ban:{}", self.network)
+        CacheKeys(market).ban(self.network)
     }
 
     fn get(&self, market: Market) -> Local {

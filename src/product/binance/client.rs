@@ -92,7 +92,7 @@ impl Client {
             .build()?;
         Ok(Self {
             http,
-            bans: Arc::new(BanClock::new(config.testnet)),
+            bans: Arc::new(BanClock::new(config.network())),
             config,
             upstream: Arc::default(),
             clock: SystemClock::shared(),
@@ -119,7 +119,7 @@ impl Client {
     /// Shares the pauses that the exchange asks for with all processes of the Redis behind `connection`.
     #[must_use]
     pub fn with_shared_bans(mut self, connection: Connection) -> Self {
-        self.bans = Arc::new(BanClock::new(self.config.testnet).shared(connection));
+        self.bans = Arc::new(BanClock::new(self.config.network()).shared(connection));
         self
     }
 

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::core::clock::SharedClock;
 use crate::core::transport::{Connection, RedisTrouble, ScriptCall};
-use crate::market::{Market, PerMarket};
+use crate::market::{self, Market, PerMarket};
 
 pub(super) use lease::{Asker, Begun, LEASE, Lease};
 pub(super) use write::{Writing, Written};
@@ -190,6 +190,12 @@ impl CacheKeys {
     #[must_use]
     pub fn not_trading(self) -> String {
         format!("cache:symbols:{}:not_trading", self.0)
+    }
+
+    /// There while a network of the exchange wants no requests, for that long.
+    #[must_use]
+    pub fn ban(self, network: market::Network) -> String {
+        format!("cache:symbols:{}:ban:{network}", self.0)
     }
 
     /// Counter of reads that found a list.
