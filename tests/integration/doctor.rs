@@ -4,6 +4,7 @@
 mod broken_parts;
 mod broken_servers;
 mod commands;
+mod health_checks;
 
 use std::collections::BTreeMap;
 
@@ -15,8 +16,8 @@ use tradebot_test_support::{Process, RedisServer, Reply, Signal, bin, eventually
 
 use crate::world::{PATIENCE, World, connected, good_list, path};
 
-/// What other tests show: this needs a Python worker, and the other a host that is neither local nor unreachable.
-const ELSEWHERE: [&str; 2] = ["worker-discards-warmups", "upstream-unencrypted"];
+/// What another test shows: this needs a Python worker.
+const ELSEWHERE: [&str; 1] = ["worker-discards-warmups"];
 
 #[test]
 fn every_code_has_a_set_up_that_is_broken_like_that() {

@@ -225,3 +225,20 @@ async fn workers_and_beats_that_are_missing_or_silent_are_named() {
     stop(&scene.worker);
     scene.assert_named("no-worker", &[]);
 }
+
+/// A name that only a proxy on the way knows, which is the exchange itself: it is neither local nor unreachable.
+#[tokio::test]
+async fn an_exchange_that_is_asked_without_encryption_is_named() {
+    let scene = Scene::healthy().await;
+    let proxy = scene.world.exchange.base_url();
+    let hosts = "http://exchange.example";
+    for (url, named) in [("BINANCE_SPOT_BASE_URL", true), ("NOTHING", false)] {
+        let report = scene.doctor(&[("HTTP_PROXY", &proxy), (url, hosts)]);
+        if named {
+            report.assert_named("upstream-unencrypted");
+            assert_eq!(report.said["findings"][0]["subject"], hosts, "{:#}", report.said);
+        } else {
+            report.assert_healthy();
+        }
+    }
+}

@@ -1,13 +1,13 @@
-//! `status`, `healthcheck`, `adopt`, and the doctor that watches.
+//! `status`, `adopt`, and the doctor that watches.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::NamedTempFile;
 use tradebot_symbols::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
-use tradebot_test_support::{Process, RedisServer, Reply, Signal, bin, free_port};
+use tradebot_test_support::{Process, RedisServer, Reply, Signal, bin};
 
 use super::Scene;
 use crate::world::{GOOD_TEXT, PATIENCE, World, good_list, path, task};
@@ -108,60 +108,6 @@ fn every_code_is_explained() {
             kind.code
         );
     }
-}
-
-#[tokio::test]
-async fn a_health_check_goes_by_what_a_part_does() {
-    let scene = Scene::healthy().await;
-    let check = |arguments: &[&str]| {
-        let program = scene.program(&[&["healthcheck"], arguments].concat(), &[]);
-        (program.wait_exit(PATIENCE).code(), program.output())
-    };
-    let worker = ["worker", "-n", "symbols@scene"];
-    let (code, said) = check(&worker);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(
-        said.contains("it answers") || said.contains("its lease is renewed"),
-        "{said}"
-    );
-    let (code, said) = check(&["worker", "-n", "other@scene"]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("other@scene does not answer"), "{said}");
-
-    assert_eq!(check(&["beat", "--host", "elsewhere"]).0, Some(1));
-    let heartbeat = json!({"host": "elsewhere", "pid": 1}).to_string();
-    let _: () = scene.ask(&["SET", "tradebot-symbols:beat:one", &heartbeat]).await;
-    assert_eq!(check(&["beat", "--host", "elsewhere"]).0, Some(0));
-
-    let address = scene.world.exchange.base_url().replace("http://", "");
-    for (reply, code) in [
-        (Reply::json("{}"), 0),
-        (Reply::status(503, "no list"), 1),
-        (Reply::json("").hang(), 1),
-    ] {
-        scene.world.exchange.always("/readyz", reply);
-        assert_eq!(check(&["endpoint", "--listen", &address]).0, Some(code));
-    }
-    let closed = format!("127.0.0.1:{}", free_port());
-    assert_eq!(check(&["endpoint", "--listen", &closed]).0, Some(1));
-    assert_eq!(check(&["endpoint"]).0, Some(64), "nobody said where");
-
-    // A server that hangs makes the check neither hang nor succeed.
-    scene.world.redis.pause();
-    let started = Instant::now();
-    assert_eq!(check(&worker).0, Some(1));
-    assert!(
-        started.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        started.elapsed()
-    );
-    scene.world.redis.resume();
-    scene.worker.signal(Signal::SIGKILL);
-    scene.worker.wait_exit(PATIENCE);
-    tradebot_test_support::eventually("the end of the lease", PATIENCE, async || {
-        (check(&worker).0 == Some(1)).then_some(())
-    })
-    .await;
 }
 
 /// The environment of the existing deployment, as its file has it, with what the test needs in place of its hosts.

@@ -243,6 +243,10 @@ fn parse(head: &str) -> Option<Request> {
     let mut lines = head.split("\r\n");
     let mut words = lines.next()?.split(' ');
     let (method, target) = (words.next()?, words.next()?);
+    // Asked as a proxy, it is told scheme and host, too.
+    let target = target.strip_prefix("http://").map_or(target, |absolute| {
+        absolute.find('/').map_or("/", |at| &absolute[at..])
+    });
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let headers = lines.filter_map(|line| line.split_once(':'));
     Some(Request {

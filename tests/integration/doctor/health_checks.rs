@@ -1,0 +1,138 @@
+//! `healthcheck`, against the real worker, beat and endpoint.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tradebot_symbols::market::Market;
+use tradebot_symbols::product::symbols::cache::CacheKeys;
+use tradebot_test_support::{Process, Reply, Signal, bin, eventually, free_port};
+
+use super::Scene;
+use crate::world::{GOOD_TEXT, PATIENCE, now, path};
+
+impl Scene {
+    /// The exit code of a health check, and what it says.
+    fn check(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let program = self.program(&[&["healthcheck"], arguments].concat(), &[]);
+        (program.wait_exit(PATIENCE).code(), program.output())
+    }
+
+    async fn until_checked(&self, arguments: &[&str], code: i32) {
+        eventually(&format!("{code} of {arguments:?}"), PATIENCE, async || {
+            (self.check(arguments).0 == Some(code)).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn the_beat_is_healthy_while_it_says_so() {
+    let scene = Scene::healthy().await;
+    let beat = scene.beat.as_ref().expect("a beat");
+    assert_eq!(scene.check(&["beat"]).0, Some(0));
+    assert_eq!(scene.check(&["beat", "--host", "elsewhere"]).0, Some(1));
+    // Alive for the kernel, and no use to anybody.
+    beat.signal(Signal::SIGSTOP);
+    scene.until_checked(&["beat"], 1).await;
+    beat.signal(Signal::SIGCONT);
+    scene.until_checked(&["beat"], 0).await;
+    super::stop(beat);
+    let (code, said) = scene.check(&["beat"]);
+    assert_eq!(code, Some(1), "{said}");
+}
+
+#[tokio::test]
+async fn the_endpoint_is_healthy_once_it_serves() {
+    let scene = Scene::healthy().await;
+    for market in Market::ALL {
+        scene
+            .world
+            .exchange
+            .always(path(market), Reply::status(503, "no list"));
+    }
+    let _: () = scene.ask(&["FLUSHALL"]).await;
+    let address = format!("127.0.0.1:{}", free_port());
+    let check = ["endpoint", "--listen", &address];
+    assert_eq!(scene.check(&check).0, Some(1), "nobody listens");
+    let endpoint = Process::builder(bin("tradebot-symbols"))
+        .args(["serve", "--listen", &address])
+        .envs(&scene.environment)
+        .spawn();
+    endpoint.wait_for_line("http is listening", PATIENCE);
+    let (code, said) = scene.check(&check);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("no_list"), "{said}");
+    // Somebody writes the lists, which the endpoint sees at once: it waits for no next try of its own.
+    for market in Market::ALL {
+        let keys = CacheKeys(market);
+        let time = now().timestamp().to_string();
+        for (key, text) in [
+            (keys.primary(), GOOD_TEXT),
+            (keys.last_good(), GOOD_TEXT),
+            (keys.last_refresh(), &time),
+        ] {
+            scene.world.set(&key, text).await;
+        }
+    }
+    scene.until_checked(&check, 0).await;
+    endpoint.signal(Signal::SIGSTOP);
+    assert_eq!(scene.check(&check).0, Some(1));
+    endpoint.signal(Signal::SIGCONT);
+    scene.until_checked(&check, 0).await;
+    super::stop(&endpoint);
+    assert_eq!(scene.check(&check).0, Some(1));
+}
+
+#[tokio::test]
+async fn a_health_check_goes_by_what_a_part_does() {
+    let scene = Scene::healthy().await;
+    let check = |arguments: &[&str]| {
+        let program = scene.program(&[&["healthcheck"], arguments].concat(), &[]);
+        (program.wait_exit(PATIENCE).code(), program.output())
+    };
+    let worker = ["worker", "-n", "symbols@scene"];
+    let (code, said) = check(&worker);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("it answers") || said.contains("its lease is renewed"),
+        "{said}"
+    );
+    let (code, said) = check(&["worker", "-n", "other@scene"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("other@scene does not answer"), "{said}");
+
+    assert_eq!(check(&["beat", "--host", "elsewhere"]).0, Some(1));
+    let heartbeat = json!({"host": "elsewhere", "pid": 1}).to_string();
+    let _: () = scene.ask(&["SET", "tradebot-symbols:beat:one", &heartbeat]).await;
+    assert_eq!(check(&["beat", "--host", "elsewhere"]).0, Some(0));
+
+    let address = scene.world.exchange.base_url().replace("http://", "");
+    for (reply, code) in [
+        (Reply::json("{}"), 0),
+        (Reply::status(503, "no list"), 1),
+        (Reply::json("").hang(), 1),
+    ] {
+        scene.world.exchange.always("/readyz", reply);
+        assert_eq!(check(&["endpoint", "--listen", &address]).0, Some(code));
+    }
+    let closed = format!("127.0.0.1:{}", free_port());
+    assert_eq!(check(&["endpoint", "--listen", &closed]).0, Some(1));
+    assert_eq!(check(&["endpoint"]).0, Some(64), "nobody said where");
+
+    // A server that hangs makes the check neither hang nor succeed.
+    scene.world.redis.pause();
+    let started = Instant::now();
+    assert_eq!(check(&worker).0, Some(1));
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
+    scene.world.redis.resume();
+    scene.worker.signal(Signal::SIGKILL);
+    scene.worker.wait_exit(PATIENCE);
+    eventually("the end of the lease", PATIENCE, async || {
+        (check(&worker).0 == Some(1)).then_some(())
+    })
+    .await;
+}
