@@ -40,6 +40,7 @@ test: setup ## runs all tests, documentation examples included
 	$(CARGO) build --workspace --all-targets --locked
 	@rm -f $(TEST_LOG).status
 	@{ $(CARGO) test --workspace --locked --no-fail-fast 2>&1 && \
+		$(CARGO) build --locked --features otel 2>&1 && \
 		$(CARGO) test --locked --features otel --test integration traces:: 2>&1; \
 		echo $$? > $(TEST_LOG).status; } | tee $(TEST_LOG)
 	@awk -v status="$$(cat $(TEST_LOG).status)" -f .ci/test-summary.awk $(TEST_LOG)
@@ -69,7 +70,7 @@ lint: $(DEPLOYMENT)/.ready ## formatting, clippy, documentation, and that each p
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
-	$(CARGO) clippy --locked -p tradebot-symbols --features otel --lib --test integration -- -D warnings
+	$(CARGO) clippy --locked --features otel --lib --bins --test integration -- -D warnings
 	$(CARGO) check --locked -p tradebot-beat
 	$(CARGO) check --locked -p tradebot-symbols --no-default-features --lib
 	cd tests/fuzz && $(CARGO) fmt --check && $(NO_LIBFUZZER) $(CARGO) clippy -- -D warnings

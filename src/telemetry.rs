@@ -29,14 +29,26 @@ pub fn understands(level: &str) -> bool {
 }
 
 /// Installs the process's log output at `level` (`info`, `debug`, …; Celery's names in any case are known).
-/// A second call has no effect.
+/// A second call has no effect. Traces, where they are wanted, are of the service `tradebot-symbols`.
 ///
 /// # Errors
 /// When `level` is no level and no `tracing` filter expression.
 pub fn init(level: &str, format: LogFormat) -> Result<(), ParseError> {
+    init_as("tradebot-symbols", level, format)
+}
+
+/// As [`init`], with traces of another service.
+///
+/// # Errors
+/// When `level` is no level and no `tracing` filter expression.
+#[cfg_attr(
+    not(feature = "otel"),
+    expect(unused_variables, reason = "only traces name their service")
+)]
+pub fn init_as(service: &'static str, level: &str, format: LogFormat) -> Result<(), ParseError> {
     let filter = EnvFilter::try_new(filter_of(level))?;
     #[cfg(feature = "otel")]
-    if let Some(provider) = otel::provider() {
+    if let Some(provider) = otel::provider(service) {
         otel::init(filter, format, provider);
         return Ok(());
     }
@@ -87,7 +99,7 @@ mod otel {
     static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 
     /// `None` unless a collector is named.
-    pub(super) fn provider() -> Option<SdkTracerProvider> {
+    pub(super) fn provider(service: &'static str) -> Option<SdkTracerProvider> {
         #[expect(
             clippy::disallowed_methods,
             reason = "the exporter reads OpenTelemetry's variables itself, and this is before any configuration"
@@ -112,7 +124,7 @@ mod otel {
         };
         let mut resource = Resource::builder();
         if !named("OTEL_SERVICE_NAME") {
-            resource = resource.with_service_name("tradebot-symbols");
+            resource = resource.with_service_name(service);
         }
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
@@ -142,6 +154,7 @@ mod otel {
             .with(logs.with_filter(lines))
             .with(spans.with_filter(filter_fn(is_span_of_ours)))
             .try_init();
+        trace::turn_on();
     }
 
     pub(super) fn finish() {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tradebot_symbols::config::ScheduleConfig;
+use tradebot_symbols::core::trace;
 use tradebot_symbols::core::wire::body::Body;
 use tradebot_symbols::core::wire::envelope::Priority;
 use tradebot_symbols::core::wire::task_message::TaskMessage;
@@ -124,7 +125,9 @@ impl Entry {
             priority: self.priority,
             ..TaskMessage::default()
         };
-        message.into_envelope(origin, time(now)).to_json()
+        let mut message = message.into_envelope(origin, time(now));
+        trace::produced(&mut message, &self.queue);
+        message.to_json()
     }
 }
 

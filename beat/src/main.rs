@@ -137,7 +137,9 @@ async fn main() -> ExitCode {
             return ExitCode::from(if answer.use_stderr() { EXIT_USAGE } else { 0 });
         }
     };
-    match run(args).await {
+    let ran = run(args).await;
+    telemetry::finish();
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             #[expect(
@@ -171,7 +173,7 @@ async fn run(args: Args) -> Result<()> {
         .or_else(|| intervals.file.clone().map(PathBuf::from));
     let listen = args.metrics_listen.or(intervals.metrics_listen);
     reader.finish()?;
-    telemetry::init(level, logs.format)?;
+    telemetry::init_as("tradebot-beat", level, logs.format)?;
 
     let entries = schedule(&intervals, path.as_deref(), &args.queue)?;
     if entries.is_empty() && args.redbeat.is_none() {

@@ -23,6 +23,7 @@ mod representation;
 mod routes;
 pub mod run;
 pub mod server;
+mod traces;
 mod watch;
 
 pub use watch::Patience;

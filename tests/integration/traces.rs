@@ -1,5 +1,7 @@
 //! Spans from a producer's message through the task to the call upstream, as a collector gets them.
 
+mod otlp;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -9,9 +11,10 @@ use redis::AsyncCommands;
 use serde_json::json;
 use tradebot_symbols::core::wire::envelope::Envelope;
 use tradebot_symbols::market::Market;
-use tradebot_test_support::{Process, Reply, Signal, eventually};
+use tradebot_test_support::{Process, ProcessBuilder, Reply, Signal, bin, eventually};
 
-use crate::world::{PATIENCE, World, connected, good_list, path, warmup};
+use self::otlp::{CLIENT, CONSUMER, PRODUCER_KIND, SERVER, Span};
+use crate::world::{PATIENCE, QUEUE, World, connected, good_list, path, warmup};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PRODUCER: &str = "00f067aa0ba902b7";
@@ -36,6 +39,23 @@ impl Collector {
             }
         });
         Self { port, bodies }
+    }
+
+    /// The spans that arrived.
+    fn spans(&self) -> Vec<Span> {
+        Span::all(&self.bodies.lock().expect("nobody panicked"))
+    }
+
+    /// Waits for the span that is wanted.
+    async fn span(&self, what: &str, wanted: impl Fn(&Span) -> bool) -> Span {
+        eventually(what, PATIENCE, async || {
+            self.spans().into_iter().find(|span| wanted(span))
+        })
+        .await
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
     /// Whether these bytes, in this order, are in what arrived.
@@ -77,9 +97,47 @@ fn bytes(hex: &str) -> Vec<u8> {
         .collect()
 }
 
+fn traced(program: ProcessBuilder, collector: &Collector) -> ProcessBuilder {
+    program
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url())
+        .env("OTEL_BSP_SCHEDULE_DELAY", "200")
+}
+
+fn beat(world: &World) -> ProcessBuilder {
+    Process::builder(bin("tradebot-beat")).envs(world.environment())
+}
+
+/// An endpoint that fetches nothing unless it is asked, and its address.
+fn serve(program: ProcessBuilder) -> (Process, String) {
+    let endpoint = program
+        .env("ENABLE_SPOT_WARMUP_ON_STARTUP", "0")
+        .env("ENABLE_FUTURES_WARMUP_ON_STARTUP", "0")
+        .spawn();
+    let line = endpoint.wait_for_line("http is listening", PATIENCE);
+    let (_, rest) = line.split_once("http.address=").expect("an address");
+    let address = rest.split_whitespace().next().expect("an address").to_owned();
+    (endpoint, address)
+}
+
+fn endpoint(world: &World) -> ProcessBuilder {
+    Process::builder(bin("tradebot-symbols"))
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .envs(world.environment())
+}
+
+async fn ask(address: &str, path: &str, traceparent: Option<&str>) -> u16 {
+    // Fails only if a provider is installed already, and then that one serves.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder().timeout(PATIENCE).build();
+    let mut request = client.expect("a client").get(format!("http://{address}{path}"));
+    if let Some(context) = traceparent {
+        request = request.header("traceparent", context);
+    }
+    request.send().await.expect("an answer").status().as_u16()
+}
+
 fn traced_worker(world: &World, collector: &Collector) -> Process {
-    let endpoint = format!("http://127.0.0.1:{}", collector.port);
-    connected(world.worker(&[]).env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint))
+    connected(traced(world.worker(&[]), collector))
 }
 
 async fn send(world: &World) -> Envelope {
@@ -140,7 +198,7 @@ async fn a_retry_is_a_child_of_the_run_that_asked_for_it() {
         let queued: Vec<String> = db.lrange("celery", 0, -1).await.expect("a list");
         let all = held.into_iter().chain(queued);
         all.into_iter()
-            .find(|message| message.contains(r#""retries": 1"#))
+            .find(|message| message.contains(TRACE) && !message.contains(r#""retries": 0"#))
     })
     .await;
     assert!(retry.contains(sent.id()));
@@ -168,4 +226,107 @@ async fn a_collector_that_is_not_there_holds_up_nothing() {
     }
     worker.signal(Signal::SIGTERM);
     assert!(worker.wait_exit(PATIENCE).success());
+}
+
+#[tokio::test]
+async fn a_request_is_a_child_of_its_client_and_has_what_it_waits_for_as_children() {
+    let (world, collector) = (World::new().await, Collector::start());
+    world
+        .exchange
+        .always(path(Market::Spot), Reply::json(good_list()));
+    let (endpoint, address) = serve(traced(endpoint(&world), &collector));
+    let context = format!("00-{TRACE}-{PRODUCER}-01");
+    let route = "/api/v1/symbols/spot";
+    assert_eq!(ask(&address, route, Some(&context)).await, 200);
+    let name = format!("GET {route}");
+    let miss = collector
+        .span("the request", |span| span.parent == PRODUCER)
+        .await;
+    assert_eq!(
+        (&*miss.name, &*miss.trace, &*miss.service, miss.kind),
+        (&*name, TRACE, "tradebot-symbols", SERVER)
+    );
+    for (attribute, value) in [
+        ("http.request.method", "GET"),
+        ("http.route", route),
+        ("http.response.status_code", "200"),
+        ("url.path", route),
+        ("url.scheme", "http"),
+    ] {
+        assert_eq!(miss.get(attribute), Some(value), "{miss:?}");
+    }
+    for (name, attribute, value) in [
+        ("GET /api/v3/exchangeInfo", "http.request.method", "GET"),
+        ("begin a refresh", "db.system.name", "redis"),
+        ("compare and write the list", "db.system.name", "redis"),
+    ] {
+        let child = collector.span(name, |span| span.name == name).await;
+        assert!(child.is_child_of(&miss), "{child:?} of {miss:?}");
+        assert_eq!((child.kind, child.get(attribute)), (CLIENT, Some(value)));
+    }
+    // From memory now, and without a client that is traced: a trace of its own.
+    assert_eq!(ask(&address, route, None).await, 200);
+    let hit = collector
+        .span("the hit", |span| span.name == name && span.parent.is_empty())
+        .await;
+    assert_ne!(hit.trace, TRACE);
+    assert_eq!(ask(&address, "/nowhere", Some(&context)).await, 404);
+    let lost = collector.span("a 404", |span| span.name == "GET").await;
+    assert_eq!(
+        (lost.get("http.response.status_code"), lost.get("http.route")),
+        (Some("404"), None)
+    );
+    assert!(!endpoint.output().contains("otel."), "{}", endpoint.output());
+}
+
+#[tokio::test]
+async fn a_task_is_a_child_of_the_beats_message() {
+    let (world, collector) = (World::new().await, Collector::start());
+    for market in Market::ALL {
+        world.exchange.always(path(market), Reply::json(good_list()));
+    }
+    let _worker = traced_worker(&world, &collector);
+    let beat = traced(beat(&world), &collector).spawn();
+    for market in Market::ALL {
+        let task = market.warmup_task();
+        let what = format!("the message of {task}; was the beat built with --features otel?");
+        let name = format!("apply_async/{task}");
+        let sent = collector.span(&what, |span| span.name == name).await;
+        assert_eq!(
+            (&*sent.service, sent.kind, &*sent.parent),
+            ("tradebot-beat", PRODUCER_KIND, "")
+        );
+        assert_eq!(sent.get("messaging.destination.name"), Some("celery"));
+        let name = format!("run/{task}");
+        let run = collector.span(&name, |span| span.name == name).await;
+        assert!(run.is_child_of(&sent), "{run:?} of {sent:?}");
+        assert_eq!((&*run.service, run.kind), ("tradebot-symbols", CONSUMER));
+        assert_eq!(run.get("messaging.message.id"), sent.get("messaging.message.id"));
+    }
+    beat.signal(Signal::SIGTERM);
+    assert!(beat.wait_exit(PATIENCE).success());
+}
+
+#[tokio::test]
+async fn without_a_collector_nothing_is_traced() {
+    let world = World::new().await;
+    world
+        .exchange
+        .always(path(Market::Spot), Reply::json(good_list()));
+    let (endpoint, address) = serve(endpoint(&world));
+    assert_eq!(ask(&address, "/api/v1/symbols/spot", None).await, 200);
+    let _beat = beat(&world).spawn();
+    let sent = eventually("messages of the beat", PATIENCE, async || {
+        Some(world.waiting(QUEUE).await).filter(|sent| sent.len() == 2)
+    })
+    .await;
+    assert!(
+        sent.iter().all(|message| !message.contains("traceparent")),
+        "{sent:?}"
+    );
+    let output = endpoint.output();
+    assert!(
+        output.contains("list refreshed") && !output.contains("otel."),
+        "{output}"
+    );
 }

@@ -22,8 +22,10 @@ use super::parts::Parts;
 use super::query::{BadQuery, Filter, Span};
 use super::routes::Route;
 use super::server::{Answer, ConnectionCounts, Reply, Site};
+use super::traces;
 use crate::core::clock::SharedClock;
 use crate::core::engine::Engine;
+use crate::core::trace;
 use crate::market::{Market, PerMarket};
 use crate::product::credentials::branch::Branch;
 use crate::product::credentials::walk::Own;
@@ -240,7 +242,7 @@ impl Endpoint {
 
     /// Has something made on the runtime, where it goes on even if the client leaves.
     fn later(&self, making: impl Future<Output = Answer> + Send + 'static) -> Reply {
-        let made = self.runtime.spawn(making);
+        let made = self.runtime.spawn(trace::follow(making));
         Reply::Later(Box::pin(async move {
             // It panicked, or the process is ending.
             made.await.unwrap_or_else(|_| broken())
@@ -285,8 +287,8 @@ impl Endpoint {
     }
 }
 
-impl Site for Endpoint {
-    fn respond(self: Arc<Self>, request: Request<()>) -> Reply {
+impl Endpoint {
+    fn reply(self: Arc<Self>, request: Request<()>) -> Reply {
         let head = request.method() == Method::HEAD;
         if !head && request.method() != Method::GET {
             return Reply::Now(self.without_content(&request));
@@ -302,6 +304,12 @@ impl Site for Endpoint {
                 self.finish(request.headers(), head, answer)
             })),
         }
+    }
+}
+
+impl Site for Endpoint {
+    fn respond(self: Arc<Self>, request: Request<()>) -> Reply {
+        traces::traced(request, |request| self.reply(request))
     }
 
     fn refuse(&self, status: StatusCode) -> Answer {

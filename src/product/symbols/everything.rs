@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::cache::CacheKeys;
 use super::list::List;
 use crate::core::secret::RedisUrl;
+use crate::core::trace;
 use crate::core::transport::{Connection, RedisTrouble};
 use crate::market::{Market, PerMarket};
 
@@ -55,10 +56,9 @@ impl Everything {
         if current || held.looked.is_some_and(|at| at.elapsed() < PAUSE) {
             return held.list.clone();
         }
-        let text: Result<Option<Vec<u8>>, _> = self
-            .connection
-            .command(cmd("GET").arg(CacheKeys(market).everything()))
-            .await;
+        let ask = cmd("GET").arg(CacheKeys(market).everything()).to_owned();
+        let asked = self.connection.command::<Option<Vec<u8>>>(&ask);
+        let text = trace::redis_call("GET", asked).await;
         held.looked = Some(Instant::now());
         if let Ok(Some(text)) = text
             && let Some(list) = List::read(text, fetched_at, None)

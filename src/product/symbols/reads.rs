@@ -39,8 +39,8 @@ use super::list::List;
 use super::refresh::Refresher;
 use crate::config::ReadsConfig;
 use crate::core::clock::SharedClock;
-use crate::core::error_chain;
 use crate::core::transport::Connection;
+use crate::core::{error_chain, trace};
 use crate::market::{Market, PerMarket};
 use flight::{Failure, Flight};
 use memory::{Held, Memory};
@@ -174,10 +174,10 @@ impl SymbolReads {
             return Ok(reading);
         }
         if !inner.link.has_looked() {
-            inner
+            let look = inner
                 .link
-                .first_look(deadline.min(Instant::now() + LOOK_PATIENCE))
-                .await;
+                .first_look(deadline.min(Instant::now() + LOOK_PATIENCE));
+            trace::redis_call("look for the lists", look).await;
             if let Some(reading) = inner.take(market, Level::Redis) {
                 return Ok(reading);
             }
@@ -208,7 +208,8 @@ impl SymbolReads {
     /// # Errors
     /// [`CacheError`] when Redis does not say, or `since` is no place in a stream.
     pub async fn changes(&self, since: Option<&str>, limit: usize) -> Result<Changes, CacheError> {
-        self.inner.refresher.cache().changes(since, limit).await
+        let changes = self.inner.refresher.cache().changes(since, limit);
+        trace::redis_call("XRANGE", changes).await
     }
 
     /// What this process knows of a market.

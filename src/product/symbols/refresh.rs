@@ -13,8 +13,8 @@ use super::guard::{self, Candidate, Concern, Proposed, Verdict};
 use super::list::List;
 use super::prepare::{is_listed, order};
 use crate::config::SymbolsConfig;
-use crate::core::error_chain;
 use crate::core::wire::python_json;
+use crate::core::{error_chain, trace};
 use crate::market::{Market, PerMarket};
 use crate::product::binance::client::{Client, Fetched};
 use crate::product::binance::error::UpstreamError;
@@ -230,7 +230,8 @@ impl Refresher {
             server_time: fresh.server_time,
             by: Some(purpose.by),
         };
-        let saved = match self.compare_and_write(market, purpose, &fresh, &source).await {
+        let writing = self.compare_and_write(market, purpose, &fresh, &source);
+        let saved = match trace::redis_call("compare and write the list", writing).await {
             Ok(written) => written == Written::Yes,
             Err(RefreshError::Cache {
                 market,

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
 use super::{Inner, MarketStatus};
-use crate::core::error_chain;
+use crate::core::{error_chain, trace};
 use crate::market::Market;
 use crate::product::symbols::cache::{Asker, Begun, By, LEASE};
 use crate::product::symbols::list::List;
@@ -119,7 +119,8 @@ impl Inner {
                 None => {
                     let (sender, receiver) = watch::channel(None);
                     state.under_way = Some(receiver.clone());
-                    self.tracker.spawn(Arc::clone(self).fly_alone(market, sender));
+                    let flown = Arc::clone(self).fly_alone(market, sender);
+                    self.tracker.spawn(trace::follow(flown));
                     receiver
                 }
             }
@@ -172,7 +173,8 @@ impl Inner {
                 break None;
             }
             let known = memory.seen_refresh();
-            let wait = match self.refresher.cache().begin(market, Asker::Reader(&known)).await {
+            let begin = self.refresher.cache().begin(market, Asker::Reader(&known));
+            let wait = match trace::redis_call("begin a refresh", begin).await {
                 Ok(Begun::Granted(lease)) => break Some(lease),
                 Ok(Begun::Failing(left, reason)) => return Err(Arc::new(Failure::new(reason, left))),
                 Ok(Begun::Newer) => {

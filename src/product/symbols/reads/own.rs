@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::{LOOK_PATIENCE, Level, Reading, SymbolReads};
+use crate::core::trace;
 use crate::market::Market;
 use crate::product::binance::client::Client;
 
@@ -16,7 +17,8 @@ impl SymbolReads {
         if self.inner.link.has_looked() {
             return None;
         }
-        self.inner.link.first_look(Instant::now() + LOOK_PATIENCE).await;
+        let look = self.inner.link.first_look(Instant::now() + LOOK_PATIENCE);
+        trace::redis_call("look for the lists", look).await;
         self.inner.take(market, Level::Redis)
     }
 
