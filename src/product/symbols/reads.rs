@@ -14,6 +14,7 @@
 //! under the names that the existing deployment uses.
 
 mod flight;
+mod late;
 mod memory;
 mod own;
 mod settings;
@@ -136,6 +137,8 @@ struct MarketReads {
     flight: Flight,
     /// A reader was given a stale list.
     wanted: Notify,
+    /// There may be a list that Redis did not take.
+    unsaved: Notify,
     counts: Counts,
 }
 
@@ -149,6 +152,7 @@ impl SymbolReads {
         let inner = Arc::new(settings.connect(name)?);
         for market in Market::ALL {
             inner.tracker.spawn(Arc::clone(&inner).keep(market));
+            inner.tracker.spawn(Arc::clone(&inner).write_late(market));
         }
         inner.tracker.spawn(Arc::clone(&inner).watch());
         inner.tracker.spawn(Arc::clone(&inner).write_counts());

@@ -1,12 +1,15 @@
 //! One refresh of one market: fetch, prepare, guard, write. Scheduled and manual runs share this path.
 
-use std::sync::{Mutex, PoisonError};
+mod late;
+
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use thiserror::Error;
 use tracing::{debug, info, warn};
 
+use self::late::Unsaved;
 use super::cache::{Asker, Begun, By, CacheError, Lease, Network, Source, SymbolCache, Writing, Written};
 use super::changes::{Diff, NotTrading};
 use super::guard::{self, Candidate, Concern, Proposed, Verdict};
@@ -108,6 +111,8 @@ pub struct Refresher {
     config: SymbolsConfig,
     /// What this process holds back, for when Redis does not say.
     held_back: PerMarket<Mutex<Option<Candidate>>>,
+    /// The list that readers have and Redis did not take.
+    unsaved: PerMarket<Mutex<Option<Arc<Unsaved>>>>,
 }
 
 /// A fetched list before it is compared with anything.
@@ -131,6 +136,8 @@ struct Purpose<'a> {
     lease: Option<&'a Lease>,
     /// The list that this process holds, for when Redis has none.
     known: Option<&'a List>,
+    /// The list is written only where there is none, or an older one.
+    late: bool,
 }
 
 /// How often a list is compared anew because somebody else has written meanwhile.
@@ -145,6 +152,7 @@ impl Refresher {
             cache,
             config,
             held_back: PerMarket::default(),
+            unsaved: PerMarket::default(),
         }
     }
 
@@ -178,6 +186,7 @@ impl Refresher {
             by: By::Warmup,
             lease: lease.as_ref(),
             known: None,
+            late: false,
         };
         let refreshed = self.run(market, &purpose).await;
         if refreshed.is_err() {
@@ -202,6 +211,7 @@ impl Refresher {
             by: By::Reader,
             lease,
             known,
+            late: false,
         };
         let (source, json, saved) = self.run(market, &purpose).await?;
         let fetched_at = Some(source.fetched_at);
@@ -231,17 +241,18 @@ impl Refresher {
             by: Some(purpose.by),
         };
         let writing = self.compare_and_write(market, purpose, &fresh, &source);
-        let saved = match trace::redis_call("compare and write the list", writing).await {
-            Ok(written) => written == Written::Yes,
+        let written = match trace::redis_call("compare and write the list", writing).await {
+            Ok(written) => Some(written),
             Err(RefreshError::Cache {
                 market,
                 source: trouble @ CacheError::Redis { .. },
             }) if purpose.by == By::Reader => {
                 warn!(%market, error = %error_chain(&trouble), "a list for readers could not be written to Redis");
-                false
+                None
             }
             Err(error) => return Err(error),
         };
+        let saved = written == Some(Written::Yes);
         if fresh.network == Network::Sandbox {
             warn!(%market, host = source.host, "this is SANDBOX data: nothing in the list is real");
         }
@@ -249,7 +260,13 @@ impl Refresher {
             %market, symbols = source.count, of = fresh.total, host = source.host, network = ?fresh.network,
             body_bytes = fresh.body_bytes, saved, "list refreshed"
         );
-        Ok((source, fresh.json, saved))
+        let (json, unsaved) = (fresh.json.clone(), written.is_none());
+        let late = unsaved.then(|| {
+            let source = source.clone();
+            Arc::new(Unsaved { fresh, source })
+        });
+        *self.unsaved(market) = late;
+        Ok((source, json, saved))
     }
 
     async fn fetch(&self, market: Market) -> Result<Fresh, RefreshError> {
@@ -329,6 +346,9 @@ impl Refresher {
                     return Err(cache_error(error));
                 }
             };
+            if purpose.late && accepted.last_refresh >= Some(source.fetched_at) {
+                return Ok(Written::Superseded);
+            }
             let in_place = accepted
                 .last_good
                 .clone()
@@ -343,6 +363,7 @@ impl Refresher {
                 everything: &fresh.everything,
                 list: &fresh.json,
                 source,
+                age: if purpose.late { self.age(source) } else { 0 },
                 lease: purpose.lease,
                 counted: purpose.by == By::Warmup,
                 before: accepted.last_good.as_ref(),

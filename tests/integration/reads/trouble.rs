@@ -63,11 +63,14 @@ async fn a_full_redis_keeps_no_list_from_its_readers() {
     world
         .exchange
         .always(path(Market::Spot), Reply::json(good_list()));
-    let full: Result<(), _> = redis::cmd("CONFIG")
-        .arg(&["SET", "maxmemory", "1"])
-        .query_async(&mut world.db())
-        .await;
-    full.expect("an answer");
+    let room = async |bytes: &str| {
+        let set: Result<(), _> = redis::cmd("CONFIG")
+            .arg(&["SET", "maxmemory", bytes])
+            .query_async(&mut world.db())
+            .await;
+        set.expect("an answer");
+    };
+    room("1").await;
     let reads = readers(&world, &[]);
     assert_fresh(&read(&reads, Market::Spot).await, Level::Upstream);
     read_for(&reads, SECOND).await;
@@ -77,6 +80,13 @@ async fn a_full_redis_keeps_no_list_from_its_readers() {
         "the list in memory has its lifetime"
     );
     assert_eq!(world.get(&CacheKeys(Market::Spot).primary()).await, None);
+    // 0: as much as there is.
+    room("0").await;
+    eventually("the list in Redis", PATIENCE, async || {
+        world.get(&CacheKeys(Market::Spot).primary()).await
+    })
+    .await;
+    assert_eq!(world.exchange.count(path(Market::Spot)), 1);
     reads.stop().await;
 }
 

@@ -25,6 +25,8 @@ pub(in crate::product::symbols) struct Writing<'a> {
     /// The symbols of all quote assets and statuses.
     pub(in crate::product::symbols) everything: &'a Bytes,
     pub(in crate::product::symbols) source: &'a Source,
+    /// How much of its lifetime the list has had already, in seconds.
+    pub(in crate::product::symbols) age: i64,
     pub(in crate::product::symbols) lease: Option<&'a Lease>,
     /// Whether a success of the warm-ups is counted.
     pub(in crate::product::symbols) counted: bool,
@@ -97,7 +99,7 @@ impl SymbolCache {
             .key(keys.failure())
             .key(keys.everything());
         call.arg(writing.list)
-            .number(self.ttl_seconds.get(market))
+            .number(self.life_left(market, writing.age))
             .number(writing.source.fetched_at)
             .arg(python_json::to_string(writing.source).expect(json))
             .number(u8::from(writing.source.network == Network::Sandbox))
@@ -127,6 +129,20 @@ impl SymbolCache {
             "changed" => Ok(Written::Changed),
             _ => Ok(Written::Yes),
         }
+    }
+
+    /// Seconds that a list of this age has to live, at least one; 0 or less: for ever.
+    fn life_left(&self, market: Market, age: i64) -> i64 {
+        match *self.ttl_seconds.get(market) {
+            ttl if ttl > 0 => ttl.saturating_sub(age.max(0)).max(1),
+            forever => forever,
+        }
+    }
+
+    /// Whether a list of this age has had its time.
+    pub(in crate::product::symbols) fn has_ended(&self, market: Market, age: i64) -> bool {
+        let ttl = *self.ttl_seconds.get(market);
+        ttl > 0 && age >= ttl
     }
 
     /// Keeps what is known of a list that is held back, for the fetch that may confirm it.

@@ -208,6 +208,9 @@ impl Inner {
             Ok(refreshed) => {
                 let list = Arc::new(refreshed.list);
                 memory.put(Arc::clone(&list), self.ttl(market), !refreshed.saved);
+                if !refreshed.saved {
+                    self.markets.get(market).unsaved.notify_one();
+                }
                 Ok(list)
             }
             Err(error) => {

@@ -95,6 +95,7 @@ impl MarketReads {
             memory: Memory::new(began),
             flight: super::flight::Flight::default(),
             wanted: Notify::new(),
+            unsaved: Notify::new(),
             counts: super::Counts::default(),
         }
     }

@@ -1,0 +1,90 @@
+//! The list that readers were given while Redis did not take it.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use tracing::{debug, info, warn};
+
+use super::{Fresh, Purpose, RefreshError, Refresher};
+use crate::core::error_chain;
+use crate::market::Market;
+use crate::product::symbols::cache::Written;
+use crate::product::symbols::cache::{Asker, Begun, By, CacheError, Source};
+
+/// A list that is not in Redis.
+pub(super) struct Unsaved {
+    pub(super) fresh: Fresh,
+    pub(super) source: Source,
+}
+
+impl Refresher {
+    pub(super) fn unsaved(&self, market: Market) -> MutexGuard<'_, Option<Arc<Unsaved>>> {
+        // Held for assignments and copies, never across an await.
+        let unsaved = self.unsaved.get(market).lock();
+        unsaved.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is a list that Redis did not take, and that has not had its time.
+    pub(in crate::product::symbols) fn has_unsaved(&self, market: Market) -> bool {
+        let mut unsaved = self.unsaved(market);
+        let ended = |late: &Arc<Unsaved>| self.cache.has_ended(market, self.age(&late.source));
+        if unsaved.as_ref().is_some_and(ended) {
+            *unsaved = None;
+        }
+        unsaved.is_some()
+    }
+
+    /// Seconds since a list was fetched.
+    pub(super) fn age(&self, source: &Source) -> i64 {
+        let now = self.cache.clock().now().timestamp();
+        now.saturating_sub(source.fetched_at).max(0)
+    }
+
+    /// Writes the list that Redis did not take, for what is left of its lifetime. A list in place that is as new stays,
+    /// and so does whatever another process is about to write. `known` is the time of the list in place as it was last
+    /// seen. Returns whether the matter is settled, one way or the other.
+    pub(in crate::product::symbols) async fn write_late(&self, market: Market, known: &[u8]) -> bool {
+        let Some(late) = self.unsaved(market).clone() else {
+            return true;
+        };
+        let lease = match self.cache.begin(market, Asker::Reader(known)).await {
+            Ok(Begun::Granted(lease)) => lease,
+            Ok(Begun::Newer | Begun::Busy(_) | Begun::Failing(..)) => return false,
+            Err(error) => {
+                debug!(%market, error = %error_chain(&error), "the list cannot be written to Redis yet");
+                return false;
+            }
+        };
+        let purpose = Purpose {
+            by: By::Reader,
+            lease: Some(&lease),
+            known: None,
+            late: true,
+        };
+        let written = self
+            .compare_and_write(market, &purpose, &late.fresh, &late.source)
+            .await;
+        if !matches!(written, Ok(Written::Yes)) {
+            self.give_up(market, &lease, None).await;
+        }
+        match written {
+            Ok(Written::Yes) => info!(%market, "Redis has the list now that it did not take before"),
+            Ok(_) => debug!(%market, "Redis has a newer list than the one that it did not take"),
+            Err(RefreshError::Cache {
+                source: trouble @ CacheError::Redis { .. },
+                ..
+            }) => {
+                debug!(%market, error = %error_chain(&trouble), "the list cannot be written to Redis yet");
+                return false;
+            }
+            Err(error) => {
+                warn!(%market, error = %error_chain(&error), "the list that Redis did not take is not written any more");
+            }
+        }
+        // A refresh may have brought another one meanwhile.
+        let mut unsaved = self.unsaved(market);
+        if unsaved.as_ref().is_some_and(|now| Arc::ptr_eq(now, &late)) {
+            *unsaved = None;
+        }
+        true
+    }
+}
