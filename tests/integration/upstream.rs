@@ -3,6 +3,7 @@
 mod attempts;
 mod bad_answers;
 mod bad_bodies;
+mod clocks;
 mod doubtful;
 mod odd_entries;
 mod pauses;

@@ -16,6 +16,7 @@ use super::bans::BanClock;
 use super::error::{Reason, UpstreamError, parse_retry_after};
 use super::exchange_info::{Listing, ListingError, ListingReader};
 use super::signed::Offset;
+use super::skew;
 use crate::config::BinanceConfig;
 use crate::core::clock::{SharedClock, SystemClock};
 use crate::core::trace;
@@ -202,6 +203,7 @@ impl Client {
             .await
             .map_err(send_reason)?;
         self.note_weight(market, answer.headers());
+        skew::note(market, answer.headers(), self.clock.now().timestamp_millis());
         let answer = self.check_status(market, answer).await?;
         // What was asked for is decoded by now, and its header gone.
         if let Some(encoding) =

@@ -8,8 +8,10 @@ use reqwest::{StatusCode, redirect};
 use serde::Serialize;
 
 use super::finding::{self, Finding};
+use crate::core::clock::SystemClock;
 use crate::core::error_chain;
 use crate::market::Market;
+use crate::product::binance::skew;
 
 /// How long a host may take; below the time of the whole probe.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -27,6 +29,8 @@ pub struct Host {
     pub status: Option<u16>,
     /// Why there was none.
     pub trouble: Option<String>,
+    /// Milliseconds from this machine's clock to the host's, if its answer told.
+    pub clock_ahead_ms: Option<i64>,
     /// Nobody asks until then: Unix seconds.
     pub banned_until: Option<i64>,
 }
@@ -75,6 +79,7 @@ async fn ping(client: &reqwest::Client, market: Market, url: &str, banned_until:
         url: url.to_owned(),
         status: None,
         trouble: None,
+        clock_ahead_ms: None,
         banned_until,
     };
     if banned_until.is_some() {
@@ -85,7 +90,11 @@ async fn ping(client: &reqwest::Client, market: Market, url: &str, banned_until:
         Market::Futures => "/fapi/v1/ping",
     };
     match client.get(format!("{url}{path}")).send().await {
-        Ok(answer) => host.status = Some(answer.status().as_u16()),
+        Ok(answer) => {
+            let now = SystemClock::shared().now().timestamp_millis();
+            host.clock_ahead_ms = skew::offset_ms(answer.headers(), now);
+            host.status = Some(answer.status().as_u16());
+        }
         Err(error) => host.trouble = Some(error_chain(&error.without_url())),
     }
     host
@@ -117,6 +126,16 @@ pub(super) fn judge(hosts: &[Host], now: i64) -> Vec<Finding> {
         let of: Vec<&Host> = hosts.iter().filter(|host| host.market == market.name()).collect();
         let subject = format!("exchange {market}");
         let (good, bad): (Vec<&Host>, Vec<&Host>) = of.iter().partition(|host| host.answers());
+        let apart = |host: &&Host| Some((host.url.clone(), host.clock_ahead_ms?));
+        let apart = of.iter().filter_map(apart);
+        if let Some((url, by)) = apart
+            .filter(|(_, by)| by.abs() > skew::FAR_MS)
+            .max_by_key(|(_, by)| by.abs())
+        {
+            let way = if by > 0 { "ahead of" } else { "behind" };
+            let what = format!("the clock of {url} is {} s {way} this machine's", by.abs() / 1000);
+            found.push(finding::CLOCK_SKEW.found(&subject, what));
+        }
         let said = || bad.iter().map(|host| host.said()).collect::<Vec<_>>().join("; ");
         if let Some(banned) = bad.iter().find(|host| host.is_banned()) {
             let what = match banned.banned_until {

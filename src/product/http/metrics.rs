@@ -14,6 +14,7 @@ use super::server::ConnectionCounts;
 use crate::core::engine::{Engine, Phase};
 use crate::market::Market;
 use crate::product::binance::client::used_weight;
+use crate::product::binance::skew::clock_offset;
 use crate::product::credentials::branch::Branch;
 use crate::product::symbols::reads::SymbolReads;
 
@@ -186,6 +187,15 @@ impl Sources {
                 let used = used_weight(market).and_then(|used| usize::try_from(used).ok())?;
                 Some(([("market", market.name())], whole(used)))
             }),
+        )?;
+        families.gauges(
+            (
+                "upstream_clock_offset_seconds",
+                "The exchange's clock less this machine's, as of its last answer",
+            ),
+            Market::ALL
+                .into_iter()
+                .filter_map(|market| Some(([("market", market.name())], clock_offset(market)?))),
         )?;
         families.gauge(
             ("redis_up", "1 when Redis answered when this process last asked"),

@@ -1,13 +1,14 @@
 //! Servers and settings that are broken. The healthy scene stays as it is: the broken server is the results' one.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use redis::AsyncCommands;
+use tradebot_symbols::market::Market;
 use tradebot_test_support::{
     ChaosProxy, Database, PostgresServer, Process, RedisServer, Reply, bin, eventually, free_port,
 };
 
-use super::{Report, Scene};
+use super::{Report, Scene, ping};
 use crate::credentials::database::connect;
 use crate::world::PATIENCE;
 
@@ -169,6 +170,11 @@ async fn clocks_that_disagree_are_named() {
         .spawn();
     doctor.wait_exit(PATIENCE);
     Report::of(&doctor).assert_named("clock-skew");
+    // And here the exchange's, which is right about the time.
+    let late = SystemTime::now() - Duration::from_secs(90);
+    let answer = Reply::json("{}").header("Date", &httpdate::fmt_http_date(late));
+    scene.world.exchange.always(ping(Market::Futures), answer);
+    scene.assert_named("clock-skew", &[]);
 }
 
 #[tokio::test]

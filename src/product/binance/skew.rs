@@ -1,0 +1,105 @@
+//! Whether the exchange's clock and ours agree, as far as its answers tell.
+//!
+//! An answer's `Date` has whole seconds, and a cache on the way says in `Age` how old it is: enough to see a clock that
+//! is wrong, which is what lists, schedules and signed requests suffer from.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use reqwest::header::{AGE, DATE, HeaderMap};
+use tracing::{info, warn};
+
+use super::client::text;
+use crate::market::{Market, PerMarket};
+
+/// Clocks further apart than this, in milliseconds, are told of; those nearer than half of it agree again.
+pub const FAR_MS: i64 = 10_000;
+
+/// One market's clock, as its answers had it.
+struct Seen {
+    offset_ms: AtomicI64,
+    far: AtomicBool,
+}
+
+impl Seen {
+    const UNKNOWN: i64 = i64::MIN;
+
+    const fn never() -> Self {
+        Self {
+            offset_ms: AtomicI64::new(Self::UNKNOWN),
+            far: AtomicBool::new(false),
+        }
+    }
+}
+
+/// All clients of a process share the machine's clock.
+static SEEN: PerMarket<Seen> = PerMarket {
+    spot: Seen::never(),
+    futures: Seen::never(),
+};
+
+/// The clock of a market's hosts less ours in their last answer, in seconds.
+#[must_use]
+pub fn clock_offset(market: Market) -> Option<f64> {
+    let offset = SEEN.get(market).offset_ms.load(Ordering::Relaxed);
+    (offset != Seen::UNKNOWN)
+        .then(|| std::time::Duration::from_millis(offset.unsigned_abs()).as_secs_f64())
+        .map(|seconds| if offset < 0 { -seconds } else { seconds })
+}
+
+/// Milliseconds from our clock to that of who answered, if the answer tells. Less than the second that a date leaves
+/// open is none.
+pub(in crate::product) fn offset_ms(headers: &HeaderMap, now_ms: i64) -> Option<i64> {
+    let date = httpdate::parse_http_date(text(headers, DATE.as_str())?).ok()?;
+    let date = date.duration_since(std::time::UNIX_EPOCH).ok()?.as_millis();
+    let age = text(headers, AGE.as_str()).and_then(|age| age.trim().parse::<u32>().ok());
+    let theirs = i64::try_from(date).ok()? + i64::from(age.unwrap_or(0)) * 1000;
+    let offset = theirs - now_ms;
+    Some(if (-1000..=0).contains(&offset) { 0 } else { offset })
+}
+
+/// Notes the clock of an answer, and says so when it begins or ends to disagree with ours.
+pub(super) fn note(market: Market, headers: &HeaderMap, now_ms: i64) {
+    let Some(offset_ms) = offset_ms(headers, now_ms) else {
+        return;
+    };
+    let seen = SEEN.get(market);
+    seen.offset_ms.store(offset_ms, Ordering::Relaxed);
+    let far = match offset_ms.abs() {
+        apart if apart > FAR_MS => true,
+        apart if apart < FAR_MS / 2 => false,
+        _ => return,
+    };
+    match (seen.far.swap(far, Ordering::Relaxed), far) {
+        (false, true) => warn!(
+            %market, offset_ms,
+            "the exchange's clock and this machine's are far apart; if it is ours, schedules and signed requests fail"
+        ),
+        (true, false) => info!(%market, offset_ms, "the exchange's clock and this machine's agree again"),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_age_of_an_answer_and_the_second_of_its_date_are_allowed_for() {
+        let at = |date: &str, age: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(DATE, date.parse().unwrap());
+            if let Some(age) = age {
+                headers.insert(AGE, age.parse().unwrap());
+            }
+            offset_ms(&headers, 1_000_000_000_900)
+        };
+        // 2001-09-09 01:46:40 UTC is second 1,000,000,000.
+        let date = "Sun, 09 Sep 2001 01:46:40 GMT";
+        assert_eq!(at(date, None), Some(0));
+        assert_eq!(at("Sun, 09 Sep 2001 01:46:00 GMT", Some("40")), Some(0));
+        assert_eq!(at("Sun, 09 Sep 2001 01:46:00 GMT", None), Some(-40_900));
+        assert_eq!(at("Sun, 09 Sep 2001 02:46:40 GMT", Some("soon")), Some(3_599_100));
+        assert_eq!(at("yesterday", None), None);
+        assert_eq!(offset_ms(&HeaderMap::new(), 0), None);
+    }
+}
