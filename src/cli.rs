@@ -5,6 +5,7 @@ mod completions;
 mod credentials;
 mod doctor;
 mod healthcheck;
+mod man;
 mod parked;
 mod report;
 mod sandbox;
@@ -50,6 +51,7 @@ enum Verb {
     Healthcheck(healthcheck::Args),
     Adopt(adopt::Args),
     Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Runs the command line of this process, and returns its exit code.
@@ -76,6 +78,7 @@ pub fn run(cli: Cli) -> Result<u8> {
             Verb::Healthcheck(args) => return healthcheck::run(args).await,
             Verb::Adopt(args) => return adopt::run(args).await,
             Verb::Completions(args) => completions::run(&args)?,
+            Verb::Man(args) => man::run(&args)?,
         }
         Ok(0)
     })

@@ -40,6 +40,7 @@ pub mod bridge;
 pub mod cli;
 pub mod config;
 pub mod core;
+pub mod manual;
 pub mod market;
 #[cfg(feature = "worker")]
 pub mod product;

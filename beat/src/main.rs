@@ -14,6 +14,7 @@ mod due;
 mod entry;
 mod file;
 mod listen;
+mod manual;
 mod metrics;
 mod redbeat;
 mod slots;
@@ -63,7 +64,8 @@ const NAMED_AT_START: usize = 50;
 #[command(
     version,
     about,
-    after_help = "Example: CELERY_BROKER_URL=redis://localhost:6379/0 tradebot-beat --schedule schedule.toml -l info"
+    after_help = "Example: CELERY_BROKER_URL=redis://localhost:6379/0 tradebot-beat --schedule schedule.toml -l info\n\n\
+    Exit codes: 0 after a stop, 64 for a command line, configuration or schedule that cannot be used, 1 for anything else"
 )]
 struct Args {
     #[command(subcommand)]
@@ -111,6 +113,8 @@ enum Command {
         #[arg(required = true)]
         entries: Vec<String>,
     },
+    /// Print the manual page
+    Man,
     /// Have paused entries send again, from their next slot on
     Resume {
         /// Names of entries
@@ -159,6 +163,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<()> {
+    if matches!(args.command, Some(Command::Man)) {
+        print(&manual::page()?);
+        return Ok(());
+    }
     let mut reader = Reader::new(&ProcessEnvironment);
     let redis = RedisConfig::read(&mut reader);
     let intervals = ScheduleConfig::read(&mut reader);
@@ -193,7 +201,7 @@ async fn run(args: Args) -> Result<()> {
         dry_run: args.dry_run,
     };
     match args.command {
-        None | Some(Command::Run) => {}
+        None | Some(Command::Run | Command::Man) => {}
         Some(Command::List) => {
             print(&list(&entries, &store, clock.now()).await?);
             return Ok(());

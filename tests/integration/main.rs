@@ -16,6 +16,7 @@ mod golden;
 mod http;
 mod latency;
 mod logs;
+mod manual;
 mod oddities;
 mod outcomes;
 mod parked;

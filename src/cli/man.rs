@@ -1,0 +1,102 @@
+//! `man`: the manual pages.
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+use clap::CommandFactory;
+use clap_mangen::Man;
+
+use super::Cli;
+use crate::config::{ConfigError, VARIABLES};
+use crate::manual::{self, Extras};
+
+const FILES: &[(&str, &str)] = &[
+    (
+        "PATH of worker --statedb",
+        "Revoked ids, kept over restarts of a worker",
+    ),
+    (
+        "FILE of adopt --env-file",
+        "The environment of the Python system, as docker compose reads it; it is only read",
+    ),
+    (
+        "PGSSLROOTCERT",
+        "Certificates that the database's must be signed by, in PEM",
+    ),
+];
+
+/// Prints a manual page.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tradebot-symbols man > /usr/local/share/man/man1/tradebot-symbols.1\n  \
+    tradebot-symbols man worker | man -l -"
+)]
+pub(super) struct Args {
+    /// The verb that the page is about; all of the program if absent
+    verb: Option<String>,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let page = page(args.verb.as_deref())?;
+    io::stdout().write_all(&page).context("standard output")
+}
+
+fn page(verb: Option<&str>) -> Result<Vec<u8>> {
+    let mut program = Cli::command().disable_help_subcommand(true);
+    program.build();
+    let after_help = |command: &clap::Command| command.get_after_help().map(ToString::to_string);
+    let verbs = || program.get_subcommands();
+    let (command, extras) = match verb {
+        None => {
+            let of_verbs = verbs().filter_map(after_help);
+            // Each verb's exit codes are on its own page.
+            let examples = of_verbs.map(|help| {
+                let paragraphs = help.split("\n\n").filter(|text| text.starts_with("Example"));
+                paragraphs.collect::<Vec<_>>().join("\n\n")
+            });
+            let see_also = verbs().map(|command| format!("tradebot-symbols-{}", command.get_name()));
+            let extras = Extras {
+                after_help: after_help(&program).into_iter().chain(examples).collect(),
+                variables: VARIABLES.iter().collect(),
+                files: FILES,
+                see_also: see_also.chain(["tradebot-beat".to_owned()]).collect(),
+            };
+            (program.clone(), extras)
+        }
+        Some(verb) => {
+            let command = verbs()
+                .find(|command| command.get_name() == verb)
+                .ok_or_else(|| {
+                    let known: Vec<&str> = verbs().map(clap::Command::get_name).collect();
+                    ConfigError(vec![format!(
+                        "there is no verb `{verb}`, only {}",
+                        known.join(", ")
+                    )])
+                })?;
+            let extras = Extras {
+                after_help: after_help(command).into_iter().collect(),
+                see_also: vec!["tradebot-symbols".to_owned()],
+                ..Extras::default()
+            };
+            (command.clone(), extras)
+        }
+    };
+    let (has_options, has_verbs) = (
+        command.get_arguments().next().is_some(),
+        command.has_subcommands(),
+    );
+    let name = command.get_display_name().unwrap_or(command.get_name());
+    let mut page = manual::title(name).into_bytes();
+    let man = Man::new(command);
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    if has_options {
+        man.render_options_section(&mut page)?;
+    }
+    if has_verbs {
+        man.render_subcommands_section(&mut page)?;
+    }
+    page.extend_from_slice(extras.sections().as_bytes());
+    Ok(page)
+}
