@@ -3,8 +3,8 @@
 //! # Map
 //! [`crontab`] and [`zone`] say when a crontab is due, [`slots`] names the slots of any plan, [`entry`] is what is sent
 //! and [`mod@file`] where it is read from. [`due`] decides what is to be done now, [`store`] does it in one script, and
-//! [`ticker`] is the loop around both, by the clock of [`timing`]; [`redbeat`] is the other loop, over RedBeat's keys. [`metrics`] and [`listen`] tell how it goes;
-//! [`commands`] is what a person asks for.
+//! [`ticker`] goes from one to the next, by the clock of [`timing`]; [`redbeat`] does so over RedBeat's keys. [`running`]
+//! is the loop around either. [`metrics`] and [`listen`] tell how it goes; [`commands`] is what a person asks for.
 //!
 //! It publishes messages and does nothing else; worker, HTTP and exchange code are not part of this binary.
 
@@ -17,6 +17,7 @@ mod listen;
 mod manual;
 mod metrics;
 mod redbeat;
+mod running;
 mod slots;
 mod store;
 mod ticker;
@@ -50,9 +51,9 @@ use crate::entry::{Entry, warmups};
 use crate::file::FileError;
 use crate::metrics::Metrics;
 use crate::redbeat::{Redbeat, RedbeatOptions};
+use crate::running::{Instance, Parts};
 use crate::store::Store;
-use crate::ticker::{Instance, Ticker};
-use crate::timing::BeatClock;
+use crate::ticker::Ticker;
 
 /// Exit code for an environment or command line that cannot be used (`EX_USAGE`).
 const EXIT_USAGE: u8 = 64;
@@ -83,7 +84,7 @@ struct Args {
     #[arg(long)]
     explain: bool,
     /// Say what would be sent, and write nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "redbeat")]
     dry_run: bool,
     /// Run what RedBeat's keys hold, under its lock; PREFIX is its `redbeat_key_prefix`
     #[arg(long, value_name = "PREFIX", num_args = 0..=1, default_missing_value = "redbeat:", require_equals = true)]
@@ -198,6 +199,7 @@ async fn run(args: Args) -> Result<()> {
         id: Uuid::new_v4().simple().to_string(),
         origin: task_message::origin(&machine),
         machine,
+        started_at: clock.now().timestamp_micros(),
         dry_run: args.dry_run,
     };
     match args.command {
@@ -232,20 +234,22 @@ async fn run(args: Args) -> Result<()> {
         info!(address = %listener.local_addr()?, "serving /metrics and /healthz");
         tokio::spawn(listen::serve(listener, metrics.clone(), SystemClock::shared()));
     }
+    let parts = Parts {
+        entries,
+        store,
+        clock,
+        instance,
+        metrics,
+    };
     match args.redbeat {
-        None => {
-            let ticker = Ticker::new(entries, store, BeatClock::new(clock), instance, metrics);
-            ticker.run(&stop).await;
-        }
+        None => running::run(Ticker::new(parts), &stop).await,
         Some(prefix) => {
             let options = RedbeatOptions {
                 prefix,
                 zone: args.redbeat_timezone,
                 queue: args.queue,
             };
-            let (connection, keys) = (store.connection().clone(), store.keys().clone());
-            let redbeat = Redbeat::new(entries, connection, keys, options, clock, instance, metrics)?;
-            redbeat.run(&stop).await;
+            running::run(Redbeat::new(parts, options)?, &stop).await;
         }
     }
     info!("beat stopped");

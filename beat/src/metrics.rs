@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use crate::slots::Micros;
 
 /// Upper bounds of the lateness buckets, in seconds.
 const LATENESS: [f64; 12] = [
@@ -103,6 +106,18 @@ impl Metrics {
             heard,
             last_sent,
         }
+    }
+
+    pub(crate) fn note_entries(&self, count: usize) {
+        self.entries.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a message that was sent at `now`, so long after it was due.
+    pub(crate) fn note_sent(&self, late: Duration, now: Micros) {
+        self.sent.inc();
+        self.lateness.observe(late.as_secs_f64());
+        self.last_sent
+            .set(Duration::from_micros(now.unsigned_abs()).as_secs_f64());
     }
 
     /// All numbers as OpenMetrics text, which Prometheus reads.

@@ -17,25 +17,19 @@ use anyhow::Result;
 use chrono_tz::Tz;
 use redis::{Pipeline, Script, cmd};
 use serde_json::json;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing::{info, warn};
-use tradebot_symbols::core::backoff::Reconnect;
 use tradebot_symbols::core::clock::SharedClock;
-use tradebot_symbols::core::error_chain;
-use tradebot_symbols::core::lifecycle::{Stop, sleep_unless_stopping};
 use tradebot_symbols::core::transport::{Connection, RedisTrouble, ScriptCall};
 use tradebot_symbols::core::wire::keys::Keys;
 
 use crate::entry::Entry;
 use crate::metrics::Metrics;
+use crate::running::{Beat, HEARTBEAT, HEARTBEAT_SECONDS, Instance, LONGEST_SLEEP, Parts, Standing};
 use crate::slots::{Micros, Plan};
-use crate::ticker::Instance;
 
 /// How long the lock outlives its last renewal; a Python RedBeat looks for it every five seconds.
 const LOCK: Duration = Duration::from_secs(5);
-/// The longest sleep between two ticks: new entries and a lock that was lost are noticed after it.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
-const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Entries looked at in one tick.
 const ROUND: usize = 1000;
 /// An entry whose slot is so far in the future ran by a clock that was set back since.
@@ -61,7 +55,6 @@ pub(crate) struct Redbeat {
     clock: SharedClock,
     instance: Instance,
     metrics: Metrics,
-    started_at: Micros,
     holds_lock: bool,
     installed: bool,
     beaten: Option<Instant>,
@@ -84,31 +77,19 @@ struct Scheduled {
 
 impl Redbeat {
     /// Our entries must be such that RedBeat can have them.
-    pub(crate) fn new(
-        entries: Vec<Entry>,
-        connection: Connection,
-        keys: Keys,
-        options: RedbeatOptions,
-        clock: SharedClock,
-        instance: Instance,
-        metrics: Metrics,
-    ) -> Result<Self> {
-        let started_at = clock.now().timestamp_micros();
-        for entry in &entries {
-            definition::definition(entry, options.zone, started_at)?;
+    pub(crate) fn new(parts: Parts, options: RedbeatOptions) -> Result<Self> {
+        for entry in &parts.entries {
+            definition::definition(entry, options.zone, parts.instance.started_at)?;
         }
-        metrics
-            .entries
-            .set(i64::try_from(entries.len()).unwrap_or(i64::MAX));
+        parts.metrics.note_entries(parts.entries.len());
         Ok(Self {
-            entries,
-            connection,
-            keys,
+            entries: parts.entries,
+            connection: parts.store.connection().clone(),
+            keys: parts.store.keys().clone(),
             options,
-            started_at,
-            clock,
-            instance,
-            metrics,
+            clock: parts.clock,
+            instance: parts.instance,
+            metrics: parts.metrics,
             holds_lock: false,
             installed: false,
             beaten: None,
@@ -118,62 +99,6 @@ impl Redbeat {
             claim: Script::new(include_str!("scripts/redbeat_claim.lua")),
             release: Script::new(include_str!("scripts/leave.lua")),
         })
-    }
-
-    /// Ticks until a stop is asked for, and gives the lock back.
-    pub(crate) async fn run(mut self, stop: &Stop) {
-        let mut waits = Reconnect::default();
-        while !stop.is_stopping() {
-            let ticked = tokio::select! {
-                biased;
-                ticked = self.tick() => ticked,
-                () = stop.cold() => return,
-            };
-            let pause = match ticked {
-                Ok(pause) => {
-                    waits.reset();
-                    pause
-                }
-                Err(trouble) => {
-                    self.metrics.broker_errors.inc();
-                    let delay = waits.next_delay();
-                    if waits.attempt() == 1 {
-                        warn!(error = %error_chain(&trouble), "broker in trouble, due entries stay due");
-                    }
-                    delay
-                }
-            };
-            sleep_unless_stopping(stop, pause).await;
-        }
-        let mut call = ScriptCall::default();
-        call.key(self.named(":lock"))
-            .key(self.keys.beat(&self.instance.id))
-            .arg(&self.instance.id);
-        let leaving = self.connection.script::<i64>(None, &self.release, &call);
-        // Both end by themselves if this fails.
-        let _ = timeout(Duration::from_millis(500), leaving).await;
-    }
-
-    async fn tick(&mut self) -> Result<Duration, RedisTrouble> {
-        self.beat().await?;
-        if !self.take_lock().await? {
-            return Ok(LONGEST_SLEEP);
-        }
-        if !self.installed {
-            self.install().await?;
-            self.installed = true;
-        }
-        let now = self.now();
-        let mut pause = LONGEST_SLEEP;
-        for scheduled in self.due(now).await? {
-            let due = due_at(&scheduled, now);
-            if due <= now {
-                self.send(&scheduled, due, now).await?;
-            } else {
-                pause = pause.min(Duration::from_micros((due - now).unsigned_abs()));
-            }
-        }
-        Ok(pause)
     }
 
     fn now(&self) -> Micros {
@@ -318,58 +243,73 @@ impl Redbeat {
             .arg(definition::meta(slot, scheduled.runs + 1))
             .number(score)
             .arg(&message);
-        if self.instance.dry_run {
-            info!(
-                beat.entry = entry.name,
-                task.name = entry.task,
-                task.id = id,
-                "would be sent"
-            );
-            return Ok(());
-        }
         let sent: i64 = self.connection.script(None, &self.claim, &call).await?;
         if sent == 1 {
             let late = Duration::from_micros((self.now() - slot).max(0).unsigned_abs());
-            info!(
-                beat.entry = entry.name,
-                task.name = entry.task,
-                task.id = id,
-                "sent"
-            );
-            self.metrics.sent.inc();
+            self.instance.tell_sent(entry, &id, late);
+            self.metrics.note_sent(late, now);
             self.metrics.missed.inc_by(passed - 1);
-            self.metrics.lateness.observe(late.as_secs_f64());
-            self.metrics
-                .last_sent
-                .set(Duration::from_micros(now.unsigned_abs()).as_secs_f64());
             self.last_slot = Some(slot);
         }
         Ok(())
     }
 
-    async fn beat(&mut self) -> Result<(), RedisTrouble> {
-        if self.beaten.is_some_and(|beaten| beaten.elapsed() < HEARTBEAT) || self.instance.dry_run {
+    async fn heartbeat(&mut self) -> Result<(), RedisTrouble> {
+        if self.beaten.is_some_and(|beaten| beaten.elapsed() < HEARTBEAT) {
             return Ok(());
         }
-        let seconds = |micros: Micros| Duration::from_micros(micros.unsigned_abs()).as_secs_f64();
-        let text = json!({
-            "host": self.instance.machine,
-            "pid": std::process::id(),
-            "version": env!("CARGO_PKG_VERSION"),
-            "started_at": seconds(self.started_at),
-            "entries": self.entries.len(),
-            "last_slot": self.last_slot.map(seconds),
-            "next_due": null,
-            "leader": self.holds_lock,
+        let text = self.instance.heartbeat(&Standing {
+            entries: self.entries.len(),
+            last_slot: self.last_slot,
+            next_due: None,
+            leader: self.holds_lock,
         });
         let mut set = cmd("SET");
-        set.arg(self.keys.beat(&self.instance.id))
-            .arg(text.to_string())
-            .arg("EX")
-            .arg(15);
-        self.connection.command::<()>(&set).await?;
+        set.arg(self.keys.beat(&self.instance.id)).arg(text);
+        self.connection
+            .command::<()>(set.arg("EX").arg(HEARTBEAT_SECONDS))
+            .await?;
         self.beaten = Some(Instant::now());
         Ok(())
+    }
+}
+
+impl Beat for Redbeat {
+    async fn turn(&mut self) -> Result<Duration, RedisTrouble> {
+        self.heartbeat().await?;
+        if !self.take_lock().await? {
+            return Ok(LONGEST_SLEEP);
+        }
+        if !self.installed {
+            self.install().await?;
+            self.installed = true;
+        }
+        let now = self.now();
+        let mut pause = LONGEST_SLEEP;
+        for scheduled in self.due(now).await? {
+            let due = due_at(&scheduled, now);
+            if due <= now {
+                self.send(&scheduled, due, now).await?;
+            } else {
+                pause = pause.min(Duration::from_micros((due - now).unsigned_abs()));
+            }
+        }
+        Ok(pause)
+    }
+
+    fn troubled(&mut self) {
+        self.metrics.broker_errors.inc();
+    }
+
+    async fn leave(&self) -> Result<(), RedisTrouble> {
+        let mut call = ScriptCall::default();
+        call.key(self.named(":lock"))
+            .key(self.keys.beat(&self.instance.id))
+            .arg(&self.instance.id);
+        self.connection
+            .script::<i64>(None, &self.release, &call)
+            .await
+            .map(|_| ())
     }
 }
 
