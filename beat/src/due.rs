@@ -58,6 +58,11 @@ impl State {
     pub(crate) fn record(&self) -> Option<&Record> {
         self.record.as_ref()
     }
+
+    /// Whether this is all that is known: this record, and no clock that was set back.
+    pub(crate) fn stands_at(&self, record: &Record) -> bool {
+        self.set_back.is_none() && self.record.as_ref() == Some(record)
+    }
 }
 
 /// What to do about an entry.

@@ -5,6 +5,7 @@
 //! sent once: a second attempt, our own after a lost answer included, finds the record moved on. No lease and no clock
 //! is part of that.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ use tradebot_symbols::core::wire::keys::{self, Keys};
 use crate::due::{Guard, Record};
 use crate::slots::Micros;
 
-/// How many slots one script takes at most: the server answers nobody else meanwhile.
-pub(crate) const BATCH: usize = 200;
+/// How many slots one script takes at most: the server answers nobody else meanwhile, for about half a millisecond.
+pub(crate) const BATCH: usize = 100;
 /// How many records are read at a time.
 const READ: usize = 1000;
 
@@ -29,7 +30,7 @@ pub(crate) struct Claim<'e> {
     pub(crate) slot: Micros,
     pub(crate) anchor: Micros,
     /// What is pushed; without, the slot is only recorded.
-    pub(crate) message: Option<String>,
+    pub(crate) message: Option<Cow<'e, str>>,
     pub(crate) queue: &'e str,
     pub(crate) priority: Priority,
 }

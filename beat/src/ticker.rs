@@ -5,10 +5,11 @@
 //! its slots that moment. While the broker is away due entries stay due; what is sent once it is back is each entry's
 //! catch-up policy.
 //!
-//! [`agenda`] is when each entry is to be looked at, [`firing`] takes the slots of those that are due, and [`outcome`]
-//! notes what became of them.
+//! [`agenda`] is when each entry is to be looked at, [`ahead`] makes messages before they are due, [`firing`] takes the
+//! slots of the entries that are due, and [`outcome`] notes what became of them.
 
 mod agenda;
+mod ahead;
 mod firing;
 mod lease;
 mod outcome;
@@ -26,6 +27,7 @@ use crate::slots::Micros;
 use crate::store::Store;
 use crate::timing::BeatClock;
 use agenda::Agenda;
+use ahead::{AHEAD, Ahead};
 use lease::Lease;
 
 /// Entries that are worked off at a time.
@@ -38,6 +40,7 @@ pub(crate) struct Ticker {
     entries: Vec<Entry>,
     states: Vec<State>,
     agenda: Agenda,
+    ahead: Ahead,
     store: Store,
     clock: BeatClock,
     instance: Instance,
@@ -62,6 +65,7 @@ impl Ticker {
         Self {
             states: vec![State::default(); entries.len()],
             agenda: Agenda::with_capacity(entries.len()),
+            ahead: Ahead::default(),
             entries,
             store: parts.store,
             clock: BeatClock::new(parts.clock),
@@ -97,6 +101,7 @@ impl Ticker {
     /// Puts every entry on the agenda anew, by the clock as it is now.
     fn schedule_all(&mut self) {
         self.agenda.clear();
+        self.ahead.clear();
         let now = self.clock.now();
         for entry in 0..self.entries.len() {
             self.schedule(entry, now);
@@ -137,11 +142,20 @@ impl Ticker {
             }
         }
         self.jumped = false;
-        let next = self.agenda.next().map(|due| due + self.lease.patience());
-        let next = next.map_or(LONGEST_SLEEP, |due| {
-            Duration::from_micros(u64::try_from(due - self.clock.now()).unwrap_or(0))
-        });
-        Ok(next.min(LONGEST_SLEEP).min(self.lease.until_kept()))
+        let pause = LONGEST_SLEEP.min(self.lease.until_kept());
+        let Some(next) = self.agenda.next() else {
+            return Ok(pause);
+        };
+        let mut wake = next + self.lease.patience();
+        if self.lease.leads && self.ahead.lacks(next) {
+            if next - self.clock.now() <= AHEAD {
+                self.prepare(next);
+            } else {
+                wake -= AHEAD;
+            }
+        }
+        let until_due = u64::try_from(wake - self.clock.now()).unwrap_or(0);
+        Ok(pause.min(Duration::from_micros(until_due)))
     }
 
     fn pop_due(&mut self) -> Vec<usize> {

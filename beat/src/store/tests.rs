@@ -26,7 +26,7 @@ fn claim(guard: Guard, slot: Micros, message: Option<&str>) -> Claim<'static> {
         guard,
         slot,
         anchor: 5,
-        message: message.map(str::to_owned),
+        message: message.map(|message| message.to_owned().into()),
         queue: "q",
         priority: Priority(3),
     }

@@ -1,5 +1,7 @@
 //! Taking the slots of entries that are due.
 
+use std::borrow::Cow;
+
 use futures_util::future::join_all;
 use tradebot_symbols::core::transport::RedisTrouble;
 
@@ -16,6 +18,8 @@ pub(super) struct Taking {
     pub(super) slot: Micros,
     /// Empty if the slot is passed over.
     pub(super) id: String,
+    /// If it was made ahead.
+    message: Option<String>,
     pub(super) missed: u64,
     pub(super) caught_up: u64,
     pub(super) pending: bool,
@@ -42,10 +46,16 @@ impl Ticker {
         let now = self.clock.now();
         let mut takings = Vec::with_capacity(entries.len());
         for &entry in entries {
+            if let Some(ready) = self.ahead.take(entry, &self.states[entry], now)
+                && !self.jumped
+            {
+                takings.extend(self.takings(entry, &ready.act, Some((ready.id, ready.message))));
+                continue;
+            }
             match decide(&self.entries[entry], &mut self.states[entry], now, self.jumped) {
                 Decision::Wait(until) => self.agenda.push(until, entry),
                 Decision::Never => {}
-                Decision::Act(act) => takings.extend(self.takings(entry, &act)),
+                Decision::Act(act) => takings.extend(self.takings(entry, &act, None)),
             }
         }
         self.pass_over_pending(&mut takings, now).await?;
@@ -72,13 +82,17 @@ impl Ticker {
         let at_a_time = if one_each { ROUND } else { BATCH };
         for part in takings.chunks(at_a_time) {
             let batches = part.chunks(BATCH);
-            let answers = join_all(batches.clone().map(|batch| self.claim(batch))).await;
+            // Nothing is noted, and no log written, before all have their answers: that would make the later ones late.
+            let claims = batches
+                .clone()
+                .map(async |batch| (self.claim(batch).await, self.clock.now()));
+            let answers = join_all(claims).await;
             let mut outcome = Ok(());
-            for (batch, answers) in batches.zip(answers) {
+            for (batch, (answers, at)) in batches.zip(answers) {
                 match answers {
                     Ok(answers) => {
                         for (taking, answer) in batch.iter().zip(answers) {
-                            self.settle(taking, answer);
+                            self.settle(taking, answer, at);
                         }
                     }
                     Err(trouble) => outcome = Err(trouble),
@@ -90,21 +104,24 @@ impl Ticker {
         Ok(())
     }
 
-    fn takings(&self, entry: usize, act: &Act) -> Vec<Taking> {
+    /// The slots to be taken of an entry; `ready` is id and message of the only one.
+    fn takings(&self, entry: usize, act: &Act, mut ready: Option<(String, String)>) -> Vec<Taking> {
         let mut guard = act.guard;
         let mut counts = (act.missed, act.caught_up);
         let mut one = |slot: Micros, sends: bool| {
             let (missed, caught_up) = std::mem::take(&mut counts);
+            let (id, message) = match ready.take() {
+                Some((id, message)) => (id, Some(message)),
+                None if sends => (self.entries[entry].task_id(slot), None),
+                None => (String::new(), None),
+            };
             Taking {
                 entry,
                 guard: std::mem::replace(&mut guard, Guard::After),
                 anchor: act.anchor,
                 slot,
-                id: if sends {
-                    self.entries[entry].task_id(slot)
-                } else {
-                    String::new()
-                },
+                id,
+                message,
                 missed,
                 caught_up,
                 pending: false,
@@ -144,28 +161,6 @@ impl Ticker {
     }
 
     async fn claim(&self, takings: &[Taking]) -> Result<Vec<Answer>, RedisTrouble> {
-        let now = self.clock.wall();
-        let claim = |taking: &Taking| -> Claim<'_> {
-            let entry = &self.entries[taking.entry];
-            let message = (!taking.id.is_empty()).then(|| {
-                entry.message(
-                    taking.id.clone(),
-                    taking.slot,
-                    taking.anchor,
-                    now,
-                    &self.instance.origin,
-                )
-            });
-            Claim {
-                entry: &entry.name,
-                guard: taking.guard,
-                slot: taking.slot,
-                anchor: taking.anchor,
-                message,
-                queue: &entry.queue,
-                priority: entry.priority,
-            }
-        };
         if self.instance.dry_run {
             let sends = |taking: &Taking| {
                 if taking.id.is_empty() {
@@ -176,7 +171,28 @@ impl Ticker {
             };
             return Ok(takings.iter().map(sends).collect());
         }
-        let claims: Vec<Claim<'_>> = takings.iter().map(claim).collect();
+        let now = self.clock.wall();
+        let claims: Vec<Claim<'_>> = takings.iter().map(|taking| self.claim_of(taking, now)).collect();
         self.store.claim(&claims).await
+    }
+
+    fn claim_of<'t>(&'t self, taking: &'t Taking, now: Micros) -> Claim<'t> {
+        let entry = &self.entries[taking.entry];
+        let message = || match &taking.message {
+            Some(message) => Cow::Borrowed(message.as_str()),
+            None => {
+                let id = taking.id.clone();
+                Cow::Owned(entry.message(id, taking.slot, taking.anchor, now, &self.instance.origin))
+            }
+        };
+        Claim {
+            entry: &entry.name,
+            guard: taking.guard,
+            slot: taking.slot,
+            anchor: taking.anchor,
+            message: (!taking.id.is_empty()).then(message),
+            queue: &entry.queue,
+            priority: entry.priority,
+        }
     }
 }

@@ -7,11 +7,12 @@ use tracing::{info, warn};
 use super::Ticker;
 use super::firing::Taking;
 use crate::due::Record;
+use crate::slots::Micros;
 use crate::store::Answer;
 
 impl Ticker {
-    /// Takes note of what became of a slot.
-    pub(super) fn settle(&mut self, taking: &Taking, answer: Answer) {
+    /// Takes note of what became of a slot, as the broker's answer had it `at` a time.
+    pub(super) fn settle(&mut self, taking: &Taking, answer: Answer, at: Micros) {
         let entry = &self.entries[taking.entry];
         let state = &mut self.states[taking.entry];
         let was_refused = self.refused.remove(&taking.entry);
@@ -35,9 +36,7 @@ impl Ticker {
                 return;
             }
             Answer::Sent => {
-                let late = Duration::from_micros(
-                    u64::try_from(self.clock.now() - entry.due(taking.slot)).unwrap_or(0),
-                );
+                let late = Duration::from_micros(u64::try_from(at - entry.due(taking.slot)).unwrap_or(0));
                 self.metrics.note_sent(late, self.clock.wall());
                 self.instance.tell_sent(entry, &taking.id, late);
                 self.last_slot = Some(taking.slot);
