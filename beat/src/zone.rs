@@ -159,88 +159,133 @@ mod tests {
         found
     }
 
+    const PARIS: Tz = Tz::Europe__Paris;
+    const NEW_YORK: Tz = Tz::America__New_York;
+    const LORD_HOWE: Tz = Tz::Australia__Lord_Howe;
+
+    /// Crontab, zone, an instant, and the instants from there on.
+    type Case = (&'static str, Tz, &'static str, &'static [&'static str]);
+
+    fn check(cases: &[Case]) {
+        for (line, zone, from, expected) in cases {
+            assert_eq!(
+                due(line, *zone, from, expected.len()),
+                *expected,
+                "{line} in {zone} from {from}"
+            );
+        }
+    }
+
     #[test]
     fn clocks_that_go_forward_shift_the_times_that_do_not_exist() {
-        // Paris: 29 March 2026, 01:00 UTC, 02:00 becomes 03:00.
-        let zone = Tz::Europe__Paris;
-        assert_eq!(
-            due("30 2 * * *", zone, "2026-03-28T00:00:00Z", 3),
-            ["28 01:30", "29 01:30", "30 00:30"]
-        );
-        assert_eq!(
-            due("*/20 2 * * *", zone, "2026-03-29T00:00:00Z", 4),
-            ["29 01:00", "29 01:20", "29 01:40", "30 00:00"]
-        );
-        assert_eq!(
-            due("30 2,3 * * *", zone, "2026-03-29T00:00:00Z", 2),
-            ["29 01:30", "30 00:30"]
-        );
-        assert_eq!(
-            due("45 2-3 * * *", zone, "2026-03-29T01:20:00Z", 2),
-            ["29 01:45", "30 00:45"]
-        );
-        assert_eq!(
-            due("30 * * * *", zone, "2026-03-29T00:00:00Z", 4),
-            ["29 00:30", "29 01:30", "29 02:30", "29 03:30"]
-        );
-        // New York: 8 March 2026, 07:00 UTC.
-        let zone = Tz::America__New_York;
-        assert_eq!(
-            due("30 2 * * *", zone, "2026-03-07T00:00:00Z", 3),
-            ["07 07:30", "08 07:30", "09 06:30"]
-        );
-        // Lord Howe moves by half an hour: 4 October 2026, 15:30 UTC the day before, 02:00 becomes 02:30.
-        let zone = Tz::Australia__Lord_Howe;
-        assert_eq!(
-            due("15 2 * * *", zone, "2026-10-03T00:00:00Z", 2),
-            ["03 15:45", "04 15:15"]
-        );
-        assert_eq!(
-            due("0 * * * *", zone, "2026-10-03T14:00:00Z", 3),
-            ["03 14:30", "03 16:00", "03 17:00"]
-        );
+        // Paris: 29 March 2026, 01:00 UTC, 02:00 becomes 03:00. New York: 8 March 2026, 07:00 UTC. Lord Howe moves by
+        // half an hour: 4 October 2026, 15:30 UTC the day before, 02:00 becomes 02:30.
+        check(&[
+            (
+                "30 2 * * *",
+                PARIS,
+                "2026-03-28T00:00:00Z",
+                &["28 01:30", "29 01:30", "30 00:30"],
+            ),
+            (
+                "*/20 2 * * *",
+                PARIS,
+                "2026-03-29T00:00:00Z",
+                &["29 01:00", "29 01:20", "29 01:40", "30 00:00"],
+            ),
+            (
+                "30 2,3 * * *",
+                PARIS,
+                "2026-03-29T00:00:00Z",
+                &["29 01:30", "30 00:30"],
+            ),
+            (
+                "45 2-3 * * *",
+                PARIS,
+                "2026-03-29T01:20:00Z",
+                &["29 01:45", "30 00:45"],
+            ),
+            (
+                "30 * * * *",
+                PARIS,
+                "2026-03-29T00:00:00Z",
+                &["29 00:30", "29 01:30", "29 02:30", "29 03:30"],
+            ),
+            (
+                "30 2 * * *",
+                NEW_YORK,
+                "2026-03-07T00:00:00Z",
+                &["07 07:30", "08 07:30", "09 06:30"],
+            ),
+            (
+                "15 2 * * *",
+                LORD_HOWE,
+                "2026-10-03T00:00:00Z",
+                &["03 15:45", "04 15:15"],
+            ),
+            (
+                "0 * * * *",
+                LORD_HOWE,
+                "2026-10-03T14:00:00Z",
+                &["03 14:30", "03 16:00", "03 17:00"],
+            ),
+        ]);
     }
 
     #[test]
     fn clocks_that_go_back_repeat_only_what_runs_every_hour() {
-        // Paris: 25 October 2026, 01:00 UTC, 03:00 becomes 02:00.
-        let zone = Tz::Europe__Paris;
-        assert_eq!(
-            due("30 2 * * *", zone, "2026-10-24T00:00:00Z", 3),
-            ["24 00:30", "25 00:30", "26 01:30"]
-        );
-        assert_eq!(
-            due("30 1-3 * * *", zone, "2026-10-24T23:00:00Z", 4),
-            ["24 23:30", "25 00:30", "25 02:30", "26 00:30"]
-        );
-        assert_eq!(
-            due("30 * * * *", zone, "2026-10-24T23:00:00Z", 4),
-            ["24 23:30", "25 00:30", "25 01:30", "25 02:30"]
-        );
-        assert_eq!(
-            due("*/30 * 25 10 *", zone, "2026-10-25T00:00:00Z", 5),
-            ["25 00:00", "25 00:30", "25 01:00", "25 01:30", "25 02:00"]
-        );
-        // New York: 1 November 2026, 06:00 UTC.
-        let zone = Tz::America__New_York;
-        assert_eq!(
-            due("0 1 * * *", zone, "2026-10-31T00:00:00Z", 3),
-            ["31 05:00", "01 05:00", "02 06:00"]
-        );
-        assert_eq!(
-            due("0 * * * *", zone, "2026-11-01T04:30:00Z", 3),
-            ["01 05:00", "01 06:00", "01 07:00"]
-        );
-        // Lord Howe: 5 April 2026, 15:00 UTC the day before, 02:00 becomes 01:30.
-        let zone = Tz::Australia__Lord_Howe;
-        assert_eq!(
-            due("45 1 * * *", zone, "2026-04-04T00:00:00Z", 2),
-            ["04 14:45", "05 15:15"]
-        );
-        assert_eq!(
-            due("*/15 * * * *", zone, "2026-04-04T14:30:00Z", 5),
-            ["04 14:30", "04 14:45", "04 15:00", "04 15:15", "04 15:30"]
-        );
+        // Paris: 25 October 2026, 01:00 UTC, 03:00 becomes 02:00. New York: 1 November 2026, 06:00 UTC. Lord Howe: 5
+        // April 2026, 15:00 UTC the day before, 02:00 becomes 01:30.
+        check(&[
+            (
+                "30 2 * * *",
+                PARIS,
+                "2026-10-24T00:00:00Z",
+                &["24 00:30", "25 00:30", "26 01:30"],
+            ),
+            (
+                "30 1-3 * * *",
+                PARIS,
+                "2026-10-24T23:00:00Z",
+                &["24 23:30", "25 00:30", "25 02:30", "26 00:30"],
+            ),
+            (
+                "30 * * * *",
+                PARIS,
+                "2026-10-24T23:00:00Z",
+                &["24 23:30", "25 00:30", "25 01:30", "25 02:30"],
+            ),
+            (
+                "*/30 * 25 10 *",
+                PARIS,
+                "2026-10-25T00:00:00Z",
+                &["25 00:00", "25 00:30", "25 01:00", "25 01:30", "25 02:00"],
+            ),
+            (
+                "0 1 * * *",
+                NEW_YORK,
+                "2026-10-31T00:00:00Z",
+                &["31 05:00", "01 05:00", "02 06:00"],
+            ),
+            (
+                "0 * * * *",
+                NEW_YORK,
+                "2026-11-01T04:30:00Z",
+                &["01 05:00", "01 06:00", "01 07:00"],
+            ),
+            (
+                "45 1 * * *",
+                LORD_HOWE,
+                "2026-04-04T00:00:00Z",
+                &["04 14:45", "05 15:15"],
+            ),
+            (
+                "*/15 * * * *",
+                LORD_HOWE,
+                "2026-04-04T14:30:00Z",
+                &["04 14:30", "04 14:45", "04 15:00", "04 15:15", "04 15:30"],
+            ),
+        ]);
     }
 
     #[test]
