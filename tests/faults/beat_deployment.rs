@@ -33,17 +33,7 @@ async fn python_workers_run_the_four_entries_of_the_deployment() {
             ("CELERY_RESULT_BACKEND", &url),
             ("WITH_WARMUPS", "1"),
         ];
-        let args = [
-            "-A",
-            "tradebot_app",
-            "worker",
-            "--pool",
-            "solo",
-            "--loglevel",
-            "info",
-        ];
-        let worker = python.celery(&args, &env);
-        worker.wait_for_line(" ready.", PATIENCE);
+        let _worker = python.app_worker(&env);
         let mut beat = Process::builder(bin("tradebot-beat"))
             .arg("--schedule")
             .arg(&schedule)

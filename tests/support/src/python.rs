@@ -108,6 +108,18 @@ impl Python {
             .spawn()
     }
 
+    /// Starts a worker of `tradebot_app` that runs one task at a time, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When the environment is missing, or the worker is not ready within 60 seconds.
+    #[must_use]
+    pub fn app_worker(self, env: &[(&str, &str)]) -> Process {
+        let app = ["-A", "tradebot_app", "worker", "--pool", "solo"];
+        let worker = self.celery(&[&app[..], &["--loglevel", "info"]].concat(), env);
+        worker.wait_for_line(" ready.", SCRIPT_TIMEOUT);
+        worker
+    }
+
     /// Starts `tests/python/<name>` and leaves it running.
     ///
     /// # Panics
@@ -199,17 +211,7 @@ mod tests {
                 ("CELERY_RESULT_BACKEND", url.as_str()),
                 ("WITH_WARMUPS", "1"),
             ];
-            let args = [
-                "-A",
-                "tradebot_app",
-                "worker",
-                "--pool",
-                "solo",
-                "--loglevel",
-                "info",
-            ];
-            let worker = python.celery(&args, &env);
-            worker.wait_for_line(" ready.", Duration::from_secs(30));
+            let worker = python.app_worker(&env);
 
             let warmup = "app.core.cache_warmup_tasks.warmup_spot_symbols_cache";
             let bot = json!({"name": "app.core.bot_tasks.run_bot_task", "args": [7], "immutable": true});
