@@ -202,6 +202,7 @@ async fn whatever_becomes_of_them() {
             };
             *done.entry(what).or_default() += 1;
         }
+        // The rhythm of the trouble; nothing is awaited.
         tokio::time::sleep(Duration::from_millis(rng.u64(100..=900))).await;
     }
     for (number, _) in stopped {
@@ -222,6 +223,7 @@ async fn a_server_that_stops() {
     for _ in 0..sized(2, 20) {
         scene.wait_for_slots(runs).await;
         scene.redis.pause();
+        // Longer than a beat waits for an answer (five seconds): what it asked is answered when it has given up.
         tokio::time::sleep(Duration::from_millis(6_500)).await;
         scene.redis.resume();
         runs += 8;

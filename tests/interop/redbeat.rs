@@ -1,7 +1,5 @@
 //! Our beat and RedBeat on the same keys: its tooling, and its scheduler taking over and back.
 
-use std::time::Duration;
-
 use redis::cmd;
 use serde_json::{Value, json};
 use tradebot_test_support::{Process, Python, RedisServer, Signal, bin, eventually};
@@ -67,6 +65,14 @@ impl Shared {
             (self.sent(task).await >= wanted).then_some(())
         })
         .await;
+    }
+
+    /// While the scheduler that has the lock sends on, for some rounds of the one that waits, that one does not say
+    /// that it has the lock.
+    async fn wait_without(&self, waiting: &Process, line: &str) {
+        self.wait_for("tests.theirs", 3).await;
+        let said = waiting.output();
+        assert!(!said.contains(line), "two schedulers at a time: {said}");
     }
 }
 
@@ -154,11 +160,7 @@ async fn a_python_redbeat_takes_over_and_back() {
     ];
     let python = Python::CELERY_NEWEST.celery(&[&args[..], &["--max-interval", "1"]].concat(), &env);
     python.wait_for_line("Starting", PATIENCE);
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(
-        !python.output().contains("Acquired lock"),
-        "two schedulers at a time"
-    );
+    shared.wait_without(&python, "Acquired lock").await;
     ours.signal(Signal::SIGTERM);
     assert_eq!(ours.wait_exit(PATIENCE).code(), Some(0));
     python.wait_for_line("Acquired lock", PATIENCE);
@@ -166,11 +168,7 @@ async fn a_python_redbeat_takes_over_and_back() {
 
     let ours = shared.beat();
     ours.wait_for_line("scheduled", PATIENCE);
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(
-        !ours.output().contains("this beat holds"),
-        "two schedulers at a time"
-    );
+    shared.wait_without(&ours, "this beat holds").await;
     python.signal(Signal::SIGTERM);
     python.wait_exit(PATIENCE);
     ours.wait_for_line("this beat holds RedBeat's lock", PATIENCE);
