@@ -297,8 +297,9 @@ async fn every_outcome_is_one_event_with_the_fields_of_the_table() {
         assert_eq!(names, wanted, "{event}");
         ended.insert(outcome.to_owned());
     }
-    // What takes a revocation by remote control is shown by the tests of that.
-    let by_others = ["revoked", "terminated"].map(str::to_owned);
+    // Nobody revokes anything here, and the stop may come before the task that hangs has begun, or find it waiting for
+    // the endpoint's refresh.
+    let by_others = ["revoked", "terminated", "handed back"].map(str::to_owned);
     let never: Vec<_> = outcomes
         .keys()
         .filter(|outcome| !ended.contains(*outcome) && !by_others.contains(outcome))
