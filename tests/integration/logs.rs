@@ -25,6 +25,7 @@ const ELSEWHERE: &[&str] = &[
     "concerns",
     "crashes",
     "database",
+    "deadline_seconds",
     "delivery.tag",
     "direction",
     "dropped",
