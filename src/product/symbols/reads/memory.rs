@@ -78,6 +78,8 @@ impl Memory {
     pub(super) fn put(&self, list: Arc<List>, ttl: Option<Duration>, unsaved: bool) {
         let expires_ms =
             ttl.map(|ttl| self.now_ms() + i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 2));
+        let mut seen = self.seen();
+        seen.changes += 1;
         self.held.store(Some(Arc::new(Held {
             list,
             expires_ms,
@@ -173,5 +175,28 @@ impl Held {
             ttl,
             stale: !self.is_fresh(now_ms),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &str =
+        r#"[{"symbol": "BTCUSDT", "baseAsset": "BTC", "quoteAsset": "USDT", "status": "TRADING"}]"#;
+
+    #[tokio::test]
+    async fn what_was_read_before_a_list_was_made_here_is_read_again() {
+        let memory = Memory::new(Instant::now());
+        let before = memory.changes();
+        let list = List::read(LIST, Some(100), None).expect("a list");
+        memory.put(Arc::new(list), Some(Duration::from_secs(60)), false);
+        assert!(!memory.apply(Snapshot::default(), before, 100, 60));
+        let held = memory.get().expect("the list");
+        assert!(held.is_fresh(memory.now_ms()), "{held:?}");
+        // Now it was read after, and has gone meanwhile.
+        assert!(memory.apply(Snapshot::default(), memory.changes(), 100, 60));
+        let held = memory.get().expect("the list, whatever its age");
+        assert!(!held.is_fresh(memory.now_ms()), "{held:?}");
     }
 }
