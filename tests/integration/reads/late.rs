@@ -1,5 +1,6 @@
 //! A list that was fetched while Redis was away, once Redis is back.
 
+use redis::AsyncCommands;
 use tradebot_symbols::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_symbols::product::symbols::reads::Level;
@@ -102,6 +103,34 @@ async fn a_newer_list_stays_that_came_while_redis_was_away() {
         assert_eq!(world.lists(SPOT).await, before);
     }
     assert_eq!(world.get(&CacheKeys(SPOT).lock()).await, None);
+    assert_eq!(world.exchange.count(path(SPOT)), 1);
+    reads.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_that_redis_missed_is_written_though_others_fail_to_fetch_one() {
+    let world = World::new().await;
+    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    let proxy = ChaosProxy::start(world.redis.port());
+    let url = proxy.url();
+    let reads = readers(&world, &[("REDIS_URL", &url), ("CELERY_BROKER_URL", &url)]);
+    eventually("a look at Redis", PATIENCE, async || {
+        reads.is_connected().then_some(())
+    })
+    .await;
+    proxy.cut();
+    assert_fresh(&read(&reads, SPOT).await, Level::Upstream);
+    // As another process leaves it that was banned, and whose readers go on asking.
+    let failure = CacheKeys(SPOT).failure();
+    let mut db = world.db();
+    let set: Result<(), _> = db.set_ex(&failure, "banned", 600).await;
+    set.expect("a failure");
+    proxy.restore();
+    eventually("the list in Redis", PATIENCE, async || {
+        world.get(&CacheKeys(SPOT).primary()).await
+    })
+    .await;
+    assert_eq!(world.get(&failure).await, None, "there is a list now");
     assert_eq!(world.exchange.count(path(SPOT)), 1);
     reads.stop().await;
 }

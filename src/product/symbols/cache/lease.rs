@@ -39,6 +39,8 @@ pub(in crate::product::symbols) enum Asker<'a> {
     Warmup,
     /// A reader who knows of the refresh at this time.
     Reader(&'a [u8]),
+    /// As a reader, but with a list at hand: that others fail to fetch one is no hindrance.
+    Fetched(&'a [u8]),
 }
 
 impl SymbolCache {
@@ -61,8 +63,9 @@ impl SymbolCache {
             .key(keys.failure());
         call.arg(&token).number(LEASE.as_millis());
         match asker {
-            Asker::Warmup => call.number(1).arg(""),
-            Asker::Reader(known) => call.number(0).arg(known),
+            Asker::Warmup => call.arg("warmup").arg(""),
+            Asker::Reader(known) => call.arg("reader").arg(known),
+            Asker::Fetched(known) => call.arg("fetched").arg(known),
         };
         let answer: (String, i64, String) = self
             .connection

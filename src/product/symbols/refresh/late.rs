@@ -46,7 +46,7 @@ impl Refresher {
         let Some(late) = self.unsaved(market).clone() else {
             return true;
         };
-        let lease = match self.cache.begin(market, Asker::Reader(known)).await {
+        let lease = match self.cache.begin(market, Asker::Fetched(known)).await {
             Ok(Begun::Granted(lease)) => lease,
             Ok(Begun::Newer | Begun::Busy(_) | Begun::Failing(..)) => return false,
             Err(error) => {
