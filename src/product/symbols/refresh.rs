@@ -100,8 +100,8 @@ impl RefreshError {
 /// A list for readers.
 pub(super) struct Refreshed {
     pub(super) list: List,
-    /// Whether it is in Redis, too.
-    pub(super) saved: bool,
+    /// What became of it in Redis; `None`: it could not be written.
+    pub(super) written: Option<Written>,
 }
 
 /// Refreshes the lists of one cache from one client.
@@ -213,10 +213,10 @@ impl Refresher {
             known,
             late: false,
         };
-        let (source, json, saved) = self.run(market, &purpose).await?;
+        let (source, json, written) = self.run(market, &purpose).await?;
         let fetched_at = Some(source.fetched_at);
         let list = List::read(json, fetched_at, Some(source)).expect("an array that is not empty");
-        Ok(Refreshed { list, saved })
+        Ok(Refreshed { list, written })
     }
 
     /// Ends a lease that brought no list.
@@ -230,7 +230,7 @@ impl Refresher {
         &self,
         market: Market,
         purpose: &Purpose<'_>,
-    ) -> Result<(Source, Bytes, bool), RefreshError> {
+    ) -> Result<(Source, Bytes, Option<Written>), RefreshError> {
         let fresh = self.fetch(market).await?;
         let source = Source {
             network: fresh.network,
@@ -252,21 +252,20 @@ impl Refresher {
             }
             Err(error) => return Err(error),
         };
-        let saved = written == Some(Written::Yes);
         if fresh.network == Network::Sandbox {
             warn!(%market, host = source.host, "this is SANDBOX data: nothing in the list is real");
         }
         info!(
             %market, symbols = source.count, of = fresh.total, host = source.host, network = ?fresh.network,
-            body_bytes = fresh.body_bytes, saved, "list refreshed"
+            body_bytes = fresh.body_bytes, saved = written == Some(Written::Yes), "list refreshed"
         );
-        let (json, unsaved) = (fresh.json.clone(), written.is_none());
-        let late = unsaved.then(|| {
+        let json = fresh.json.clone();
+        let late = written.is_none().then(|| {
             let source = source.clone();
             Arc::new(Unsaved { fresh, source })
         });
         *self.unsaved(market) = late;
-        Ok((source, json, saved))
+        Ok((source, json, written))
     }
 
     async fn fetch(&self, market: Market) -> Result<Fresh, RefreshError> {

@@ -9,7 +9,7 @@ use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_symbols::product::symbols::reads::SymbolReads;
 use tradebot_test_support::{ChaosProxy, RedisServer, Reply, eventually};
 
-use super::{listing, names, peeked, python_list, python_writes, read, readers, settings};
+use super::{SECOND, listing, names, peeked, python_list, python_writes, read, readers, settings};
 use crate::world::{PATIENCE, World, path};
 
 /// What takes a few milliseconds on an idle machine. The median is held to it, so that one hiccup of the machine fails
@@ -124,6 +124,33 @@ async fn a_lost_connection_prolongs_no_lifetime() {
         reading.age.is_some_and(|age| age >= Duration::from_secs(2)),
         "{reading:?}"
     );
+    reads.stop().await;
+}
+
+#[tokio::test]
+async fn a_refresh_that_comes_too_late_leaves_readers_the_newer_list() {
+    let world = World::new().await;
+    let slow = Reply::json(listing(&["LATE"], 1)).delay(SECOND);
+    world.exchange.always(path(Market::Spot), slow);
+    let reads = readers(&world, &[]);
+    let (late, ()) = tokio::join!(read(&reads, Market::Spot), async {
+        eventually("a request", PATIENCE, async || {
+            (world.exchange.count(path(Market::Spot)) == 1).then_some(())
+        })
+        .await;
+        // Another process, under a later lease.
+        let later: Result<(), _> = world
+            .db()
+            .hset(CacheKeys(Market::Spot).fence(), "written", 1000)
+            .await;
+        later.expect("a lease");
+        python_writes(&world, Market::Spot, &python_list("NEW"), 300, 0).await;
+    });
+    assert!(names(&late).contains(&"LATEUSDT"), "{late:?}");
+    peeked(&reads, Market::Spot, "the newer list", |reading| {
+        names(reading)[1] == "NEWUSDT"
+    })
+    .await;
     reads.stop().await;
 }
 

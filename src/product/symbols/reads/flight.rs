@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use super::{Inner, MarketStatus};
 use crate::core::{error_chain, trace};
 use crate::market::Market;
-use crate::product::symbols::cache::{Asker, Begun, By, LEASE};
+use crate::product::symbols::cache::{Asker, Begun, By, LEASE, Written};
 use crate::product::symbols::list::List;
 
 /// The first pause after a refresh that failed; each waits twice as long as the one before.
@@ -207,8 +207,13 @@ impl Inner {
         {
             Ok(refreshed) => {
                 let list = Arc::new(refreshed.list);
-                memory.put(Arc::clone(&list), self.ttl(market), !refreshed.saved);
-                if !refreshed.saved {
+                let unsaved = refreshed.written.is_none();
+                memory.put(Arc::clone(&list), self.ttl(market), unsaved);
+                if refreshed.written != Some(Written::Yes) {
+                    // Redis may have a newer one, which was looked at before.
+                    self.changed.notify_one();
+                }
+                if unsaved {
                     self.markets.get(market).unsaved.notify_one();
                 }
                 Ok(list)
