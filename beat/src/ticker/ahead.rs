@@ -70,7 +70,7 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// How long before `next` there is something to prepare for it, if anything is.
+    /// Whether what is due at `next` was not looked at yet.
     pub(super) fn lacks(&self, next: Micros) -> bool {
         next > self.until
     }
