@@ -12,11 +12,10 @@ import pathlib
 import signal
 import sys
 import tempfile
-import threading
-import time
 
 import redis
 
+from meanwhile import meanwhile
 from reads import PATH, free_port, running, until_up, wrk
 
 WANTED_MS = 50
@@ -51,19 +50,12 @@ def full(process, db):
 
 @contextlib.contextmanager
 def flushed(process, db):
-    over = threading.Event()
-
-    def flush():
+    def flush(over):
         while not over.wait(0.1):
             db.flushall()
 
-    flusher = threading.Thread(target=flush)
-    flusher.start()
-    try:
+    with meanwhile(flush):
         yield
-    finally:
-        over.set()
-        flusher.join()
 
 
 @contextlib.contextmanager

@@ -20,11 +20,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
 
 import redis
+
+from meanwhile import meanwhile
 
 HERE = pathlib.Path(__file__).parent
 # What our worker is compared with itself in is measured so many times a round.
@@ -136,21 +137,15 @@ def rss_mb(pid):
 def pinging(pings):
     """Asks all workers with `ping` again and again, and notes of each time whether one answered."""
     import peer_app
-    ended = threading.Event()
 
-    def ping():
-        while not ended.is_set():
+    def ping(over):
+        while not over.is_set():
             started = time.monotonic()
             pings.append(bool(peer_app.app.control.ping(timeout=5, limit=1)))
-            ended.wait(max(0.0, PING_SECONDS - (time.monotonic() - started)))
+            over.wait(max(0.0, PING_SECONDS - (time.monotonic() - started)))
 
-    thread = threading.Thread(target=ping)
-    thread.start()
-    try:
+    with meanwhile(ping):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def drain(server, template, command, count, unacked=True, pings=None):
