@@ -37,14 +37,20 @@ fn assert_sections(page: &str, wanted: &[&str]) {
 
 const EVERY: [&str; 4] = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS"];
 
-#[test]
-fn the_page_of_the_program_names_every_variable_and_verb() {
-    let page = shown("tradebot-symbols", &["man"]);
+/// The page of a whole program, which has all sections.
+fn page_of(program: &str) -> String {
+    let page = shown(program, &["man"]);
     assert_sections(&page, &EVERY);
     assert_sections(
         &page,
         &["EXIT STATUS", "ENVIRONMENT", "FILES", "EXAMPLES", "SEE ALSO"],
     );
+    page
+}
+
+#[test]
+fn the_page_of_the_program_names_every_variable_and_verb() {
+    let page = page_of("tradebot-symbols");
     for variable in VARIABLES {
         let named = |line: &str| line.split_whitespace().next() == Some(variable.name);
         assert!(page.lines().any(named), "{} is missing:\n{page}", variable.name);
@@ -62,12 +68,7 @@ fn the_page_of_the_program_names_every_variable_and_verb() {
 
 #[test]
 fn the_page_of_the_beat_names_its_variables_alone() {
-    let page = shown("tradebot-beat", &["man"]);
-    assert_sections(&page, &EVERY);
-    assert_sections(
-        &page,
-        &["EXIT STATUS", "ENVIRONMENT", "FILES", "EXAMPLES", "SEE ALSO"],
-    );
+    let page = page_of("tradebot-beat");
     for (name, wanted) in [
         ("CELERY_BROKER_URL", true),
         ("BEAT_SCHEDULE", true),
