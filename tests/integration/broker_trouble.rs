@@ -87,9 +87,7 @@ async fn a_settlement_whose_answer_was_lost_is_not_done_twice() {
     let proxy = ChaosProxy::start(world.redis.port());
     let worker = worker_behind(&proxy, &world);
     // The server knows the script by now: what arrives late is carried out, not asked for again.
-    world
-        .exchange
-        .always(path(Market::Futures), Reply::json(good_list()));
+    world.exchange_lists(Market::Futures);
     world.run_last_try(Market::Futures).await;
     world
         .exchange
@@ -135,7 +133,7 @@ async fn a_refresh_whose_list_cannot_be_written_is_tried_again() {
     let lists = RedisServer::start();
     let world = World::new().await;
     let worker = connected(world.worker(&[]).env("REDIS_URL", lists.url()));
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     lists.kill();
     let id = world.enqueue(warmup(SPOT)).await.id().to_owned();
     let result = world.result(&id, "RETRY").await;
@@ -153,7 +151,7 @@ async fn a_refresh_whose_list_cannot_be_written_is_tried_again() {
 #[tokio::test]
 async fn a_worker_started_before_its_redis_begins_once_it_is_there() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     world.redis.kill();
     let worker = world.worker(&[]).spawn();
     let line = worker.wait_for_line("broker in trouble", PATIENCE);
@@ -169,7 +167,7 @@ async fn a_worker_started_before_its_redis_begins_once_it_is_there() {
 #[tokio::test]
 async fn a_redis_that_lost_everything_gets_the_bindings_again() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let _worker = world.start_worker(&[]);
     world.redis.restart();
     let world = world.reconnected().await;
@@ -185,7 +183,7 @@ async fn a_redis_that_lost_everything_gets_the_bindings_again() {
 #[tokio::test]
 async fn a_refresh_after_an_idle_connection_was_closed_succeeds_at_the_first_try() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let _worker = world.start_worker(&[]);
     assert_goes_on(&world).await;
     // As the server's own `timeout` does, or a router between the two.

@@ -25,7 +25,7 @@ fn group(ids: &[&str]) -> Value {
 
 /// Runs a task that succeeds, and returns its result with what lies in the queue then.
 async fn run(world: &World, task: TaskMessage) -> (Value, Vec<Envelope>) {
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let _worker = world.start_worker(&[]);
     let id = world.enqueue(task).await.id().to_owned();
     let result = world.ended(&id).await;
@@ -63,12 +63,10 @@ async fn a_link_is_published_with_the_result_before_its_arguments() {
 #[tokio::test]
 async fn a_link_to_one_of_our_own_tasks_is_run() {
     let world = World::new().await;
-    world
-        .exchange
-        .always(path(Market::Futures), Reply::json(good_list()));
+    world.exchange_lists(Market::Futures);
     let mut link = signature(Market::Futures.warmup_task(), "after");
     (link["args"], link["kwargs"], link["immutable"]) = (json!([]), json!({}), json!(true));
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let _worker = world.start_worker(&[]);
     world
         .enqueue(embedding(warmup(SPOT), "callbacks", json!([link])))
@@ -182,7 +180,7 @@ async fn a_message_whose_workflow_is_beyond_us_is_left_in_the_queue() {
     })
     .await;
     // It stays there, and others behind it are run.
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let (_, result) = world.run_last_try(SPOT).await;
     assert_eq!(result["status"], "SUCCESS");
     let queued = queued(&world).await;

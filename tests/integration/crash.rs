@@ -71,7 +71,7 @@ async fn a_message_restored_after_a_kill_is_run_by_the_next_worker() {
     world.asked(SPOT, 1).await;
     kill(&worker);
     restore_unacked(&world).await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let _next = world.start_worker(&[]);
     assert_eq!(world.ended(&id).await["result"], "WARMUP_OK:2");
     assert!(world.unacked().await.is_empty());
@@ -85,7 +85,7 @@ async fn the_messages_of_a_killed_worker_are_run_by_another_one_within_seconds()
     let id = world.enqueue(warmup(SPOT)).await.id().to_owned();
     world.asked(SPOT, 1).await;
     let other = world.start_worker(&["-n", "other"]);
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let killed_at = Instant::now();
     kill(&killed);
     assert_eq!(world.ended(&id).await["result"], "WARMUP_OK:2");

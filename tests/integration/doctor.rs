@@ -14,7 +14,7 @@ use tradebot_symbols::market::Market;
 use tradebot_symbols::product::doctor::KINDS;
 use tradebot_test_support::{Process, RedisServer, Reply, Signal, bin, eventually};
 
-use crate::world::{PATIENCE, World, connected, good_list, path};
+use crate::world::{PATIENCE, World, connected};
 
 /// What another test shows: this needs a Python worker.
 const ELSEWHERE: [&str; 1] = ["worker-discards-warmups"];
@@ -64,7 +64,7 @@ impl Scene {
         ]))
         .await;
         for market in Market::ALL {
-            world.exchange.always(path(market), Reply::json(good_list()));
+            world.exchange_lists(market);
             world.exchange.always(ping(market), Reply::json("{}"));
         }
         let mut environment: BTreeMap<String, String> = world

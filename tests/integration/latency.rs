@@ -6,17 +6,17 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::time::{Instant, sleep};
 use tradebot_symbols::market::Market;
-use tradebot_test_support::{Reply, stretched};
+use tradebot_test_support::stretched;
 
 use crate::queue::protocol_1;
-use crate::world::{QUEUE, World, good_list, path, warmup};
+use crate::world::{QUEUE, World, path, warmup};
 
 const SPOT: Market = Market::Spot;
 
 #[tokio::test]
 async fn a_task_sent_to_an_idle_worker_starts_within_milliseconds() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let _worker = world.start_worker(&[]);
     let mut waits = Vec::new();
     for number in 0..50 {
@@ -44,7 +44,7 @@ async fn a_task_sent_to_an_idle_worker_starts_within_milliseconds() {
 #[tokio::test]
 async fn the_next_task_is_not_late_after_a_message_that_had_to_be_looked_at() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let _worker = world.start_worker(&[]);
     let of_celery_3 = protocol_1(SPOT.warmup_task(), "old", "tag-of-old");
     let of_others = protocol_1("app.other", "other", "tag-of-other");
@@ -67,7 +67,7 @@ async fn the_next_task_is_not_late_after_a_message_that_had_to_be_looked_at() {
 #[tokio::test]
 async fn an_idle_worker_leaves_redis_alone() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let _worker = world.start_worker(&[]);
     world.run_last_try(SPOT).await;
     // Time has to pass here: what must not happen gives no sign to wait for.

@@ -11,7 +11,7 @@ const SPOT: Market = Market::Spot;
 
 async fn with_worker() -> (World, Process) {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let worker = world.start_worker(&["-c", "1"]);
     (world, worker)
 }

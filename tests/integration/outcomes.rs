@@ -9,14 +9,14 @@ use tradebot_symbols::core::wire::keys::task_meta;
 use tradebot_symbols::market::Market;
 use tradebot_test_support::{Reply, eventually};
 
-use crate::world::{MAX_RETRIES, PATIENCE, QUEUE, World, connected, good_list, now, path, tried, warmup};
+use crate::world::{MAX_RETRIES, PATIENCE, QUEUE, World, connected, now, path, tried, warmup};
 
 const SPOT: Market = Market::Spot;
 const PARKED: &str = "tradebot-symbols:parked";
 
 async fn with_worker() -> (World, tradebot_test_support::Process) {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let worker = world.start_worker(&[]);
     (world, worker)
 }
@@ -58,7 +58,7 @@ async fn a_message_with_an_eta_is_not_run_before_it_and_then_is() {
 #[tokio::test]
 async fn waiting_for_an_eta_takes_no_slot() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let _worker = world.start_worker(&["-c", "1"]);
     for _ in 0..3 {
         let mut task = warmup(SPOT);
@@ -212,7 +212,7 @@ async fn the_limits_of_a_message_may_be_fractions_or_absent() {
             "{limits}"
         );
     }
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     for limits in [json!([null, null]), json!(null), json!([]), json!([1e12, 0])] {
         let mut task = warmup(SPOT);
         task.headers.insert("timelimit".into(), limits.clone());
@@ -287,7 +287,7 @@ async fn a_result_is_announced_on_the_channel_of_its_key() {
 async fn results_may_be_kept_for_another_time_or_for_ever() {
     for (expires, range) in [("60", 30..=60), ("0", -1..=-1)] {
         let world = World::new().await;
-        world.exchange.always(path(SPOT), Reply::json(good_list()));
+        world.exchange_lists(SPOT);
         let _worker = connected(world.worker(&[]).env("CELERY_RESULT_EXPIRES", expires));
         let (id, _) = world.run_last_try(SPOT).await;
         let ttl: i64 = world.db().ttl(task_meta("", &id)).await.expect("a TTL");

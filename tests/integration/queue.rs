@@ -63,7 +63,7 @@ fn order_of_success(worker: &Process) -> Vec<String> {
 #[tokio::test]
 async fn messages_of_other_tasks_stay_byte_for_byte_and_in_order() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     // In front of ours, between them and behind them, some of it before there is a worker and some after.
     let mut ids = Vec::new();
     let mut others = Vec::new();
@@ -122,7 +122,7 @@ async fn how_many_messages_of_which_other_tasks_wait_is_published() {
 #[tokio::test]
 async fn our_task_in_the_form_of_celery_3_is_run() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let _worker = world.start_worker(&[]);
     let id = "f6b2c7f0-0000-4000-8000-000000000001";
     world.push(QUEUE, protocol_1(SPOT.warmup_task(), id, "tag")).await;
@@ -133,7 +133,7 @@ async fn our_task_in_the_form_of_celery_3_is_run() {
 #[tokio::test]
 async fn a_message_with_nothing_but_a_name_and_an_id_is_run() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let _worker = world.start_worker(&[]);
     let bare = json!({"body": "[[], {}, null]", "headers": {"task": SPOT.warmup_task(), "id": "bare"}});
     world.push(QUEUE, bare.to_string()).await;
@@ -143,7 +143,7 @@ async fn a_message_with_nothing_but_a_name_and_an_id_is_run() {
 #[tokio::test]
 async fn lists_of_all_priorities_are_served_in_their_order() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let mut expected = Vec::new();
     for priority in [9, 6, 3, 0] {
         let id = format!("priority-{priority}");
@@ -189,7 +189,7 @@ async fn a_retry_goes_to_the_list_its_message_came_from() {
 #[tokio::test]
 async fn several_queues_are_consumed_and_others_are_not() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let to = |queue: &str| {
         let mut task = warmup(SPOT);
         queue.clone_into(&mut task.queue);
@@ -236,7 +236,7 @@ async fn two_workers_share_the_work_and_run_each_message_once() {
 #[tokio::test]
 async fn a_message_of_others_without_a_delivery_tag_does_not_hide_ours() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let _worker = world.start_worker(&[]);
     let others = [
         protocol_1(BOT_TASKS[2], "old", ""),

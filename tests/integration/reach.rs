@@ -8,9 +8,9 @@ use redis::AsyncCommands;
 use tempfile::TempDir;
 use tradebot_symbols::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
-use tradebot_test_support::{Process, RedisServer, Reply, eventually, free_port};
+use tradebot_test_support::{Process, RedisServer, eventually, free_port};
 
-use crate::world::{PATIENCE, World, connected, good_list, now, path, warmup};
+use crate::world::{PATIENCE, World, connected, now, warmup};
 
 /// A private authority and a server certificate for 127.0.0.1, as PEM files.
 fn certificates(directory: &Path) {
@@ -65,9 +65,7 @@ async fn a_worker_reaches_redis_over_tls_with_a_private_authority_and_refuses_a_
         "no",
     ]);
     let world = World::on(server).await;
-    world
-        .exchange
-        .always(path(Market::Spot), Reply::json(good_list()));
+    world.exchange_lists(Market::Spot);
     let authority = file("ca.pem");
     let base = format!("rediss://127.0.0.1:{port}/0");
     refresh_over(
@@ -89,18 +87,14 @@ async fn a_worker_reaches_redis_through_a_unix_socket() {
     let directory = TempDir::new().expect("a directory");
     let socket = directory.path().join("redis.sock").display().to_string();
     let world = World::on(RedisServer::start_with(&["--unixsocket", &socket])).await;
-    world
-        .exchange
-        .always(path(Market::Spot), Reply::json(good_list()));
+    world.exchange_lists(Market::Spot);
     refresh_over(&world, &format!("redis+socket://{socket}?virtual_host=0"), &[]).await;
 }
 
 #[tokio::test]
 async fn a_user_that_may_not_track_keys_works_by_looking() {
     let world = World::new().await;
-    world
-        .exchange
-        .always(path(Market::Spot), Reply::json(good_list()));
+    world.exchange_lists(Market::Spot);
     let rules = [
         "SETUSER",
         "limited",
@@ -121,9 +115,7 @@ async fn a_user_that_may_not_track_keys_works_by_looking() {
 #[tokio::test]
 async fn prefixed_keys_are_used_where_kombu_and_celery_use_them() {
     let world = World::new().await;
-    world
-        .exchange
-        .always(path(Market::Spot), Reply::json(good_list()));
+    world.exchange_lists(Market::Spot);
     let env = [
         ("CELERY_GLOBAL_KEYPREFIX", "{tb}:"),
         ("CELERY_RESULT_GLOBAL_KEYPREFIX", "{tb}"),
@@ -173,9 +165,7 @@ async fn a_worker_uses_one_node_of_a_cluster() {
 
     // The lists have the names that the readers know, and so a server of their own.
     let world = World::new().await;
-    world
-        .exchange
-        .always(path(Market::Spot), Reply::json(good_list()));
+    world.exchange_lists(Market::Spot);
     let url = cluster.url();
     let worker = world
         .worker(&[])
@@ -233,9 +223,7 @@ async fn a_worker_follows_the_sentinels_to_the_new_master() {
     sentinel.wait_for_line("+slave slave", PATIENCE);
 
     let world = World::on(old).await;
-    world
-        .exchange
-        .always(path(Market::Spot), Reply::json(good_list()));
+    world.exchange_lists(Market::Spot);
     let url = format!("sentinel://127.0.0.1:{port}/0");
     let worker = refresh_over(&world, &url, &[("CELERY_SENTINEL_MASTER_NAME", "lists")]).await;
     world.redis.kill();

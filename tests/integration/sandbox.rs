@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 use tradebot_symbols::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
-use tradebot_test_support::{Process, Reply, bin};
+use tradebot_test_support::{Process, bin};
 
-use crate::world::{GOOD_TEXT, Lists, PATIENCE, World, connected, good_list, now, path, warmup};
+use crate::world::{GOOD_TEXT, Lists, PATIENCE, World, connected, good_list, now, warmup};
 
 const SPOT: Market = Market::Spot;
 
@@ -129,7 +129,7 @@ async fn a_sandbox_list_replaces_a_sandbox_list_and_a_real_one_replaces_both() {
         assert_eq!(world.lists(SPOT).await.successes, successes);
     }
     drop(worker);
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let _worker = world.start_worker(&[]);
     let id = world.enqueue(warmup(SPOT)).await.id().to_owned();
     world.result(&id, "SUCCESS").await;

@@ -114,7 +114,7 @@ async fn a_message_handed_back_is_run_by_the_next_worker() {
     world.asked(SPOT, 1).await;
     worker.signal(Signal::SIGTERM);
     worker.wait_exit(PATIENCE);
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let _next = world.start_worker(&[]);
     assert_eq!(world.ended(&id).await["result"], "WARMUP_OK:2");
 }

@@ -14,7 +14,7 @@ use tradebot_symbols::market::Market;
 use tradebot_test_support::{Process, ProcessBuilder, Reply, Signal, bin, eventually};
 
 use self::otlp::{CLIENT, CONSUMER, PRODUCER_KIND, SERVER, Span};
-use crate::world::{PATIENCE, QUEUE, World, connected, good_list, path, warmup};
+use crate::world::{PATIENCE, QUEUE, World, connected, path, warmup};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PRODUCER: &str = "00f067aa0ba902b7";
@@ -150,9 +150,7 @@ async fn send(world: &World) -> Envelope {
 #[tokio::test]
 async fn a_task_is_a_child_of_its_producer_and_the_call_upstream_one_of_the_task() {
     let (world, collector) = (World::new().await, Collector::start());
-    world
-        .exchange
-        .always(path(Market::Spot), Reply::json(good_list()));
+    world.exchange_lists(Market::Spot);
     let worker = traced_worker(&world, &collector);
     let id = send(&world).await.id().to_owned();
     assert_eq!(world.ended(&id).await["status"], "SUCCESS");
@@ -214,9 +212,7 @@ async fn a_retry_is_a_child_of_the_run_that_asked_for_it() {
 #[tokio::test]
 async fn a_collector_that_is_not_there_holds_up_nothing() {
     let world = World::new().await;
-    world
-        .exchange
-        .always(path(Market::Spot), Reply::json(good_list()));
+    world.exchange_lists(Market::Spot);
     let gone = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let endpoint = format!("http://{}", gone.local_addr().expect("its address"));
     let worker = connected(world.worker(&[]).env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint));
@@ -231,9 +227,7 @@ async fn a_collector_that_is_not_there_holds_up_nothing() {
 #[tokio::test]
 async fn a_request_is_a_child_of_its_client_and_has_what_it_waits_for_as_children() {
     let (world, collector) = (World::new().await, Collector::start());
-    world
-        .exchange
-        .always(path(Market::Spot), Reply::json(good_list()));
+    world.exchange_lists(Market::Spot);
     let (endpoint, address) = serve(traced(endpoint(&world), &collector));
     let context = format!("00-{TRACE}-{PRODUCER}-01");
     let route = "/api/v1/symbols/spot";
@@ -283,7 +277,7 @@ async fn a_request_is_a_child_of_its_client_and_has_what_it_waits_for_as_childre
 async fn a_task_is_a_child_of_the_beats_message() {
     let (world, collector) = (World::new().await, Collector::start());
     for market in Market::ALL {
-        world.exchange.always(path(market), Reply::json(good_list()));
+        world.exchange_lists(market);
     }
     let _worker = traced_worker(&world, &collector);
     let beat = traced(beat(&world), &collector).spawn();
@@ -310,9 +304,7 @@ async fn a_task_is_a_child_of_the_beats_message() {
 #[tokio::test]
 async fn without_a_collector_nothing_is_traced() {
     let world = World::new().await;
-    world
-        .exchange
-        .always(path(Market::Spot), Reply::json(good_list()));
+    world.exchange_lists(Market::Spot);
     let (endpoint, address) = serve(endpoint(&world));
     assert_eq!(ask(&address, "/api/v1/symbols/spot", None).await, 200);
     let _beat = beat(&world).spawn();

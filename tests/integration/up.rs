@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tradebot_symbols::market::Market;
-use tradebot_test_support::{Process, ProcessBuilder, Reply, Signal, bin, eventually, free_port};
+use tradebot_test_support::{Process, ProcessBuilder, Signal, bin, eventually, free_port};
 
-use crate::world::{PATIENCE, World, good_list, path};
+use crate::world::{PATIENCE, World};
 
 /// Time for what takes seconds, such as making up two markets.
 const LONG: Duration = Duration::from_secs(60);
@@ -115,9 +115,7 @@ async fn without_being_asked_for_the_sandbox_is_not_used_even_when_the_exchange_
             .env("BINANCE_SPOT_BASE_URL", &nowhere)
             .spawn(),
     );
-    world
-        .exchange
-        .always(path(Market::Futures), Reply::json(good_list()));
+    world.exchange_lists(Market::Futures);
     up.wait_for_line("futures 2 symbols", LONG);
     up.wait_for_line("no spot list", LONG);
     world.asked(Market::Futures, 2).await;
@@ -144,7 +142,7 @@ async fn a_part_that_dies_brings_everything_down_and_is_named() {
     ] {
         let world = World::new().await;
         for market in Market::ALL {
-            world.exchange.always(path(market), Reply::json(good_list()));
+            world.exchange_lists(market);
         }
         let up = Roof(up(&[]).envs(world.environment()).spawn());
         up.wait_for_line("spot    2 symbols", LONG);
@@ -176,7 +174,7 @@ async fn a_redis_that_does_not_answer_is_replaced_by_a_private_one_that_ends_wit
         }
     }
     for market in Market::ALL {
-        world.exchange.always(path(market), Reply::json(good_list()));
+        world.exchange_lists(market);
     }
     let up = Roof(up(&["--refreshes", "1"]).envs(environment).spawn());
     let line = up.wait_for_line("starting a private one", LONG);

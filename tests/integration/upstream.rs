@@ -12,14 +12,14 @@ use tradebot_symbols::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_test_support::{Process, Reply};
 
-use crate::world::{Lists, PATIENCE, World, good_list, path, warmup};
+use crate::world::{Lists, PATIENCE, World, path, warmup};
 
 /// When the good list seems to have been written: a rewrite within the same second would be seen too.
 const LONG_AGO: &str = "1700000000";
 
 /// Lets a worker write a good list for the market, and returns what is stored then.
 async fn with_good_list(world: &World, market: Market) -> Lists {
-    world.exchange.always(path(market), Reply::json(good_list()));
+    world.exchange_lists(market);
     let id = world.enqueue(warmup(market)).await.id().to_owned();
     world.result(&id, "SUCCESS").await;
     world.set(&CacheKeys(market).last_refresh(), LONG_AGO).await;

@@ -7,16 +7,16 @@ use redis::cmd;
 use serde_json::Value;
 use tradebot_symbols::core::wire::task_message::TaskMessage;
 use tradebot_symbols::market::Market;
-use tradebot_test_support::{Process, RedisServer, Reply, Signal, bin, eventually, stretched};
+use tradebot_test_support::{Process, RedisServer, Signal, bin, eventually, stretched};
 
-use crate::world::{PATIENCE, QUEUE, World, connected, good_list, path, task, warmup};
+use crate::world::{PATIENCE, QUEUE, World, connected, path, task, warmup};
 
 const SPOT: Market = Market::Spot;
 
 #[tokio::test]
 async fn a_result_backend_that_stays_away_is_spoken_of_and_costs_no_result_and_no_second_run() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let backend = RedisServer::start();
     let results = backend.url().replace("/0", "/5");
     let worker = connected(

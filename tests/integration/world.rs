@@ -15,7 +15,7 @@ use tradebot_symbols::core::wire::keys::{Keys, task_meta};
 use tradebot_symbols::core::wire::task_message::TaskMessage;
 use tradebot_symbols::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
-use tradebot_test_support::{Process, ProcessBuilder, RedisServer, ScriptedExchange, bin, eventually};
+use tradebot_test_support::{Process, ProcessBuilder, RedisServer, Reply, ScriptedExchange, bin, eventually};
 
 /// How long anything may take that takes milliseconds on an idle machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -45,6 +45,11 @@ pub(crate) struct Lists {
 impl World {
     pub(crate) async fn new() -> Self {
         Self::on(RedisServer::start()).await
+    }
+
+    /// From now on the exchange answers with [`good_list`].
+    pub(crate) fn exchange_lists(&self, market: Market) {
+        self.exchange.always(path(market), Reply::json(good_list()));
     }
 
     /// A world whose Redis has been started already.

@@ -151,7 +151,7 @@ MAIL_FROM=Trade Bot <bot@example.com>
 async fn adopt_reports_what_is_used_and_unsafe_and_how_the_lists_compare() {
     let world = World::on(RedisServer::start_with(&["--appendonly", "yes"])).await;
     for market in Market::ALL {
-        world.exchange.always(path(market), Reply::json(good_list()));
+        world.exchange_lists(market);
         world.exchange.always(super::ping(market), Reply::json("{}"));
     }
     // As `json.dumps` of the Python system writes them, and as another writer might.

@@ -3,10 +3,9 @@
 use serde_json::Value;
 use tradebot_symbols::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
-use tradebot_test_support::Reply;
 
 use super::{Endpoint, LIST, detail, route, serve, store, upstream_fails};
-use crate::world::{GOOD_TEXT, World, good_list, path};
+use crate::world::{GOOD_TEXT, World};
 
 #[tokio::test]
 async fn a_list_is_answered_with_the_bytes_in_redis_whoever_asks() {
@@ -45,7 +44,7 @@ async fn a_list_is_answered_with_the_bytes_in_redis_whoever_asks() {
 async fn a_list_that_nobody_has_is_fetched_answered_and_stored() {
     let world = World::new().await;
     for market in Market::ALL {
-        world.exchange.always(path(market), Reply::json(good_list()));
+        world.exchange_lists(market);
     }
     let endpoint = Endpoint::start(serve(&world).envs([
         ("ENABLE_SPOT_WARMUP_ON_STARTUP", "0"),

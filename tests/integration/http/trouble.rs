@@ -98,7 +98,7 @@ async fn a_redis_that_is_full_costs_no_answer() {
     steady(&endpoint, 20).await;
     // A list that is fetched and cannot be written is answered all the same.
     for market in Market::ALL {
-        world.exchange.always(path(market), Reply::json(good_list()));
+        world.exchange_lists(market);
     }
     let cold = Endpoint::start(serve(&world));
     for market in Market::ALL {

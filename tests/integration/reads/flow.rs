@@ -12,7 +12,7 @@ use super::{
     SECOND, assert_fresh, assert_stale, counters, listing, names, peeked, python_list, python_writes, read,
     readers,
 };
-use crate::world::{GOOD_TEXT, PATIENCE, World, good_list, now, path};
+use crate::world::{GOOD_TEXT, PATIENCE, World, now, path};
 
 #[tokio::test]
 async fn a_list_that_is_there_is_a_hit_and_the_exchange_is_not_asked() {
@@ -49,7 +49,7 @@ async fn a_list_that_is_not_there_is_fetched_and_written_for_everybody() {
     let world = World::new().await;
     let reads = readers(&world, &[]);
     for market in Market::ALL {
-        world.exchange.always(path(market), Reply::json(good_list()));
+        world.exchange_lists(market);
         let before = now().timestamp();
         let first = read(&reads, market).await;
         assert_fresh(&first, Level::Upstream);
@@ -80,9 +80,7 @@ async fn what_is_no_list_in_the_primary_key_is_a_miss() {
     for text in ["[]", "", "{\"detail\": 1}", "[1", "null"] {
         let world = World::new().await;
         world.set(&CacheKeys(Market::Spot).primary(), text).await;
-        world
-            .exchange
-            .always(path(Market::Spot), Reply::json(good_list()));
+        world.exchange_lists(Market::Spot);
         let reads = readers(&world, &[]);
         assert_fresh(&read(&reads, Market::Spot).await, Level::Upstream);
         reads.stop().await;
@@ -118,9 +116,7 @@ async fn everything_fails_and_the_last_good_list_is_returned_whatever_its_age() 
             .is_some_and(|(reason, _)| reason.contains("status 500: boom"))
     );
     // It goes on by itself when the exchange is back.
-    world
-        .exchange
-        .always(path(Market::Spot), Reply::json(good_list()));
+    world.exchange_lists(Market::Spot);
     eventually("a list of the exchange", PATIENCE, async || {
         (!read(&reads, Market::Spot).await.stale).then_some(())
     })
@@ -198,7 +194,7 @@ async fn a_list_past_its_lifetime_is_returned_at_once_and_refreshed_meanwhile() 
 async fn a_list_is_refreshed_ahead_of_its_end_unless_warm_ups_do_it() {
     let world = World::new().await;
     for market in Market::ALL {
-        world.exchange.always(path(market), Reply::json(good_list()));
+        world.exchange_lists(market);
     }
     let extra = [
         ("SPOT_SYMBOLS_CACHE_TTL_SECONDS", "4"),

@@ -4,17 +4,17 @@ use redis::AsyncCommands;
 use tradebot_symbols::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_symbols::product::symbols::reads::Level;
-use tradebot_test_support::{ChaosProxy, Reply, eventually};
+use tradebot_test_support::{ChaosProxy, eventually};
 
 use super::{SECOND, assert_fresh, peeked, python_list, python_writes, read, readers};
-use crate::world::{GOOD_TEXT, PATIENCE, World, good_list, now, path};
+use crate::world::{GOOD_TEXT, PATIENCE, World, now, path};
 
 const SPOT: Market = Market::Spot;
 
 #[tokio::test]
 async fn a_list_that_redis_missed_is_written_when_it_is_back() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let ttl = ("SPOT_SYMBOLS_CACHE_TTL_SECONDS", "300");
     // Two processes that both have a list; one of them writes it.
     let both = [readers(&world, &[ttl]), readers(&world, &[ttl])];
@@ -75,7 +75,7 @@ async fn a_list_that_redis_missed_is_written_when_it_is_back() {
 #[tokio::test]
 async fn a_newer_list_stays_that_came_while_redis_was_away() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let proxy = ChaosProxy::start(world.redis.port());
     let url = proxy.url();
     let reads = readers(&world, &[("REDIS_URL", &url), ("CELERY_BROKER_URL", &url)]);
@@ -110,7 +110,7 @@ async fn a_newer_list_stays_that_came_while_redis_was_away() {
 #[tokio::test]
 async fn a_list_that_redis_missed_is_written_though_others_fail_to_fetch_one() {
     let world = World::new().await;
-    world.exchange.always(path(SPOT), Reply::json(good_list()));
+    world.exchange_lists(SPOT);
     let proxy = ChaosProxy::start(world.redis.port());
     let url = proxy.url();
     let reads = readers(&world, &[("REDIS_URL", &url), ("CELERY_BROKER_URL", &url)]);

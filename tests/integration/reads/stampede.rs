@@ -63,9 +63,7 @@ async fn a_failure_is_not_tried_again_by_every_process_in_turn() {
 #[tokio::test]
 async fn a_process_that_dies_over_its_refresh_holds_nobody_up_for_long() {
     let world = World::new().await;
-    world
-        .exchange
-        .always(path(Market::Spot), Reply::json(good_list()));
+    world.exchange_lists(Market::Spot);
     let lock: Result<(), _> = world
         .db()
         .pset_ex(CacheKeys(Market::Spot).lock(), "somebody", 2_000)
@@ -138,9 +136,7 @@ async fn a_ban_that_one_process_is_told_of_stops_all() {
     assert!(worker.output().contains("wants no requests for another"));
     assert_eq!(world.exchange.count(spot), 1);
     // The other market is not banned.
-    world
-        .exchange
-        .always(path(Market::Futures), Reply::json(good_list()));
+    world.exchange_lists(Market::Futures);
     assert_fresh(&read(&other, Market::Futures).await, Level::Upstream);
     one.stop().await;
     other.stop().await;

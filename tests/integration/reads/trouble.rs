@@ -9,7 +9,7 @@ use tradebot_symbols::product::symbols::reads::{Level, SymbolReads};
 use tradebot_test_support::{RedisServer, Reply, eventually};
 
 use super::{SECOND, assert_fresh, listing, names, peeked, python_list, python_writes, read, readers};
-use crate::world::{PATIENCE, World, good_list, path};
+use crate::world::{PATIENCE, World, path};
 
 /// Reads for a while; none may fail, and all but a few are quick.
 async fn read_for(reads: &SymbolReads, duration: Duration) {
@@ -29,9 +29,7 @@ async fn read_for(reads: &SymbolReads, duration: Duration) {
 #[tokio::test]
 async fn readers_who_have_a_list_notice_no_outage() {
     let world = World::new().await;
-    world
-        .exchange
-        .always(path(Market::Spot), Reply::json(good_list()));
+    world.exchange_lists(Market::Spot);
     // The lifetime ends in the middle of each outage.
     let reads = readers(&world, &[("SPOT_SYMBOLS_CACHE_TTL_SECONDS", "1")]);
     read(&reads, Market::Spot).await;
@@ -60,9 +58,7 @@ async fn readers_who_have_a_list_notice_no_outage() {
 #[tokio::test]
 async fn a_full_redis_keeps_no_list_from_its_readers() {
     let world = World::on(RedisServer::start_with(&["--maxmemory-policy", "noeviction"])).await;
-    world
-        .exchange
-        .always(path(Market::Spot), Reply::json(good_list()));
+    world.exchange_lists(Market::Spot);
     let room = async |bytes: &str| {
         let set: Result<(), _> = redis::cmd("CONFIG")
             .arg(&["SET", "maxmemory", bytes])
@@ -94,9 +90,7 @@ async fn a_full_redis_keeps_no_list_from_its_readers() {
 async fn without_redis_from_the_start_readers_have_the_exchange() {
     for stopped in [false, true] {
         let world = World::new().await;
-        world
-            .exchange
-            .always(path(Market::Spot), Reply::json(good_list()));
+        world.exchange_lists(Market::Spot);
         if stopped {
             world.redis.pause();
         } else {

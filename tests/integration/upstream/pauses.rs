@@ -70,7 +70,7 @@ async fn assert_left_alone(market: Market, answer: Reply, pause: i64, reason: &s
     );
 
     // The exchange would answer now, and is not asked.
-    world.exchange.always(path(market), Reply::json(good_list()));
+    world.exchange_lists(market);
     let asked = world.exchange.count(path(market));
     let (id, _) = world.run_last_try(market).await;
     assert_told(
@@ -90,7 +90,7 @@ async fn assert_left_alone(market: Market, answer: Reply, pause: i64, reason: &s
     } else {
         Market::Spot
     };
-    world.exchange.always(path(other), Reply::json(good_list()));
+    world.exchange_lists(other);
     assert_eq!(world.run_last_try(other).await.1["status"], "SUCCESS");
 }
 
