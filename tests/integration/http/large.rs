@@ -7,6 +7,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tradebot_symbols::market::Market;
 use tradebot_test_support::eventually;
@@ -28,8 +29,9 @@ fn list(letter: char, symbols: usize) -> String {
     format!("[{}]", (0..symbols).map(entry).collect::<Vec<_>>().join(", "))
 }
 
-/// Asks for the list over and over in one write, reads the answers slowly, and gives their bodies.
-async fn slow_client(endpoint: &Endpoint) -> Vec<String> {
+/// Asks for the list over and over in one write, reads the answers slowly, and gives their bodies. Adds a permit to
+/// `begun` when the first bytes arrive.
+async fn slow_client(endpoint: &Endpoint, begun: &Semaphore) -> Vec<String> {
     let mut socket = TcpStream::connect(endpoint.address).await.expect("a connection");
     let one = request("GET", route(SPOT), &[]).replace("connection: close\r\n", "");
     let all = one.repeat(REQUESTS - 1) + &request("GET", route(SPOT), &[]);
@@ -37,6 +39,9 @@ async fn slow_client(endpoint: &Endpoint) -> Vec<String> {
     let (mut bytes, mut piece) = (Vec::new(), vec![0; 300_000]);
     loop {
         let read = timeout(PATIENCE, socket.read(&mut piece)).await.expect("an end");
+        if bytes.is_empty() {
+            begun.add_permits(1);
+        }
         match read.expect("answers") {
             0 => break,
             read => bytes.extend_from_slice(&piece[..read]),
@@ -95,15 +100,20 @@ async fn a_long_list_arrives_whole_while_another_takes_its_place() {
     let endpoint = Endpoint::start(serve(&world));
     endpoint.until_hit(SPOT).await;
     assert_eq!(memory_files(&endpoint), 1, "the list is sent from a file");
+    let begun = Semaphore::new(0);
     let replaced = async {
-        sleep(Duration::from_millis(200)).await;
+        let _both = begun.acquire_many(2).await.expect("answers");
         store(&world, SPOT, &after).await;
         eventually("the other list", PATIENCE, async || {
             (h2c_client(&endpoint).await == after).then_some(())
         })
         .await;
     };
-    let (first, second, ()) = tokio::join!(slow_client(&endpoint), slow_client(&endpoint), replaced);
+    let (first, second, ()) = tokio::join!(
+        slow_client(&endpoint, &begun),
+        slow_client(&endpoint, &begun),
+        replaced
+    );
     for bodies in [first, second] {
         assert_eq!(bodies.len(), REQUESTS);
         let old = bodies.iter().take_while(|body| **body == before).count();
