@@ -285,9 +285,7 @@ impl Endpoint {
         self.settings.origins.admit(request, answer.headers_mut());
         if head { without_body(answer) } else { answer }
     }
-}
 
-impl Endpoint {
     fn reply(self: Arc<Self>, request: Request<()>) -> Reply {
         let head = request.method() == Method::HEAD;
         if !head && request.method() != Method::GET {
