@@ -65,7 +65,8 @@ impl FileBody {
         part: &Range<usize>,
     ) -> io::Result<Option<usize>> {
         let mut file = self.file.load();
-        if part.start == 0 && head != file.head && file.made.elapsed() > NEW_HEAD {
+        let new = !head.is_empty() && head != file.head;
+        if part.start == 0 && new && file.made.elapsed() > NEW_HEAD {
             match HeadedFile::new(head, &self.bytes) {
                 Ok(made) => self.file.store(Arc::new(made)),
                 Err(error) => debug!(%error, "a header is sent apart from its body"),
@@ -136,12 +137,13 @@ impl FileBodies {
         }
         let wanted = addresses(slice);
         let kept = self.0.load();
-        let (whole, body) = kept
-            .iter()
-            .find(|(whole, _)| whole.start <= wanted.start && wanted.end <= whole.end)?;
-        // Its bytes live, so the address is still theirs.
-        let body = body.upgrade().filter(|body| !body.refused.load(Relaxed))?;
-        Some((body, wanted.start - whole.start..wanted.end - whole.start))
+        kept.iter()
+            .filter(|(whole, _)| whole.start <= wanted.start && wanted.end <= whole.end)
+            .find_map(|(whole, body)| {
+                // Its bytes live, so the address is still theirs.
+                let body = body.upgrade().filter(|body| !body.refused.load(Relaxed))?;
+                Some((body, wanted.start - whole.start..wanted.end - whole.start))
+            })
     }
 }
 
@@ -250,6 +252,18 @@ mod tests {
         assert!(files.find(&bytes).is_none(), "nobody keeps it any more");
     }
 
+    #[test]
+    fn a_body_kept_twice_is_recognised_until_both_are_gone() {
+        let (files, bytes) = (FileBodies::default(), body());
+        let (first, second) = (files.keep(&bytes), files.keep(&bytes));
+        drop(first.expect("a file"));
+        let second = second.expect("a file");
+        let (found, _) = files.find(&bytes).expect("the second");
+        assert!(Arc::ptr_eq(&found, &second));
+        drop((found, second));
+        assert!(files.find(&bytes).is_none());
+    }
+
     #[tokio::test]
     async fn head_and_body_arrive_whole_whatever_the_file_holds() {
         let (files, bytes) = (FileBodies::default(), body());
@@ -260,7 +274,7 @@ mod tests {
             ("one", 0),
             ("another", 0),
             ("another", 600),
-            ("", 0),
+            ("", 600),
         ] {
             tokio::time::sleep(Duration::from_millis(wait)).await;
             let arrived = sent(head.len() + bytes.len(), |socket, done| {
@@ -274,6 +288,11 @@ mod tests {
             assert_eq!(arrived.len(), head.len() + bytes.len());
             assert!(arrived.starts_with(head.as_bytes()) && arrived.ends_with(&bytes));
         }
+        assert_eq!(
+            kept.file.load().head,
+            b"another",
+            "no head is no reason for a new file"
+        );
     }
 
     #[test]
