@@ -3,13 +3,33 @@
 use redis::AsyncCommands;
 use tradebot_symbols::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
-use tradebot_symbols::product::symbols::reads::Level;
+use tradebot_symbols::product::symbols::reads::{Level, SymbolReads};
 use tradebot_test_support::{ChaosProxy, eventually};
 
 use super::{SECOND, assert_fresh, peeked, python_list, python_writes, read, readers};
 use crate::world::{GOOD_TEXT, PATIENCE, World, now, path};
 
 const SPOT: Market = Market::Spot;
+
+async fn until_connected(reads: &SymbolReads) {
+    eventually("a look at Redis", PATIENCE, async || {
+        reads.is_connected().then_some(())
+    })
+    .await;
+}
+
+/// Readers who have the list of the exchange, and no way to Redis until the proxy restores it.
+async fn cut_off_with_a_list() -> (World, ChaosProxy, SymbolReads) {
+    let world = World::new().await;
+    world.exchange_lists(SPOT);
+    let proxy = ChaosProxy::start(world.redis.port());
+    let url = proxy.url();
+    let reads = readers(&world, &[("REDIS_URL", &url), ("CELERY_BROKER_URL", &url)]);
+    until_connected(&reads).await;
+    proxy.cut();
+    assert_fresh(&read(&reads, SPOT).await, Level::Upstream);
+    (world, proxy, reads)
+}
 
 #[tokio::test]
 async fn a_list_that_redis_missed_is_written_when_it_is_back() {
@@ -19,10 +39,7 @@ async fn a_list_that_redis_missed_is_written_when_it_is_back() {
     // Two processes that both have a list; one of them writes it.
     let both = [readers(&world, &[ttl]), readers(&world, &[ttl])];
     for reads in &both {
-        eventually("a look at Redis", PATIENCE, async || {
-            reads.is_connected().then_some(())
-        })
-        .await;
+        until_connected(reads).await;
     }
     world.redis.kill();
     for reads in &both {
@@ -74,17 +91,7 @@ async fn a_list_that_redis_missed_is_written_when_it_is_back() {
 
 #[tokio::test]
 async fn a_newer_list_stays_that_came_while_redis_was_away() {
-    let world = World::new().await;
-    world.exchange_lists(SPOT);
-    let proxy = ChaosProxy::start(world.redis.port());
-    let url = proxy.url();
-    let reads = readers(&world, &[("REDIS_URL", &url), ("CELERY_BROKER_URL", &url)]);
-    eventually("a look at Redis", PATIENCE, async || {
-        reads.is_connected().then_some(())
-    })
-    .await;
-    proxy.cut();
-    assert_fresh(&read(&reads, SPOT).await, Level::Upstream);
+    let (world, proxy, reads) = cut_off_with_a_list().await;
     let newer = python_list("NEW");
     python_writes(&world, SPOT, &newer, 300, -2).await;
     let before = world.lists(SPOT).await;
@@ -109,17 +116,7 @@ async fn a_newer_list_stays_that_came_while_redis_was_away() {
 
 #[tokio::test]
 async fn a_list_that_redis_missed_is_written_though_others_fail_to_fetch_one() {
-    let world = World::new().await;
-    world.exchange_lists(SPOT);
-    let proxy = ChaosProxy::start(world.redis.port());
-    let url = proxy.url();
-    let reads = readers(&world, &[("REDIS_URL", &url), ("CELERY_BROKER_URL", &url)]);
-    eventually("a look at Redis", PATIENCE, async || {
-        reads.is_connected().then_some(())
-    })
-    .await;
-    proxy.cut();
-    assert_fresh(&read(&reads, SPOT).await, Level::Upstream);
+    let (world, proxy, reads) = cut_off_with_a_list().await;
     // As another process leaves it that was banned, and whose readers go on asking.
     let failure = CacheKeys(SPOT).failure();
     let mut db = world.db();

@@ -7,8 +7,7 @@ use tracing::{debug, info, warn};
 use super::{Fresh, Purpose, RefreshError, Refresher};
 use crate::core::error_chain;
 use crate::market::Market;
-use crate::product::symbols::cache::Written;
-use crate::product::symbols::cache::{Asker, Begun, By, CacheError, Source};
+use crate::product::symbols::cache::{Asker, Begun, By, CacheError, Source, Written};
 
 /// A list that is not in Redis.
 pub(super) struct Unsaved {
