@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use redis::AsyncCommands;
 use serde_json::Value;
+use tempfile::TempDir;
 use tradebot_symbols::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_test_support::{Process, Python, RedisServer, Reply, ScriptedExchange, bin, free_port};
@@ -148,6 +149,8 @@ async fn schemathesis_finds_nothing() {
     let scene = Scene::new().await;
     let (_endpoint, endpoint) = scene.serve(&[]);
     scene.warm().await;
+    // It keeps what it found, and would begin with that.
+    let directory = TempDir::new().expect("a directory");
     let run = Python::WEB.module(
         "schemathesis.cli",
         &[
@@ -165,6 +168,7 @@ async fn schemathesis_finds_nothing() {
             "--request-timeout",
             "20",
         ],
+        directory.path(),
     );
     let status = tokio::task::spawn_blocking(move || {
         let status = run.wait_exit(Duration::from_secs(170));

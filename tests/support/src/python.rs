@@ -133,13 +133,17 @@ impl Python {
             .spawn()
     }
 
-    /// Starts `python -m <module> <args>`.
+    /// Starts `python -m <module> <args>` in a directory, where it may leave files.
     ///
     /// # Panics
     /// When the environment is missing.
     #[must_use]
-    pub fn module(self, module: &str, args: &[&str]) -> Process {
-        self.command().args(["-m", module]).args(args).spawn()
+    pub fn module(self, module: &str, args: &[&str], directory: &Path) -> Process {
+        self.command()
+            .args(["-m", module])
+            .args(args)
+            .current_dir(directory)
+            .spawn()
     }
 
     fn command(self) -> ProcessBuilder {
