@@ -5,6 +5,7 @@
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -21,6 +22,11 @@ pub trait Clock: Debug + Send + Sync {
         )]
         let micros = self.now().timestamp_micros() as f64;
         micros / 1e6
+    }
+
+    /// The current time as whole Unix seconds. For what is asked at every request: no calendar is consulted.
+    fn unix_time(&self) -> i64 {
+        self.now().timestamp()
     }
 }
 
@@ -47,6 +53,14 @@ impl Clock for SystemClock {
     fn now(&self) -> DateTime<Utc> {
         Utc::now()
     }
+
+    fn unix_time(&self) -> i64 {
+        match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+            // A clock before 1970.
+            Err(_) => self.now().timestamp(),
+        }
+    }
 }
 
 /// A clock that moves only when told to.
@@ -71,5 +85,27 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> DateTime<Utc> {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shortcut_to_whole_seconds_tells_the_same_time() {
+        let before = SystemClock.now().timestamp();
+        let shortcut = SystemClock.unix_time();
+        let after = SystemClock.now().timestamp();
+        assert!(
+            (before..=after).contains(&shortcut),
+            "{before} {shortcut} {after}"
+        );
+    }
+
+    #[test]
+    fn a_clock_before_1970_counts_downwards() {
+        let clock = ManualClock::at(DateTime::UNIX_EPOCH - TimeDelta::milliseconds(1500));
+        assert_eq!(clock.unix_time(), -2);
     }
 }

@@ -250,7 +250,6 @@ impl Endpoint {
     }
 
     fn route(self: &Arc<Self>, route: Route<'_>, request: &Request<()>) -> Reply {
-        let endpoint = Arc::clone(self);
         match route {
             Route::List(market) => self.list(market, request),
             Route::Symbol(market, name) => self.symbol(market, name.into_owned(), request),
@@ -261,9 +260,15 @@ impl Endpoint {
             )),
             Route::Live => Reply::Now(document(StatusCode::OK, &json!({"status": "live"}))),
             Route::Ready => Reply::Now(self.ready()),
-            Route::Metrics => self.later(async move { endpoint.metrics().await }),
+            Route::Metrics => {
+                let endpoint = Arc::clone(self);
+                self.later(async move { endpoint.metrics().await })
+            }
             Route::OpenApi => Reply::Now(fresh(JSON, OPENAPI)),
-            Route::Page => self.later(async move { endpoint.page().await }),
+            Route::Page => {
+                let endpoint = Arc::clone(self);
+                self.later(async move { endpoint.page().await })
+            }
         }
     }
 

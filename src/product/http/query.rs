@@ -38,6 +38,9 @@ pub(super) struct BadQuery(pub(super) String);
 impl Filter {
     /// Reads a query; parameters of other names are nobody's business. `None` asks for the list as it is.
     pub(super) fn read(query: &str, default_quote: &str) -> Result<Option<Self>, BadQuery> {
+        if query.is_empty() {
+            return Ok(None);
+        }
         let (quote, base) = (values(query, "quote")?, values(query, "base")?);
         if quote.is_none() && base.is_none() {
             return Ok(None);

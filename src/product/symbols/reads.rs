@@ -316,7 +316,7 @@ impl Inner {
     }
 
     fn now_unix(&self) -> i64 {
-        self.clock.now().timestamp()
+        self.clock.unix_time()
     }
 }
 
