@@ -63,7 +63,8 @@ bench: setup ## throughput and latency beside Celery, rusty-celery and the bare 
 	$(ENVIRONMENTS)/celery-newest/bin/python tests/bench/transport.py --binaries $(TARGET)/release
 	$(ENVIRONMENTS)/celery-newest/bin/python tests/bench/beat.py --binaries $(TARGET)/release
 	$(ENVIRONMENTS)/celery-newest/bin/python tests/bench/warmup.py --binaries $(TARGET)/release
-	$(ENVIRONMENTS)/web/bin/python tests/bench/reads.py --binaries $(TARGET)/release
+	$(CARGO) build --profile dist --locked
+	$(ENVIRONMENTS)/web/bin/python tests/bench/reads.py --binaries $(TARGET)/dist
 	$(ENVIRONMENTS)/web/bin/python tests/bench/read_faults.py --binaries $(TARGET)/release
 
 lint: $(DEPLOYMENT)/.ready ## formatting, clippy, documentation, and that each part builds on its own
