@@ -58,20 +58,6 @@ async fn python_writes(world: &World, market: Market, list: &str, ttl: u64, seco
     world.set(&keys.last_refresh(), &at.to_string()).await;
 }
 
-async fn counters(world: &World, market: Market) -> (u64, u64) {
-    let keys = CacheKeys(market);
-    let number = async |key: String| {
-        world
-            .get(&key)
-            .await
-            .map_or(0, |text| text.parse().expect("a number"))
-    };
-    (
-        number(keys.hit_counter()).await,
-        number(keys.miss_counter()).await,
-    )
-}
-
 /// An exchange's list with the anchors and these.
 fn listing(others: &[&str], server_time: i64) -> String {
     let symbols: Vec<_> = ["BTC", "ETH"]

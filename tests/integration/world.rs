@@ -198,6 +198,15 @@ impl World {
         self.counter(&CacheKeys(market).error_counter()).await
     }
 
+    /// Reads that were counted: those that found a fresh list, and the others.
+    pub(crate) async fn reads(&self, market: Market) -> (u64, u64) {
+        let keys = CacheKeys(market);
+        (
+            self.counter(&keys.hit_counter()).await,
+            self.counter(&keys.miss_counter()).await,
+        )
+    }
+
     async fn counter(&self, key: &str) -> u64 {
         self.get(key)
             .await

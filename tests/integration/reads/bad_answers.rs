@@ -11,7 +11,7 @@ use tradebot_symbols::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_test_support::{Reply, eventually};
 
-use super::{counters, names, read, readers};
+use super::{names, read, readers};
 use crate::world::{PATIENCE, World, path};
 
 /// The exchange's clock in the list that is in place.
@@ -327,7 +327,7 @@ async fn twenty_five_bad_answers_leave_readers_a_good_list() {
         reads.stop().await;
     }
     assert!(tried > 45);
-    assert!(counters(&world, Market::Spot).await.1 > 40);
+    assert!(world.reads(Market::Spot).await.1 > 40);
 }
 
 /// Makes the list's lifetime end, and what is remembered of earlier trouble.

@@ -9,8 +9,7 @@ use tradebot_symbols::product::symbols::reads::Level;
 use tradebot_test_support::{Reply, eventually};
 
 use super::{
-    SECOND, assert_fresh, assert_stale, counters, listing, names, peeked, python_list, python_writes, read,
-    readers,
+    SECOND, assert_fresh, assert_stale, listing, names, peeked, python_list, python_writes, read, readers,
 };
 use crate::world::{GOOD_TEXT, PATIENCE, World, now, path};
 
@@ -39,8 +38,8 @@ async fn a_list_that_is_there_is_a_hit_and_the_exchange_is_not_asked() {
         assert_eq!((second.list.count(), second.list.source()), (2, None));
     }
     reads.stop().await;
-    assert_eq!(counters(&world, Market::Spot).await, (2, 0));
-    assert_eq!(counters(&world, Market::Futures).await, (2, 0));
+    assert_eq!(world.reads(Market::Spot).await, (2, 0));
+    assert_eq!(world.reads(Market::Futures).await, (2, 0));
     assert_eq!(world.exchange.requests(), []);
 }
 
@@ -71,7 +70,7 @@ async fn a_list_that_is_not_there_is_fetched_and_written_for_everybody() {
     }
     reads.stop().await;
     for market in Market::ALL {
-        assert_eq!(counters(&world, market).await, (1, 1));
+        assert_eq!(world.reads(market).await, (1, 1));
     }
 }
 
@@ -84,7 +83,7 @@ async fn what_is_no_list_in_the_primary_key_is_a_miss() {
         let reads = readers(&world, &[]);
         assert_fresh(&read(&reads, Market::Spot).await, Level::Upstream);
         reads.stop().await;
-        assert_eq!(counters(&world, Market::Spot).await, (0, 1), "{text}");
+        assert_eq!(world.reads(Market::Spot).await, (0, 1), "{text}");
         let stored = world.lists(Market::Spot).await;
         assert_eq!(stored.primary.as_deref(), Some(GOOD_TEXT), "{text}");
     }
@@ -142,7 +141,7 @@ async fn without_any_list_a_reader_is_told_why_and_when_to_come_back() {
     assert!(reads.peek(Market::Spot).is_none());
     reads.stop().await;
     assert_eq!(
-        counters(&world, Market::Spot).await,
+        world.reads(Market::Spot).await,
         (0, 1),
         "a peek without a list counts nothing"
     );
@@ -237,7 +236,7 @@ async fn no_read_is_counted_twice_or_not_at_all() {
         tokio::time::sleep(Duration::from_millis(2200)).await;
         world.redis.resume();
         eventually("counters", PATIENCE, async || {
-            let (hits, misses) = counters(&world, Market::Spot).await;
+            let (hits, misses) = world.reads(Market::Spot).await;
             assert!(
                 hits <= counted && misses == 0,
                 "{hits} of {counted}, {misses}, round {round}"
@@ -250,5 +249,5 @@ async fn no_read_is_counted_twice_or_not_at_all() {
         reads.peek(Market::Spot).expect("a list");
     }
     reads.stop().await;
-    assert_eq!(counters(&world, Market::Spot).await, (counted + 7, 0));
+    assert_eq!(world.reads(Market::Spot).await, (counted + 7, 0));
 }

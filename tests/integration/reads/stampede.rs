@@ -8,9 +8,7 @@ use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_symbols::product::symbols::reads::Level;
 use tradebot_test_support::{Process, Reply, bin, eventually};
 
-use super::{
-    SECOND, assert_fresh, assert_stale, counters, peeked, python_list, python_writes, read, readers,
-};
+use super::{SECOND, assert_fresh, assert_stale, peeked, python_list, python_writes, read, readers};
 use crate::world::{PATIENCE, World, good_list, now, path};
 
 #[tokio::test]
@@ -36,7 +34,7 @@ async fn a_thousand_cold_readers_in_four_processes_are_one_request() {
         assert_eq!(summary["counts"], serde_json::json!([2]), "{summary}");
     }
     assert_eq!(world.exchange.count(path(Market::Spot)), 1);
-    let (hits, misses) = counters(&world, Market::Spot).await;
+    let (hits, misses) = world.reads(Market::Spot).await;
     assert_eq!(hits + misses, 1000, "{hits} hits, {misses} misses");
 }
 
