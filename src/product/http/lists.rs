@@ -1,7 +1,7 @@
 //! The answers of the two list routes, headers and all, as they are sent for one second.
 //!
-//! What of them changes with time (`Age`, and what is left of the lifetime) changes once a second, so both are made
-//! once a second and copied for each request; the body is made once for each list.
+//! What of them changes with time (`Date`, `Age`, and what is left of the lifetime) changes once a second, so these are
+//! made once a second and copied for each request; the body is made once for each list.
 
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -58,6 +58,7 @@ struct Moment {
     level: Level,
     age: Option<u64>,
     ttl: Option<i64>,
+    at: i64,
 }
 
 impl Moment {
@@ -66,6 +67,7 @@ impl Moment {
             level: reading.level,
             age: reading.age.map(|age| age.as_secs()),
             ttl: reading.ttl,
+            at: reading.at,
         }
     }
 }
@@ -201,9 +203,11 @@ fn describe(headers: &mut HeaderMap, reading: &Reading, moment: Moment, stalenes
         put(header::AGE, age.to_string());
     }
     put(CACHE_STATUS, cache_status(moment));
-    let at = reading.list.fetched_at().and_then(|at| u64::try_from(at).ok());
-    if let Some(at) = at.and_then(|at| UNIX_EPOCH.checked_add(Duration::from_secs(at))) {
-        put(header::LAST_MODIFIED, httpdate::fmt_http_date(at));
+    if let Some(at) = http_date(moment.at) {
+        put(header::DATE, at);
+    }
+    if let Some(at) = reading.list.fetched_at().and_then(http_date) {
+        put(header::LAST_MODIFIED, at);
     }
     if let Some(source) = reading.list.source() {
         let network = match source.network {
@@ -213,6 +217,14 @@ fn describe(headers: &mut HeaderMap, reading: &Reading, moment: Moment, stalenes
         };
         put(NETWORK, network.to_owned());
     }
+}
+
+/// A time in Unix seconds as headers have it.
+fn http_date(at: i64) -> Option<String> {
+    // Later times have no such form.
+    const YEAR_10000: u64 = 253_402_300_800;
+    let at = u64::try_from(at).ok().filter(|at| *at < YEAR_10000)?;
+    Some(httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(at)))
 }
 
 /// `Cache-Status` (RFC 9211) of a list that was found or fetched.

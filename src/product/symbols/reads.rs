@@ -79,6 +79,8 @@ pub struct Reading {
     pub ttl: Option<i64>,
     /// Whether its lifetime has ended.
     pub stale: bool,
+    /// The second in which it was found, since 1970.
+    pub at: i64,
 }
 
 /// No level has a list.
@@ -303,6 +305,7 @@ impl Inner {
                     .ttl(market)
                     .map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
                 stale: false,
+                at: self.now_unix(),
             },
         }
     }

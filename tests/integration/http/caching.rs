@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use tradebot_symbols::market::Market;
+use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_test_support::eventually;
 
 use super::client::Answer;
@@ -167,8 +168,31 @@ async fn other_caches_are_told_how_long_how_old_and_from_where() {
         .parse()
         .expect("seconds");
     assert_eq!(ttl + age, lifetime);
-    let modified = answer.header("last-modified").expect("a Last-Modified");
-    assert!(modified.ends_with(" GMT") && answer.text() == LIST, "{modified}");
+    let time = |name: &str| httpdate::parse_http_date(answer.header(name).expect(name)).expect("a date");
+    let since = time("date").duration_since(time("last-modified"));
+    assert_eq!(since.expect("an age").as_secs(), age.unsigned_abs());
+    assert_eq!(answer.text(), LIST);
+}
+
+/// Milliseconds, say: as seconds they lie beyond the years that headers can name.
+#[tokio::test]
+async fn a_time_of_refresh_that_no_header_can_name_keeps_no_list_back() {
+    let world = World::new().await;
+    for time in ["1764378000000", "9223372036854775807", "-1"] {
+        for market in Market::ALL {
+            store(&world, market, LIST).await;
+            world.set(&CacheKeys(market).last_refresh(), time).await;
+        }
+        let endpoint = Endpoint::start(serve(&world));
+        endpoint.until_hit(SPOT).await;
+        let answer = endpoint.get(route(SPOT)).await;
+        assert_eq!((answer.status, answer.text()), (200, LIST), "{time}");
+        assert_eq!(answer.header("last-modified"), None, "{time}");
+        assert!(answer.header("date").is_some(), "{time}");
+        for other in ["/", "/metrics"] {
+            assert_eq!(endpoint.get(other).await.status, 200, "{time}, {other}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -177,12 +201,8 @@ async fn a_list_past_its_lifetime_says_so() {
     super::upstream_fails(&world);
     let serve = serve(&world).env("BINANCE_RETRY_MAX_ATTEMPTS", "1");
     let endpoint = Endpoint::warmed(&world, serve).await;
-    let expired: Result<(), _> = redis::AsyncCommands::pexpire(
-        &mut world.db(),
-        tradebot_symbols::product::symbols::cache::CacheKeys(SPOT).primary(),
-        1,
-    )
-    .await;
+    let expired: Result<(), _> =
+        redis::AsyncCommands::pexpire(&mut world.db(), CacheKeys(SPOT).primary(), 1).await;
     expired.expect("an expiry");
     let answer = eventually("a stale list", PATIENCE, async || {
         let answer = endpoint.get(route(SPOT)).await;

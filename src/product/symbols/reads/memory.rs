@@ -174,6 +174,7 @@ impl Held {
             age: self.age(now_unix),
             ttl,
             stale: !self.is_fresh(now_ms),
+            at: now_unix,
         }
     }
 }
