@@ -19,10 +19,12 @@ mod own;
 mod page;
 mod parts;
 mod query;
+mod repeats;
 mod representation;
 mod routes;
 pub mod run;
 pub mod server;
+mod socket;
 mod traces;
 mod watch;
 

@@ -5,6 +5,7 @@ mod caching;
 mod client;
 mod large;
 mod limits;
+mod repeats;
 mod routes;
 mod trouble;
 
@@ -104,6 +105,16 @@ fn upstream_fails(world: &World) {
             .exchange
             .always(path(market), Reply::status(500, r#"{"msg":"trouble"}"#));
     }
+}
+
+/// The value of a sample of `/metrics`.
+fn sample(text: &str, name: &str) -> f64 {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in\n{text}"))
+        .parse()
+        .expect("a number")
 }
 
 fn detail(answer: &Answer) -> String {

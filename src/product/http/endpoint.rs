@@ -75,7 +75,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// The list from memory, or else from wherever it can be had. A fresh list is everybody's: no token is looked at.
-    fn list(self: &Arc<Self>, market: Market, request: &Request<()>) -> Reply {
+    fn list(self: &Arc<Self>, market: Market, request: &Request<()>) -> Reply<Lasting> {
         let query = request.uri().query().unwrap_or_default();
         let filter = match Filter::read(query, &self.settings.quote_asset) {
             Ok(filter) => filter,
@@ -85,7 +85,11 @@ impl Endpoint {
         if let Some(reading) = &found
             && (self.branch.is_none() || !reading.stale)
         {
-            return Reply::Now(self.lists.get(market).answer(reading, request.headers()));
+            let answer = self.lists.get(market).answer(reading, request.headers());
+            return match Lasting::new(market, reading) {
+                Some(lasting) => Reply::Lasting(answer, lasting),
+                None => Reply::Now(answer),
+            };
         }
         let (endpoint, headers) = (Arc::clone(self), request.headers().clone());
         self.later(async move {
@@ -138,7 +142,7 @@ impl Endpoint {
     }
 
     /// One symbol of any quote asset and status; where not all are known, one of the list.
-    fn symbol(self: &Arc<Self>, market: Market, name: String, request: &Request<()>) -> Reply {
+    fn symbol(self: &Arc<Self>, market: Market, name: String, request: &Request<()>) -> Reply<Lasting> {
         let (endpoint, headers) = (Arc::clone(self), request.headers().clone());
         self.later(async move {
             let reading = match endpoint.reads.read(market).await {
@@ -152,7 +156,7 @@ impl Endpoint {
         })
     }
 
-    fn changes(self: &Arc<Self>, request: &Request<()>) -> Reply {
+    fn changes(self: &Arc<Self>, request: &Request<()>) -> Reply<Lasting> {
         let span = match Span::read(request.uri().query().unwrap_or_default()) {
             Ok(span) => span,
             Err(bad) => return Reply::Now(not_understood(&bad)),
@@ -241,7 +245,7 @@ impl Endpoint {
     }
 
     /// Has something made on the runtime, where it goes on even if the client leaves.
-    fn later(&self, making: impl Future<Output = Answer> + Send + 'static) -> Reply {
+    fn later(&self, making: impl Future<Output = Answer> + Send + 'static) -> Reply<Lasting> {
         let made = self.runtime.spawn(trace::follow(making));
         Reply::Later(Box::pin(async move {
             // It panicked, or the process is ending.
@@ -249,7 +253,7 @@ impl Endpoint {
         }))
     }
 
-    fn route(self: &Arc<Self>, route: Route<'_>, request: &Request<()>) -> Reply {
+    fn route(self: &Arc<Self>, route: Route<'_>, request: &Request<()>) -> Reply<Lasting> {
         match route {
             Route::List(market) => self.list(market, request),
             Route::Symbol(market, name) => self.symbol(market, name.into_owned(), request),
@@ -291,7 +295,7 @@ impl Endpoint {
         if head { without_body(answer) } else { answer }
     }
 
-    fn reply(self: Arc<Self>, request: Request<()>) -> Reply {
+    fn reply(self: Arc<Self>, request: Request<()>) -> Reply<Lasting> {
         let head = request.method() == Method::HEAD;
         if !head && request.method() != Method::GET {
             return Reply::Now(self.without_content(&request));
@@ -302,6 +306,9 @@ impl Endpoint {
         };
         match self.route(route, &request) {
             Reply::Now(answer) => Reply::Now(self.finish(request.headers(), head, answer)),
+            Reply::Lasting(answer, lasting) => {
+                Reply::Lasting(self.finish(request.headers(), head, answer), lasting)
+            }
             Reply::Later(making) => Reply::Later(Box::pin(async move {
                 let answer = making.await;
                 self.finish(request.headers(), head, answer)
@@ -310,9 +317,35 @@ impl Endpoint {
     }
 }
 
+/// What an answer was made of, if an answer to the same request only changes with it.
+pub struct Lasting {
+    market: Market,
+    reading: Reading,
+}
+
+impl Lasting {
+    /// A list that is past its lifetime is asked for anew each time, which has it refreshed.
+    fn new(market: Market, reading: &Reading) -> Option<Self> {
+        (!reading.stale).then(|| Self {
+            market,
+            reading: reading.clone(),
+        })
+    }
+}
+
 impl Site for Endpoint {
-    fn respond(self: Arc<Self>, request: Request<()>) -> Reply {
+    type Lasting = Lasting;
+
+    fn respond(self: Arc<Self>, request: Request<()>) -> Reply<Lasting> {
         traces::traced(request, |request| self.reply(request))
+    }
+
+    fn answer_again(&self, lasting: &Lasting, status: StatusCode) -> bool {
+        let same = self.reads.read_again(lasting.market, &lasting.reading);
+        if same {
+            self.answers.note_again(status);
+        }
+        same
     }
 
     fn refuse(&self, status: StatusCode) -> Answer {

@@ -21,16 +21,30 @@ use crate::product::symbols::reads::SymbolReads;
 /// The media type of the text.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Answers since the start, by the class of their status.
+/// Answers since the start.
 #[derive(Debug, Default)]
-pub(super) struct AnswerCounts([AtomicU64; 5]);
+pub(super) struct AnswerCounts {
+    /// By the class of their status.
+    classes: [AtomicU64; 5],
+    /// Given again to the bytes of the request before.
+    repeated: AtomicU64,
+}
 
 impl AnswerCounts {
     pub(super) fn note(&self, status: hyper::StatusCode) {
         // No other class exists.
-        if let Some(count) = self.0.get(usize::from(status.as_u16() / 100).saturating_sub(1)) {
+        if let Some(count) = self
+            .classes
+            .get(usize::from(status.as_u16() / 100).saturating_sub(1))
+        {
             count.fetch_add(1, Relaxed);
         }
+    }
+
+    /// One that is given again.
+    pub(super) fn note_again(&self, status: hyper::StatusCode) {
+        self.note(status);
+        self.repeated.fetch_add(1, Relaxed);
     }
 }
 
@@ -88,6 +102,12 @@ impl Families<'_, '_> {
                     .encode_family(&labels)?
                     .encode_counter::<NoLabelSet, _, u64>(&value, None)
             })
+        })
+    }
+
+    fn counter(&mut self, about: (&str, &str), value: u64) -> fmt::Result {
+        self.family(about, MetricType::Counter, |family| {
+            family.encode_counter::<NoLabelSet, _, u64>(&value, None)
         })
     }
 
@@ -205,10 +225,17 @@ impl Sources {
 
     fn http(&self, families: &mut Families<'_, '_>) -> fmt::Result {
         let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-        let answers = classes.into_iter().zip(&self.answers.0);
+        let answers = classes.into_iter().zip(&self.answers.classes);
         families.counters(
             ("http_answers", "Answers by class of status"),
             answers.map(|(class, count)| ([("class", class)], count.load(Relaxed))),
+        )?;
+        families.counter(
+            (
+                "http_answers_repeated",
+                "Answers to requests that were the same bytes as the one before, sent again unread",
+            ),
+            self.answers.repeated.load(Relaxed),
         )?;
         let counts = &self.connections;
         let connections = [

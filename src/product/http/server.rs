@@ -36,24 +36,35 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::file_body::FileBodies;
-use super::watch::{Order, Patience, Sweep, Watch, Watched};
+use super::repeats::{Announcements, Repeats};
+use super::socket::Socket;
+use super::watch::{Order, Patience, Sweep, Watch};
 
 /// An answer. Its body is always there as a whole.
 pub type Answer = Response<Full<Bytes>>;
 
 /// What is served.
 pub trait Site: Send + Sync + 'static {
+    /// What the site wants to know of an answer to tell whether it still holds.
+    type Lasting: Send + Unpin + 'static;
+
     /// Answers a request without a body.
-    fn respond(self: Arc<Self>, request: Request<()>) -> Reply;
+    fn respond(self: Arc<Self>, request: Request<()>) -> Reply<Self::Lasting>;
+
+    /// Whether the same request would now get the same answer, its `Date` included. If so the request counts as
+    /// answered, with this status.
+    fn answer_again(&self, lasting: &Self::Lasting, status: StatusCode) -> bool;
 
     /// The answer to a request that the server itself refuses.
     fn refuse(&self, status: StatusCode) -> Answer;
 }
 
 /// An answer that is there, or that has to be waited for.
-pub enum Reply {
+pub enum Reply<L> {
     /// There.
     Now(Answer),
+    /// There, and it may be given again.
+    Lasting(Answer, L),
     /// Being made.
     Later(Pin<Box<dyn Future<Output = Answer> + Send>>),
 }
@@ -271,9 +282,11 @@ async fn serve<S: Site>(
                 }
                 let watch = Arc::<Watch>::default();
                 sweep.add(Arc::clone(&watch), Instant::now());
-                let service = Answering { site: Arc::clone(&site), watch: Arc::clone(&watch), limits };
-                let stream = Watched::new(stream, watch, Arc::clone(&files));
-                tokio::spawn(connection(Arc::clone(&http), stream, service, permit, Arc::clone(&counts)));
+                let (repeats, announcements) = Repeats::new();
+                let (site, files) = (Arc::clone(&site), Arc::clone(&files));
+                let socket = Socket::new(stream, files, Arc::clone(&watch), repeats, Arc::clone(&site));
+                let service = Answering { site, watch, limits, announcements };
+                tokio::spawn(connection(Arc::clone(&http), socket, service, permit, Arc::clone(&counts)));
             }
             _ = look.tick() => {
                 let cut = sweep.look(&limits.patience, Instant::now());
@@ -305,7 +318,7 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
 
 async fn connection<S: Site>(
     http: Arc<auto::Builder<TokioExecutor>>,
-    stream: Watched,
+    socket: Socket<S>,
     service: Answering<S>,
     permit: OwnedSemaphorePermit,
     counts: Arc<ConnectionCounts>,
@@ -313,7 +326,7 @@ async fn connection<S: Site>(
     counts.accepted.fetch_add(1, Relaxed);
     counts.open.fetch_add(1, Relaxed);
     let watch = Arc::clone(&service.watch);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
     let mut draining = false;
     let ended = std::future::poll_fn(|cx| {
         match watch.order(cx) {
@@ -334,10 +347,11 @@ async fn connection<S: Site>(
 }
 
 /// A site behind one connection.
-struct Answering<S> {
+struct Answering<S: Site> {
     site: Arc<S>,
     watch: Arc<Watch>,
     limits: Limits,
+    announcements: Announcements<S::Lasting>,
 }
 
 impl<S: Site> Service<Request<Incoming>> for Answering<S> {
@@ -357,14 +371,24 @@ impl<S: Site> Service<Request<Incoming>> for Answering<S> {
             )))
         };
         match reply {
-            Reply::Now(answer) => Answered::Now(Some(answer)),
+            Reply::Now(answer) => {
+                self.announcements.announce(&answer, None);
+                Answered::Now(Some(answer))
+            }
+            Reply::Lasting(answer, lasting) => {
+                self.announcements.announce(&answer, Some(lasting));
+                Answered::Now(Some(answer))
+            }
             Reply::Later(making) => {
                 let (site, limit) = (Arc::clone(&self.site), self.limits.request);
+                let announcements = self.announcements.clone();
                 let in_time = Box::pin(async move {
-                    match timeout(limit, making).await {
+                    let answer = match timeout(limit, making).await {
                         Ok(answer) => answer,
                         Err(_) => site.refuse(StatusCode::GATEWAY_TIMEOUT),
-                    }
+                    };
+                    announcements.announce(&answer, None);
+                    answer
                 });
                 Answered::Later(in_time, InFlight::new(Arc::clone(&self.watch)))
             }
@@ -393,7 +417,7 @@ async fn without_body<S: Site>(site: Arc<S>, request: Request<Incoming>, most: u
         return site.refuse(StatusCode::PAYLOAD_TOO_LARGE);
     }
     match Arc::clone(&site).respond(Request::from_parts(head, ())) {
-        Reply::Now(answer) => answer,
+        Reply::Now(answer) | Reply::Lasting(answer, _) => answer,
         Reply::Later(making) => making.await,
     }
 }

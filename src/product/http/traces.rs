@@ -6,7 +6,7 @@ use super::server::Reply;
 
 /// Makes the answer to a request within a span of its own. Without the feature `otel` that is all it does.
 #[cfg(not(feature = "otel"))]
-pub(super) fn traced(request: Request<()>, respond: impl FnOnce(Request<()>) -> Reply) -> Reply {
+pub(super) fn traced<L>(request: Request<()>, respond: impl FnOnce(Request<()>) -> Reply<L>) -> Reply<L> {
     respond(request)
 }
 
@@ -30,16 +30,17 @@ mod on {
 
     /// Makes the answer to a request within a span of its own, named and described by the semantic conventions. A
     /// request whose client leaves, or that takes too long, has a span without a status.
-    pub(in super::super) fn traced(
+    pub(in super::super) fn traced<L>(
         request: Request<()>,
-        respond: impl FnOnce(Request<()>) -> Reply,
-    ) -> Reply {
+        respond: impl FnOnce(Request<()>) -> Reply<L>,
+    ) -> Reply<L> {
         if !trace::is_on() {
             return respond(request);
         }
         let span = span(&request);
         match span.in_scope(|| respond(request)) {
-            Reply::Now(answer) => {
+            // An answer that is given again would have no span.
+            Reply::Now(answer) | Reply::Lasting(answer, _) => {
                 end(&span, answer.status());
                 Reply::Now(answer)
             }

@@ -1,17 +1,10 @@
 //! What a connection is doing, seen from outside, so that one look every half second keeps all of them within their
 //! limits: no timer is set and no clock is read for a request.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
-
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
-
-use super::file_body::FileBodies;
 
 /// How long a connection may stay in each of its states.
 #[derive(Debug, Clone, Copy)]
@@ -37,9 +30,9 @@ pub(super) enum Order {
 }
 
 /// Bytes of a request have arrived whose header is not complete.
-const READING: u8 = 1;
+pub(super) const READING: u8 = 1;
 /// The client does not take what was written.
-const BLOCKED: u8 = 2;
+pub(super) const BLOCKED: u8 = 2;
 /// HTTP/2, where bytes also arrive between requests.
 const MULTIPLEXED: u8 = 4;
 
@@ -93,7 +86,8 @@ impl Watch {
         }
     }
 
-    fn set(&self, flag: u8) {
+    /// Notes that a flag begins to hold.
+    pub(super) fn set(&self, flag: u8) {
         let flags = self.flags.load(Relaxed);
         if flags & flag == 0 {
             self.flags.store(flags | flag, Relaxed);
@@ -101,7 +95,8 @@ impl Watch {
         }
     }
 
-    fn clear(&self, flag: u8) {
+    /// Notes that a flag no longer holds.
+    pub(super) fn clear(&self, flag: u8) {
         let flags = self.flags.load(Relaxed);
         if flags & flag != 0 {
             self.flags.store(flags & !flag, Relaxed);
@@ -125,100 +120,6 @@ impl Watch {
         } else {
             Some(patience.idle)
         }
-    }
-}
-
-/// A socket that notes in a [`Watch`] what goes through it, and sends what lies in a file from there.
-#[derive(Debug)]
-pub(super) struct Watched {
-    stream: TcpStream,
-    watch: Arc<Watch>,
-    files: Arc<FileBodies>,
-}
-
-impl Watched {
-    pub(super) fn new(stream: TcpStream, watch: Arc<Watch>, files: Arc<FileBodies>) -> Self {
-        Self { stream, watch, files }
-    }
-
-    fn poll_slices(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let mut filled = bufs.iter().filter(|buf| !buf.is_empty());
-        let (first, second) = (filled.next(), filled.next());
-        let (head, body): (&[u8], _) = match (first, second) {
-            (Some(head), Some(body)) => (head, body),
-            (Some(only), None) => (&[], only),
-            (None, _) => return Poll::Ready(Ok(0)),
-        };
-        if let Some((body, part)) = self.files.find(body) {
-            loop {
-                ready!(self.stream.poll_write_ready(cx))?;
-                let send = || body.send(&self.stream, head, &part);
-                match self.stream.try_io(Interest::WRITABLE, send) {
-                    Ok(Some(sent)) => return Poll::Ready(Ok(sent)),
-                    Ok(None) => break,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Poll::Ready(Err(error)),
-                }
-            }
-        }
-        let stream = Pin::new(&mut self.stream);
-        if second.is_none() {
-            // `send` costs the system less than `writev`.
-            return stream.poll_write(cx, body);
-        }
-        stream.poll_write_vectored(cx, bufs)
-    }
-
-    fn noted<T>(&self, written: Poll<T>) -> Poll<T> {
-        if written.is_pending() {
-            self.watch.set(BLOCKED);
-        }
-        written
-    }
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.watch.set(READING);
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.noted(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = self.poll_slices(cx, bufs);
-        self.noted(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    /// hyper flushes when nothing is left to write: only then has a slow client caught up.
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.watch.clear(BLOCKED);
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -5,7 +5,7 @@ use tradebot_symbols::market::Market;
 use tradebot_test_support::{Process, Reply, Signal, eventually};
 
 use super::client::Answer;
-use super::{Endpoint, LIST, detail, listening, route, serve, upstream_fails};
+use super::{Endpoint, LIST, detail, listening, route, sample, serve, upstream_fails};
 use crate::world::{PATIENCE, World, exchange_info, path, warmup};
 
 const SPOT: Market = Market::Spot;
@@ -219,16 +219,6 @@ async fn readiness_is_serving_and_says_why_not() {
     });
     warned.await;
     assert_eq!(endpoint.get("/livez").await.text(), r#"{"status":"live"}"#);
-}
-
-/// The value of a sample of `/metrics`.
-fn sample(text: &str, name: &str) -> f64 {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name} in\n{text}"))
-        .parse()
-        .expect("a number")
 }
 
 fn worker_with_http(world: &World, arguments: &[&str]) -> (Process, std::net::SocketAddr) {

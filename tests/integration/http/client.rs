@@ -30,6 +30,18 @@ impl Answer {
         std::str::from_utf8(&self.body).expect("UTF-8")
     }
 
+    /// Takes the first of several answers off, if it is there as a whole. What is left is the rest.
+    pub(super) fn first(bytes: &[u8], to_head: bool) -> Option<(Self, &[u8])> {
+        let mut answer = Self::parse(bytes)?;
+        let length = match answer.header("content-length") {
+            Some(length) if !to_head => length.parse().expect("a number"),
+            _ => 0,
+        };
+        let rest = bytes.len() - answer.body.len() + length;
+        answer.body.truncate(length);
+        (rest <= bytes.len()).then(|| (answer, &bytes[rest..]))
+    }
+
     /// Takes an answer apart; without a length the rest is the body.
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
@@ -48,13 +60,60 @@ impl Answer {
     }
 }
 
-/// The text of a request without a body, after which the connection closes.
-pub(super) fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> String {
-    let mut text = format!("{method} {target} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
+/// A connection that stays, as a client that polls or a proxy has it.
+pub(super) struct KeptAlive {
+    socket: TcpStream,
+    /// What has come of answers that have not been taken.
+    bytes: Vec<u8>,
+}
+
+impl KeptAlive {
+    pub(super) async fn connect(address: SocketAddr) -> Self {
+        let socket = TcpStream::connect(address).await.expect("a connection");
+        socket.set_nodelay(true).expect("small packets");
+        let bytes = Vec::new();
+        Self { socket, bytes }
+    }
+
+    pub(super) async fn send(&mut self, text: &str) {
+        self.socket
+            .write_all(text.as_bytes())
+            .await
+            .expect("a sent request");
+    }
+
+    /// The next answer.
+    pub(super) async fn answer(&mut self, to_head: bool) -> Answer {
+        loop {
+            if let Some((answer, rest)) = Answer::first(&self.bytes, to_head) {
+                self.bytes = rest.to_vec();
+                return answer;
+            }
+            let read = timeout(PATIENCE, self.socket.read_buf(&mut self.bytes)).await;
+            let read = read.expect("more of an answer").expect("a connection");
+            assert!(read > 0, "the end: {}", String::from_utf8_lossy(&self.bytes));
+        }
+    }
+
+    /// Sends a request and takes its answer.
+    pub(super) async fn ask(&mut self, text: &str) -> Answer {
+        self.send(text).await;
+        self.answer(text.starts_with("HEAD ")).await
+    }
+}
+
+/// The text of a request without a body, after which the connection stays.
+pub(super) fn lasting_request(method: &str, target: &str, headers: &[(&str, &str)]) -> String {
+    let mut text = format!("{method} {target} HTTP/1.1\r\nhost: test\r\n");
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));
     }
     text + "\r\n"
+}
+
+/// The text of a request without a body, after which the connection closes.
+pub(super) fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> String {
+    lasting_request(method, target, &[&[("connection", "close")], headers].concat())
 }
 
 /// Sends bytes, and gives all that comes back until the connection ends.

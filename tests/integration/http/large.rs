@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use tradebot_symbols::market::Market;
 use tradebot_test_support::eventually;
 
-use super::client::{Answer, request};
+use super::client::{Answer, lasting_request, request};
 use super::{Endpoint, route, serve, store};
 use crate::world::{PATIENCE, World};
 
@@ -20,7 +20,7 @@ const SPOT: Market = Market::Spot;
 /// Together more than the sockets between them hold.
 const REQUESTS: usize = 400;
 
-fn list(letter: char, symbols: usize) -> String {
+pub(super) fn list(letter: char, symbols: usize) -> String {
     let entry = |n| {
         format!(
             r#"{{"symbol": "{letter}{n}USDT", "baseAsset": "{letter}{n}", "quoteAsset": "USDT", "status": "TRADING"}}"#
@@ -33,7 +33,7 @@ fn list(letter: char, symbols: usize) -> String {
 /// `begun` when the first bytes arrive.
 async fn slow_client(endpoint: &Endpoint, begun: &Semaphore) -> Vec<String> {
     let mut socket = TcpStream::connect(endpoint.address).await.expect("a connection");
-    let one = request("GET", route(SPOT), &[]).replace("connection: close\r\n", "");
+    let one = lasting_request("GET", route(SPOT), &[]);
     let all = one.repeat(REQUESTS - 1) + &request("GET", route(SPOT), &[]);
     socket.write_all(all.as_bytes()).await.expect("sent requests");
     let (mut bytes, mut piece) = (Vec::new(), vec![0; 300_000]);
@@ -49,14 +49,9 @@ async fn slow_client(endpoint: &Endpoint, begun: &Semaphore) -> Vec<String> {
         sleep(Duration::from_millis(5)).await;
     }
     let (mut bodies, mut rest) = (Vec::new(), &bytes[..]);
-    while let Some(answer) = Answer::parse(rest) {
-        let length: usize = answer
-            .header("content-length")
-            .expect("a length")
-            .parse()
-            .expect("a number");
-        bodies.push(String::from_utf8(answer.body[..length].to_vec()).expect("UTF-8"));
-        rest = &rest[rest.len() - answer.body.len() + length..];
+    while let Some((answer, after)) = Answer::first(rest, false) {
+        bodies.push(String::from_utf8(answer.body).expect("UTF-8"));
+        rest = after;
     }
     assert_eq!(rest, b"", "bytes that are no answer");
     bodies

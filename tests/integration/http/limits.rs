@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tradebot_symbols::market::Market;
 use tradebot_test_support::{Reply, Signal, eventually};
 
-use super::client::{Answer, exchange, read_all, request};
+use super::client::{Answer, exchange, lasting_request, read_all, request};
 use super::{Endpoint, LIST, route, serve};
 use crate::world::{GOOD_TEXT, PATIENCE, World, good_list, path};
 
@@ -51,7 +51,7 @@ async fn h2c_and_pipelined_requests_are_answered() {
     }
     drop(sender);
     connection.await.expect("a connection").expect("a good end");
-    let one = request("GET", "/health", &[]).replace("connection: close\r\n", "");
+    let one = lasting_request("GET", "/health", &[]);
     let two = one.clone() + &request("GET", route(SPOT), &[]);
     let text = String::from_utf8(exchange(endpoint.address, two.as_bytes()).await).expect("UTF-8");
     assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 2, "{text}");
@@ -125,7 +125,7 @@ async fn clients_that_dawdle_are_cut_off_and_hold_nobody_up() {
     }
     // One that sends nothing, and one that comes back in time.
     let (mut silent, mut lively) = (connect(&endpoint).await, connect(&endpoint).await);
-    let request = request("GET", "/health", &[]).replace("connection: close\r\n", "");
+    let request = lasting_request("GET", "/health", &[]);
     for _ in 0..4 {
         lively
             .write_all(request.as_bytes())
@@ -155,7 +155,7 @@ async fn one_connection_too_many_is_told_so_at_once() {
         let mut open = Vec::new();
         for _ in 0..3 {
             let mut socket = connect(&endpoint).await;
-            let text = request("GET", "/health", &[]).replace("connection: close\r\n", "");
+            let text = lasting_request("GET", "/health", &[]);
             socket.write_all(text.as_bytes()).await.ok()?;
             let mut buffer = [0; 4096];
             let read = socket.read(&mut buffer).await.ok()?;
