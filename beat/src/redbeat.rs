@@ -30,8 +30,10 @@ use crate::slots::{Micros, Plan};
 
 /// How long the lock outlives its last renewal; a Python RedBeat looks for it every five seconds.
 const LOCK: Duration = Duration::from_secs(5);
-/// Entries looked at in one tick.
+/// Entries asked for at a time, and run in one tick.
 const ROUND: usize = 1000;
+/// Entries looked at in one tick, those that are left alone or disabled included.
+const MOST: usize = 100_000;
 /// An entry whose slot is so far in the future ran by a clock that was set back since.
 const FUTURE: Micros = 60_000_000;
 
@@ -178,24 +180,34 @@ impl Redbeat {
         Ok(())
     }
 
-    /// The entries that are due, or will be within a sleep.
+    /// The entries that are due, or will be within a sleep. What cannot be run keeps its place, before all of them.
     async fn due(&mut self, now: Micros) -> Result<Vec<Scheduled>, RedisTrouble> {
-        let mut ask = cmd("ZRANGEBYSCORE");
-        ask.arg(self.named(":schedule")).arg(0).arg(now / 1_000_000 + 1);
-        let keys: Vec<String> = self
-            .connection
-            .command(ask.arg("LIMIT").arg(0).arg(ROUND))
-            .await?;
-        self.metrics.heard.set(now / 1_000_000);
-        if keys.is_empty() {
-            return Ok(Vec::new());
+        let (mut found, mut looked) = (Vec::new(), 0);
+        while found.len() < ROUND && looked < MOST {
+            let mut ask = cmd("ZRANGEBYSCORE");
+            ask.arg(self.named(":schedule")).arg(0).arg(now / 1_000_000 + 1);
+            ask.arg("LIMIT").arg(looked).arg(ROUND);
+            let keys: Vec<String> = self.connection.command(&ask).await?;
+            self.metrics.heard.set(now / 1_000_000);
+            looked += keys.len();
+            let last = keys.len() < ROUND;
+            if !keys.is_empty() {
+                self.read(keys, &mut found).await?;
+            }
+            if last {
+                break;
+            }
         }
+        Ok(found)
+    }
+
+    /// Adds to `found` those entries that can be run.
+    async fn read(&mut self, keys: Vec<String>, found: &mut Vec<Scheduled>) -> Result<(), RedisTrouble> {
         let mut ask = Pipeline::new();
         for key in &keys {
             ask.cmd("HMGET").arg(key).arg("definition").arg("meta");
         }
         let documents: Vec<(Option<String>, Option<String>)> = self.connection.pipeline(&ask).await?;
-        let mut found = Vec::new();
         for (key, (definition, meta)) in keys.into_iter().zip(documents) {
             let Some(definition) = definition else {
                 continue;
@@ -221,7 +233,7 @@ impl Redbeat {
                 }
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Sends the slot that is due, unless somebody moved the entry on.

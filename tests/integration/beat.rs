@@ -377,6 +377,28 @@ async fn a_beat_tells_of_itself_until_it_ends() {
     assert_eq!(scene.ask::<u64>(cmd("EXISTS").arg(&key)).await, 0);
 }
 
+/// What nobody runs stays on RedBeat's schedule, and comes first there for ever.
+#[tokio::test]
+async fn entries_of_redbeat_that_cannot_be_run_hold_no_others_up() {
+    let scene = Scene::with("[[entry]]\nname = \"a\"\ntask = \"t.a\"\ninterval = 1\n");
+    let mut old = redis::pipe();
+    for number in 0..2500 {
+        let (key, rule) = (
+            format!("redbeat:old{number}"),
+            r#"{"schedule": {"__type__": "rrule"}}"#,
+        );
+        old.hset(&key, "definition", rule).ignore();
+        old.zadd("redbeat::schedule", &key, number).ignore();
+    }
+    let filled: Result<(), _> = old.query_async(&mut scene.redis.connection().await).await;
+    filled.expect("old entries");
+    let beat = scene.beat().arg("--redbeat").spawn();
+    scene.wait_for("celery", 3).await;
+    stop(&beat);
+    let scheduled: u64 = scene.ask(cmd("ZCARD").arg("redbeat::schedule")).await;
+    assert_eq!(scheduled, 2501, "nothing is deleted");
+}
+
 fn get(port: u16, path: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
