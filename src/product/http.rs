@@ -1,8 +1,8 @@
 //! The optional HTTP endpoint: the two symbol routes of the existing system and `/health`, answered as it answers
 //! them, only faster and never without the last good list; and what an operator wants to see.
 //!
-//! From the bottom up: [`server`] (connections, their limits, the stop), what of a request decides about its answer,
-//! bodies in every coding, the list answers, and [`endpoint`] (the routes). Nothing here knows where a list comes
+//! From the bottom up: sockets, and what they can do without hyper, [`server`] (connections, their limits, the stop),
+//! what of a request decides about its answer, bodies in every coding, the list answers, and [`endpoint`] (the routes). Nothing here knows where a list comes
 //! from: that is [`symbols::reads`](crate::product::symbols::reads)'s, or for users with a key of their own
 //! [`credentials`](crate::product::credentials)'s.
 
