@@ -2,9 +2,9 @@
 //! them, only faster and never without the last good list; and what an operator wants to see.
 //!
 //! From the bottom up: sockets, and what they can do without hyper, [`server`] (connections, their limits, the stop),
-//! what of a request decides about its answer, bodies in every coding, the list answers, and [`endpoint`] (the routes). Nothing here knows where a list comes
-//! from: that is [`symbols::reads`](crate::product::symbols::reads)'s, or for users with a key of their own
-//! [`credentials`](crate::product::credentials)'s.
+//! what of a request decides about its answer, bodies in every coding, the list answers, and [`endpoint`] (the routes).
+//! Nothing here knows where a list comes from: that is [`symbols::reads`](crate::product::symbols::reads)'s, or for
+//! users with a key of their own [`credentials`](crate::product::credentials)'s.
 
 mod answers;
 pub mod cors;
@@ -24,6 +24,7 @@ mod representation;
 mod routes;
 pub mod run;
 pub mod server;
+pub mod site;
 mod socket;
 mod traces;
 mod watch;

@@ -17,7 +17,7 @@ use super::answers::{CACHE_STATUS, JSON, VARY_BY};
 use super::file_body::FileBodies;
 use super::negotiation::{Coding, Wishes, none_match};
 use super::representation::Representation;
-use super::server::Answer;
+use super::site::Answer;
 use crate::product::symbols::cache::Network;
 use crate::product::symbols::list::List;
 use crate::product::symbols::reads::{Level, Reading};

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::answers::{CACHE_STATUS, JSON, fresh};
-use super::server::Answer;
+use super::site::Answer;
 use crate::core::wire::python_json;
 use crate::market::Network;
 use crate::product::credentials::walk::PrivateList;

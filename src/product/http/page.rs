@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::answers::fresh;
 use super::health::Readiness;
 use super::overview::Overview;
-use super::server::Answer;
+use super::site::Answer;
 use crate::market::{Market, PerMarket};
 use crate::product::symbols::cache::Network;
 use crate::product::symbols::changes::Change;

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use hyper::StatusCode;
 
-use super::server::Answer;
+use super::site::Answer;
 
 /// Longer requests are not remembered, nor longer headers of answers.
 const MOST: usize = 4096;

@@ -21,11 +21,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::service::Service;
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Request, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,37 +36,9 @@ use tracing::{debug, info, warn};
 
 use super::file_body::FileBodies;
 use super::repeats::{Announcements, Repeats};
+use super::site::{Answer, Reply, Site};
 use super::socket::Socket;
 use super::watch::{Order, Patience, Sweep, Watch};
-
-/// An answer. Its body is always there as a whole.
-pub type Answer = Response<Full<Bytes>>;
-
-/// What is served.
-pub trait Site: Send + Sync + 'static {
-    /// What the site wants to know of an answer to tell whether it still holds.
-    type Lasting: Send + Unpin + 'static;
-
-    /// Answers a request without a body.
-    fn respond(self: Arc<Self>, request: Request<()>) -> Reply<Self::Lasting>;
-
-    /// Whether the same request would now get the same answer, its `Date` included. If so the request counts as
-    /// answered, with this status.
-    fn answer_again(&self, lasting: &Self::Lasting, status: StatusCode) -> bool;
-
-    /// The answer to a request that the server itself refuses.
-    fn refuse(&self, status: StatusCode) -> Answer;
-}
-
-/// An answer that is there, or that has to be waited for.
-pub enum Reply<L> {
-    /// There.
-    Now(Answer),
-    /// There, and it may be given again.
-    Lasting(Answer, L),
-    /// Being made.
-    Later(Pin<Box<dyn Future<Output = Answer> + Send>>),
-}
 
 /// How much is taken of clients, and for how long.
 #[derive(Debug, Clone, Copy)]

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::file_body::FileBodies;
 use super::repeats::Repeats;
-use super::server::Site;
+use super::site::Site;
 use super::watch::{BLOCKED, READING, Watch};
 
 /// A socket.

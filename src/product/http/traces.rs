@@ -2,7 +2,7 @@
 
 use hyper::Request;
 
-use super::server::Reply;
+use super::site::Reply;
 
 /// Makes the answer to a request within a span of its own. Without the feature `otel` that is all it does.
 #[cfg(not(feature = "otel"))]
