@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use anyhow::{Context, Result};
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
 use super::Cli;
@@ -32,61 +32,48 @@ const FILES: &[(&str, &str)] = &[
     tradebot-symbols man worker | man -l -"
 )]
 pub(super) struct Args {
-    /// The verb that the page is about; all of the program if absent
-    verb: Option<String>,
+    /// The verb that the page is about, and a verb of that one; all of the program if absent
+    #[arg(value_name = "VERB")]
+    verbs: Vec<String>,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let page = page(args.verb.as_deref())?;
+    let page = page(&args.verbs)?;
     io::stdout().write_all(&page).context("standard output")
 }
 
-fn page(verb: Option<&str>) -> Result<Vec<u8>> {
+fn page(verbs: &[String]) -> Result<Vec<u8>> {
     let mut program = Cli::command().disable_help_subcommand(true);
     program.build();
-    let after_help = |command: &clap::Command| command.get_after_help().map(ToString::to_string);
-    let verbs = || program.get_subcommands();
-    let (command, extras) = match verb {
-        None => {
-            let of_verbs = verbs().filter_map(after_help);
-            // Each verb's exit codes are on its own page.
-            let examples = of_verbs.map(|help| {
-                let paragraphs = help.split("\n\n").filter(|text| text.starts_with("Example"));
-                paragraphs.collect::<Vec<_>>().join("\n\n")
-            });
-            let see_also = verbs().map(|command| format!("tradebot-symbols-{}", command.get_name()));
-            let extras = Extras {
-                after_help: after_help(&program).into_iter().chain(examples).collect(),
-                variables: VARIABLES.iter().collect(),
-                files: FILES,
-                see_also: see_also.chain(["tradebot-beat".to_owned()]).collect(),
-            };
-            (program.clone(), extras)
+    let command = find(&program, verbs)?;
+    let extras = if verbs.is_empty() {
+        let of_verbs = program.get_subcommands().filter_map(after_help);
+        // Each verb's exit codes are on its own page.
+        let examples = of_verbs.map(|help| {
+            let paragraphs = help.split("\n\n").filter(|text| text.starts_with("Example"));
+            paragraphs.collect::<Vec<_>>().join("\n\n")
+        });
+        let see_also = program.get_subcommands().map(name);
+        Extras {
+            after_help: after_help(&program).into_iter().chain(examples).collect(),
+            variables: VARIABLES.iter().collect(),
+            files: FILES,
+            see_also: see_also.chain(["tradebot-beat".to_owned()]).collect(),
         }
-        Some(verb) => {
-            let command = verbs()
-                .find(|command| command.get_name() == verb)
-                .ok_or_else(|| {
-                    let known: Vec<&str> = verbs().map(clap::Command::get_name).collect();
-                    ConfigError(vec![format!(
-                        "there is no verb `{verb}`, only {}",
-                        known.join(", ")
-                    )])
-                })?;
-            let extras = Extras {
-                after_help: after_help(command).into_iter().collect(),
-                see_also: vec!["tradebot-symbols".to_owned()],
-                ..Extras::default()
-            };
-            (command.clone(), extras)
+    } else {
+        let above = find(&program, &verbs[..verbs.len() - 1])?;
+        Extras {
+            after_help: after_help(command).into_iter().collect(),
+            see_also: vec![name(above)],
+            ..Extras::default()
         }
     };
+    let command = command.clone();
     let (has_options, has_verbs) = (
         command.get_arguments().next().is_some(),
         command.has_subcommands(),
     );
-    let name = command.get_display_name().unwrap_or(command.get_name());
-    let mut page = manual::title(name).into_bytes();
+    let mut page = manual::title(&name(&command)).into_bytes();
     let man = Man::new(command);
     man.render_name_section(&mut page)?;
     man.render_synopsis_section(&mut page)?;
@@ -99,4 +86,30 @@ fn page(verb: Option<&str>) -> Result<Vec<u8>> {
     }
     page.extend_from_slice(extras.sections().as_bytes());
     Ok(page)
+}
+
+/// The command that verbs lead to, each a verb of the one before.
+fn find<'c>(program: &'c Command, verbs: &[String]) -> Result<&'c Command, ConfigError> {
+    verbs.iter().try_fold(program, |command, verb| {
+        let known = || command.get_subcommands();
+        known().find(|command| command.get_name() == verb).ok_or_else(|| {
+            let known: Vec<&str> = known().map(Command::get_name).collect();
+            ConfigError(vec![match known[..] {
+                [] => format!("there is no verb `{verb}`, `{}` has none", command.get_name()),
+                _ => format!("there is no verb `{verb}`, only {}", known.join(", ")),
+            }])
+        })
+    })
+}
+
+/// The name of a command's page.
+fn name(command: &Command) -> String {
+    command
+        .get_display_name()
+        .unwrap_or(command.get_name())
+        .to_owned()
+}
+
+fn after_help(command: &Command) -> Option<String> {
+    command.get_after_help().map(ToString::to_string)
 }

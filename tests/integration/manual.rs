@@ -59,11 +59,27 @@ fn the_page_of_the_program_names_every_variable_and_verb() {
     let verbs = verbs.split("tradebot-symbols-").skip(1);
     let verbs: Vec<&str> = verbs.filter_map(|rest| rest.split('(').next()).collect();
     assert!(verbs.len() >= 11, "{verbs:?}");
+    let mut nested = 0;
     for verb in verbs {
         let page = shown("tradebot-symbols", &["man", verb]);
         assert_sections(&page, &EVERY);
         assert_sections(&page, &["EXAMPLES"]);
+        // Each page that it names is there.
+        let of_verb = format!("tradebot-symbols-{verb}-");
+        for rest in page.split(&of_verb).skip(1) {
+            let (verb_of_it, _) = rest.split_once('(').expect("a page");
+            let page = shown("tradebot-symbols", &["man", verb, verb_of_it]);
+            assert_sections(&page, &EVERY);
+            assert!(page.contains(&format!("{of_verb}{verb_of_it}(1)")), "{page}");
+            let (_, see_also) = page.split_once("SEE ALSO").expect("a section");
+            assert!(
+                see_also.contains(&format!("tradebot-symbols-{verb}(1)")),
+                "{page}"
+            );
+            nested += 1;
+        }
     }
+    assert!(nested >= 7, "{nested}");
 }
 
 #[test]
@@ -81,14 +97,22 @@ fn the_page_of_the_beat_names_its_variables_alone() {
 
 #[test]
 fn a_page_that_there_is_not_is_a_mistake_of_the_command_line() {
-    let man = Process::builder(bin("tradebot-symbols"))
-        .args(["man", "everything"])
-        .spawn();
-    assert_eq!(man.wait_exit(PATIENCE).code(), Some(64));
-    assert!(
-        man.stderr()
-            .contains("there is no verb `everything`, only worker, "),
-        "{}",
-        man.stderr()
-    );
+    for (verbs, why) in [
+        (
+            &["everything"][..],
+            "there is no verb `everything`, only worker, ",
+        ),
+        (
+            &["parked", "show"],
+            "there is no verb `show`, only list, replay, drop",
+        ),
+        (&["worker", "list"], "there is no verb `list`, `worker` has none"),
+    ] {
+        let man = Process::builder(bin("tradebot-symbols"))
+            .arg("man")
+            .args(verbs)
+            .spawn();
+        assert_eq!(man.wait_exit(PATIENCE).code(), Some(64));
+        assert!(man.stderr().contains(why), "{}", man.stderr());
+    }
 }
