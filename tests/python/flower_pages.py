@@ -94,7 +94,7 @@ class Flower:
         return listed
 
     def metrics(self, nodes):
-        """Of the samples with a worker, those that count."""
+        """Of the samples with a worker, those that count, once each worker's first heartbeat has added its own."""
         found = {node: {} for node in nodes}
         for line in self.read("/metrics")[1].splitlines():
             if sample := re.fullmatch(r'(flower_\w+)\{(.*)worker="([^"]+)"(.*)\} (\S+)', line):
@@ -102,7 +102,8 @@ class Flower:
                 # Of a retry chance decides whether it waits, and so whether it counts as prefetched.
                 if node in found and not re.search("_created|_seconds|prefetched.*retry", name + before + after):
                     found[node][f"{name}{{{before}{after}}}"] = float(value)
-        return found
+        beaten = lambda of_node: "flower_worker_number_of_currently_executing_tasks{}" in of_node
+        return found if all(map(beaten, found.values())) else None
 
 
 async def press(flower, page, task_id, button, state):
@@ -180,7 +181,7 @@ def main():
     ids = [task_id for of_label in tasks.values() for task_id in of_label.values()]
     api = flower.until("end of all tasks", lambda: flower.ended(tasks))
     workers = flower.until("the last heartbeats", lambda: flower.settled(nodes))
-    metrics = flower.metrics(nodes)
+    metrics = flower.until("samples of heartbeats", lambda: flower.metrics(nodes))
     pages = ["/", "/workers", "/tasks", "/broker", "/metrics", "/healthcheck", "/api/workers", "/api/task/types"]
     pages += [f"/worker/{node}" for node in nodes] + ["/api/workers?refresh=1", "/api/queues/length"]
     pages += [f"/task/{task_id}" for task_id in ids] + [f"/api/task/info/{task_id}" for task_id in ids]
