@@ -87,10 +87,16 @@ impl Endpoint {
             && (self.branch.is_none() || !reading.stale)
         {
             let answer = self.lists.get(market).answer(reading, request.headers());
-            return match Lasting::new(market, reading) {
-                Some(lasting) => Reply::Lasting(answer, lasting),
-                None => Reply::Now(answer),
+            // A list that is past its lifetime is asked for anew each time, which has it refreshed.
+            if reading.stale {
+                return Reply::Now(answer);
+            }
+            let lasting = Lasting {
+                market,
+                reading: reading.clone(),
+                status: answer.status(),
             };
+            return Reply::Lasting(answer, lasting);
         }
         let (endpoint, headers) = (Arc::clone(self), request.headers().clone());
         self.later(async move {
@@ -318,20 +324,11 @@ impl Endpoint {
     }
 }
 
-/// What an answer was made of, if an answer to the same request only changes with it.
+/// An answer with a list, which is right for its request for as long as the reading is.
 pub struct Lasting {
     market: Market,
     reading: Reading,
-}
-
-impl Lasting {
-    /// A list that is past its lifetime is asked for anew each time, which has it refreshed.
-    fn new(market: Market, reading: &Reading) -> Option<Self> {
-        (!reading.stale).then(|| Self {
-            market,
-            reading: reading.clone(),
-        })
-    }
+    status: StatusCode,
 }
 
 impl Site for Endpoint {
@@ -341,10 +338,10 @@ impl Site for Endpoint {
         traces::traced(request, |request| self.reply(request))
     }
 
-    fn answer_again(&self, lasting: &Lasting, status: StatusCode) -> bool {
+    fn answer_again(&self, lasting: &Lasting) -> bool {
         let same = self.reads.read_again(lasting.market, &lasting.reading);
         if same {
-            self.answers.note_again(status);
+            self.answers.note_again(lasting.status);
         }
         same
     }

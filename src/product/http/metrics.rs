@@ -233,7 +233,7 @@ impl Sources {
         families.counter(
             (
                 "http_answers_repeated",
-                "Answers to requests that were the same bytes as the one before, sent again unread",
+                "Answers sent again to the same bytes as the request before, without parsing them",
             ),
             self.answers.repeated.load(Relaxed),
         )?;

@@ -1,68 +1,71 @@
-//! Requests that a client sends again, byte for byte, answered again without being read.
+//! Requests that a client sends again, byte for byte, answered again without being parsed.
 //!
 //! A client that polls, or a proxy that revalidates, sends the same bytes on its connection for hours, and the answer to
-//! them stays the same for as long as the second and the list do. Reading such a request and writing such a header is
+//! them stays the same for as long as the second and the list do. Parsing such a request and writing such a header is
 //! most of what an answer costs beside the system's share. So each connection remembers its last request and the header
 //! that answered it. When the same bytes come between two requests, and the site says that the answer still holds, it is
 //! sent again; hyper has then, as far as it can tell, been sent nothing.
 //!
 //! hyper does not say when it is between two requests, and a wrong guess would mix up two answers. So nothing is guessed:
 //! a connection is followed by the bytes that go in and out, and only while they prove it. What hyper was given since it
-//! last had nothing to do must be one header without a body, and what it wrote for that must be one header and exactly
-//! the body that the site announced. Whatever else there is (requests sent ahead of their turn, bodies, HTTP/2, errors of
-//! hyper's own) ends the following of that connection, and all of it is hyper's.
+//! last had nothing to do must be one header, and the server must have announced an answer to a request without a body.
+//! What hyper wrote for that must be one header and exactly the body that was announced. Whatever else there is (requests
+//! sent ahead of their turn, bodies, upgrades, HTTP/2, errors of hyper's own) ends the following of that connection, and
+//! all of it is hyper's.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
-use hyper::StatusCode;
 
 use super::site::Answer;
 
 /// Longer requests are not remembered, nor longer headers of answers.
-const MOST: usize = 4096;
+const MOST: usize = 2048;
 const END: &[u8] = b"\r\n\r\n";
 
-/// Where a connection's answers are announced, before hyper has them, to whoever sees it write them.
-#[derive(Debug)]
-pub(super) struct Announcements<L>(Arc<Mutex<Option<Announced<L>>>>);
-
 /// An answer that hyper is about to write.
-#[derive(Debug)]
 struct Announced<L> {
-    status: StatusCode,
     /// What will follow its header.
     body: Bytes,
     /// By what the site knows whether it still holds; without it the answer is for one request.
     lasting: Option<L>,
 }
 
-impl<L> Announcements<L> {
-    /// An answer goes to hyper. With `lasting` it may be given again.
-    pub(super) fn announce(&self, answer: &Answer, lasting: Option<L>) {
-        let announced = Announced {
-            status: answer.status(),
-            body: answer.body().clone().into_inner().unwrap_or_default(),
-            lasting,
-        };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(announced);
-    }
+type Slot<L> = Mutex<Option<Announced<L>>>;
 
-    fn take(&self) -> Option<Announced<L>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+/// Where the answers of a connection are announced, before hyper has them, for as long as it is followed.
+pub(super) struct Announcements<L>(Weak<Slot<L>>);
+
+impl<L> Announcements<L> {
+    /// The answer to a request without a body goes to hyper. With `lasting` it may be given again.
+    pub(super) fn announce(&self, answer: &Answer, lasting: Option<L>) {
+        let Some(slot) = self.0.upgrade() else { return };
+        let body = answer.body().clone().into_inner().unwrap_or_default();
+        *locked(&slot) = Some(Announced { body, lasting });
+    }
+}
+
+/// Nobody hears of it: what is written then is not followed.
+impl<L> Default for Announcements<L> {
+    fn default() -> Self {
+        Self(Weak::new())
     }
 }
 
 impl<L> Clone for Announcements<L> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self(Weak::clone(&self.0))
     }
 }
 
-/// What is known of one connection.
-#[derive(Debug)]
+fn locked<L>(slot: &Slot<L>) -> MutexGuard<'_, Option<Announced<L>>> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is known of one connection. It holds a user's token for as long as hyper's buffer does, and so has no `Debug`.
 pub(super) struct Repeats<L> {
-    announcements: Announcements<L>,
+    /// The next answer, from the server; until the connection is not followed any more.
+    announced: Option<Arc<Slot<L>>>,
     step: Step,
     /// The bytes of the last request.
     request: Vec<u8>,
@@ -88,9 +91,10 @@ enum Step {
 impl<L> Repeats<L> {
     /// A connection on which nothing has been sent yet, and where its answers are to be announced.
     pub(super) fn new() -> (Self, Announcements<L>) {
-        let announcements = Announcements(Arc::default());
+        let slot = Arc::new(Slot::default());
+        let announcements = Announcements(Arc::downgrade(&slot));
         let repeats = Self {
-            announcements: announcements.clone(),
+            announced: Some(slot),
             step: Step::Between,
             request: Vec::new(),
             head: Vec::new(),
@@ -101,15 +105,9 @@ impl<L> Repeats<L> {
 
     /// Whether bytes from the client, that hyper has not been given, are the last request again and `holds` says that
     /// its answer is still right. Then [`unsent`](Self::unsent) is to be sent, and hyper not to be given them.
-    pub(super) fn is_again(&mut self, bytes: &[u8], holds: impl FnOnce(&L, StatusCode) -> bool) -> bool {
-        let again = self.step == Step::Between
-            && self.request == bytes
-            && self.answer.as_ref().is_some_and(|answer| {
-                answer
-                    .lasting
-                    .as_ref()
-                    .is_some_and(|lasting| holds(lasting, answer.status))
-            });
+    pub(super) fn is_again(&mut self, bytes: &[u8], holds: impl FnOnce(&L) -> bool) -> bool {
+        let lasting = self.answer.as_ref().and_then(|answer| answer.lasting.as_ref());
+        let again = self.step == Step::Between && self.request == bytes && lasting.is_some_and(holds);
         if again {
             self.step = Step::Repeating(0);
         }
@@ -125,17 +123,18 @@ impl<L> Repeats<L> {
         Some([&self.head[of_head..], &answer.body[sent - of_head..]])
     }
 
-    /// So many bytes of [`unsent`](Self::unsent) have been sent.
-    pub(super) fn sent(&mut self, more: usize) {
-        if let (Step::Repeating(sent), Some(answer)) = (self.step, &self.answer) {
-            let sent = sent + more;
-            let whole = self.head.len() + answer.body.len();
-            self.step = if sent < whole {
-                Step::Repeating(sent)
-            } else {
-                Step::Between
-            };
-        }
+    /// So many bytes of [`unsent`](Self::unsent) have been sent. Whether these were the last.
+    pub(super) fn sent(&mut self, more: usize) -> bool {
+        let (Step::Repeating(sent), Some(answer)) = (self.step, &self.answer) else {
+            return false;
+        };
+        let (sent, whole) = (sent + more, self.head.len() + answer.body.len());
+        self.step = if sent < whole {
+            Step::Repeating(sent)
+        } else {
+            Step::Between
+        };
+        self.step == Step::Between
     }
 
     /// hyper has been given these bytes from the client.
@@ -162,11 +161,8 @@ impl<L> Repeats<L> {
             Step::Between | Step::Repeating(_) => return self.lose(),
             Step::Answering(missing) => missing,
             Step::Asked => {
-                let Some(answer) = self
-                    .announcements
-                    .take()
-                    .filter(|answer| is_answer(answer, head, body))
-                else {
+                let announced = self.announced.as_deref().and_then(|slot| locked(slot).take());
+                let Some(answer) = announced.filter(|answer| is_answer(answer, head, body)) else {
                     return self.lose();
                 };
                 self.head.clear();
@@ -180,7 +176,7 @@ impl<L> Repeats<L> {
         match missing.checked_sub(sent) {
             Some(0) if is_one_header(&self.request) => {
                 self.step = Step::Between;
-                // An idle connection keeps no body alive for nothing.
+                // What will not be sent again is not kept.
                 self.answer = self.answer.take().filter(|answer| answer.lasting.is_some());
             }
             Some(missing) if missing > 0 => self.step = Step::Answering(missing),
@@ -190,7 +186,8 @@ impl<L> Repeats<L> {
 
     fn lose(&mut self) {
         self.step = Step::Lost;
-        (self.request, self.head, self.answer) = (Vec::new(), Vec::new(), None);
+        (self.request, self.head) = (Vec::new(), Vec::new());
+        (self.answer, self.announced) = (None, None);
     }
 }
 
@@ -262,13 +259,12 @@ mod tests {
 
         /// What is sent when `bytes` come and the answer still holds.
         fn sent_for(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
-            let again = self.repeats.is_again(bytes, |lasting, status| {
-                assert_eq!((*lasting, status), (7, StatusCode::OK));
-                true
-            });
-            let sent = again.then(|| self.repeats.unsent().expect("an answer").concat());
-            self.repeats.sent(sent.as_ref().map_or(0, Vec::len));
-            sent
+            let again = self.repeats.is_again(bytes, |lasting| *lasting == 7);
+            again.then(|| {
+                let sent = self.repeats.unsent().expect("an answer").concat();
+                assert!(self.repeats.sent(sent.len()), "the last byte");
+                sent
+            })
         }
     }
 
@@ -286,7 +282,7 @@ mod tests {
         }
         assert_eq!(connection.sent_for(&ASK[1..]), None);
         assert_eq!(connection.sent_for(&[ASK, ASK].concat()), None);
-        assert!(!connection.repeats.is_again(ASK, |_, _| false));
+        assert!(!connection.repeats.is_again(ASK, |_| false));
         assert_eq!(connection.repeats.unsent(), None);
         // It comes in pieces, from hyper and to the client.
         connection.ask(&[&ASK[..5], &ASK[5..]], &BODY, Some(7));
@@ -295,16 +291,17 @@ mod tests {
         connection
             .repeats
             .written(&HEAD[3..], &BODY, HEAD.len() - 3 + BODY.len());
-        assert!(connection.repeats.is_again(ASK, |_, _| true));
+        assert!(connection.repeats.is_again(ASK, |_| true));
         let mut sent = Vec::new();
         while let Some([head, body]) = connection.repeats.unsent() {
             let piece = [head, body].concat();
             sent.extend_from_slice(&piece[..1]);
+            let last = piece.len() == 1;
             assert!(
-                !connection.repeats.is_again(ASK, |_, _| true),
+                !connection.repeats.is_again(ASK, |_| true),
                 "the answer is on its way"
             );
-            connection.repeats.sent(1);
+            assert_eq!(connection.repeats.sent(1), last);
         }
         assert_eq!(sent, whole());
         assert_eq!(connection.sent_for(ASK), Some(whole()));
@@ -396,6 +393,10 @@ mod tests {
             connection.exchange();
             assert_eq!(connection.sent_for(ASK), None, "{what}");
             assert_eq!(connection.repeats.request.capacity(), 0, "{what}");
+            // No body is kept that is announced to nobody.
+            let body = Bytes::from(vec![0; 9]);
+            connection.ask(&[ASK], &body, Some(7));
+            assert!(body.is_unique(), "{what}");
         }
     }
 }

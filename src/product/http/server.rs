@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::service::Service;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -332,6 +333,13 @@ impl<S: Site> Service<Request<Incoming>> for Answering<S> {
 
     fn call(&self, request: Request<Incoming>) -> Answered {
         self.watch.request(request.version() == Version::HTTP_2);
+        // hyper goes on reading a body after an early answer, and does not close like others after an offer to upgrade.
+        let upgrade = request.extensions().get::<OnUpgrade>().is_some();
+        let announcements = if request.body().is_end_stream() && !upgrade {
+            self.announcements.clone()
+        } else {
+            Announcements::default()
+        };
         let reply = if request.body().is_end_stream() {
             Arc::clone(&self.site).respond(request.map(drop))
         } else {
@@ -343,16 +351,15 @@ impl<S: Site> Service<Request<Incoming>> for Answering<S> {
         };
         match reply {
             Reply::Now(answer) => {
-                self.announcements.announce(&answer, None);
+                announcements.announce(&answer, None);
                 Answered::Now(Some(answer))
             }
             Reply::Lasting(answer, lasting) => {
-                self.announcements.announce(&answer, Some(lasting));
+                announcements.announce(&answer, Some(lasting));
                 Answered::Now(Some(answer))
             }
             Reply::Later(making) => {
                 let (site, limit) = (Arc::clone(&self.site), self.limits.request);
-                let announcements = self.announcements.clone();
                 let in_time = Box::pin(async move {
                     let answer = match timeout(limit, making).await {
                         Ok(answer) => answer,

@@ -18,9 +18,9 @@ pub trait Site: Send + Sync + 'static {
     /// Answers a request without a body.
     fn respond(self: Arc<Self>, request: Request<()>) -> Reply<Self::Lasting>;
 
-    /// Whether the same request would now get the same answer, its `Date` included. If so the request counts as
-    /// answered, with this status.
-    fn answer_again(&self, lasting: &Self::Lasting, status: StatusCode) -> bool;
+    /// Whether the answer is still right for the same request, its `Date` included. If so that request counts as
+    /// answered.
+    fn answer_again(&self, lasting: &Self::Lasting) -> bool;
 
     /// The answer to a request that the server itself refuses.
     fn refuse(&self, status: StatusCode) -> Answer;

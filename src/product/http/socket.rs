@@ -43,11 +43,11 @@ impl<S: Site> Socket<S> {
     fn poll_repeat(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(slices) = self.repeats.unsent() {
             let written = self.wire.poll_slices(cx, &slices.map(io::IoSlice::new));
-            match ready!(self.noted(written))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                sent => self.repeats.sent(sent),
+            let sent = ready!(self.noted(written))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            if self.repeats.unsent().is_none() {
+            if self.repeats.sent(sent) {
                 self.watch.clear(BLOCKED);
             }
         }
@@ -73,8 +73,10 @@ impl<S: Site> AsyncRead for Socket<S> {
             if bytes.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            let holds = |lasting: &S::Lasting, status| this.site.answer_again(lasting, status);
-            if !this.repeats.is_again(bytes, holds) {
+            if !this
+                .repeats
+                .is_again(bytes, |lasting| this.site.answer_again(lasting))
+            {
                 this.watch.set(READING);
                 this.repeats.given(bytes);
                 return Poll::Ready(Ok(()));
@@ -120,6 +122,9 @@ impl<S: Site> AsyncWrite for Socket<S> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_repeat(cx))?;
+        // While an answer was sent again nothing was read. To close with a request unread would take from the client
+        // what it has not received of that answer; a failure to read shows in what follows.
+        let _ = this.wire.stream.try_read(&mut [0; 8192]);
         Pin::new(&mut this.wire.stream).poll_shutdown(cx)
     }
 }

@@ -1,4 +1,4 @@
-//! What a connection is doing, seen from outside, so that one look every half second keeps all of them within their
+//! What a connection is doing, seen from outside, so that a look now and then keeps all of them within their
 //! limits: no timer is set and no clock is read for a request.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};

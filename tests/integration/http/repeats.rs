@@ -187,40 +187,100 @@ async fn a_request_sent_again_gets_the_list_and_the_time_of_that_moment_and_is_c
     .await;
 }
 
+/// An endpoint with a list that fills the sockets between it and a client soon.
+async fn with_a_long_list(world: &World, limits: &[(&str, &str)]) -> (Endpoint, String) {
+    let long = super::large::list('A', 4000);
+    for market in Market::ALL {
+        store(world, market, &long).await;
+    }
+    let endpoint = Endpoint::start(serve(world).envs(limits.iter().copied()));
+    endpoint.until_hit(SPOT).await;
+    (endpoint, long)
+}
+
+/// Asks for the list, one request at a time so that each comes by itself, and takes no answer, until one does not go
+/// through. How often it asked.
+async fn ask_until_stuck(endpoint: &Endpoint, client: &mut KeptAlive, ask: &str) -> usize {
+    for asked in 1..1000 {
+        let before = repeated(endpoint).await;
+        client.send(ask).await;
+        let deadline = Instant::now() + Duration::from_millis(700);
+        let mut taken = false;
+        while !taken && Instant::now() < deadline {
+            taken = repeated(endpoint).await > before;
+        }
+        if !taken {
+            assert!(repeated(endpoint).await > 1, "nothing was given again");
+            return asked;
+        }
+    }
+    panic!("the sockets hold everything");
+}
+
 #[tokio::test]
 async fn a_client_that_does_not_read_gets_all_answers_whole_once_it_does() {
     let world = World::new().await;
-    let long = super::large::list('A', 4000);
-    for market in Market::ALL {
-        store(&world, market, &long).await;
-    }
-    let endpoint = Endpoint::start(serve(&world));
-    endpoint.until_hit(SPOT).await;
+    let (endpoint, long) = with_a_long_list(&world, &[]).await;
     let ask = lasting_request("GET", route(SPOT), &[]);
     let mut client = KeptAlive::connect(endpoint.address).await;
     assert_eq!(client.ask(&ask).await.text(), long);
-    // One at a time, so that each comes by itself, until an answer does not go through.
-    let mut sent = 0;
-    loop {
-        let before = repeated(&endpoint).await;
-        client.send(&ask).await;
-        sent += 1;
-        let deadline = Instant::now() + Duration::from_secs(1);
-        let mut taken = false;
-        while !taken && Instant::now() < deadline {
-            taken = repeated(&endpoint).await > before;
-        }
-        if !taken {
-            break;
-        }
-        assert!(sent < 1000, "the sockets hold everything");
-    }
-    assert!(repeated(&endpoint).await > 1, "nothing was given again");
+    let asked = ask_until_stuck(&endpoint, &mut client, &ask).await;
     client.send(&ask.repeat(5)).await;
-    for number in 0..sent + 5 {
-        assert!(
-            client.answer(false).await.text() == long,
-            "answer {number} of {sent} and 5"
-        );
+    for number in 0..asked + 5 {
+        let answer = client.answer(false).await;
+        assert!(answer.text() == long, "answer {number} of {asked} and 5");
     }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_take_what_it_asked_for_again_is_cut_off() {
+    let world = World::new().await;
+    let (endpoint, _) = with_a_long_list(&world, &[("HTTP_SEND_TIMEOUT_SECONDS", "2")]).await;
+    let ask = lasting_request("GET", route(SPOT), &[]);
+    let mut client = KeptAlive::connect(endpoint.address).await;
+    client.ask(&ask).await;
+    ask_until_stuck(&endpoint, &mut client, &ask).await;
+    eventually("a cut", PATIENCE, async || {
+        let answer = endpoint.get("/metrics").await;
+        let cut = sample(
+            answer.text(),
+            "tradebot_symbols_http_connections_total{fate=\"cut\"}",
+        );
+        (cut >= 1.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stop_sends_the_rest_of_an_answer_that_is_given_again() {
+    let world = World::new().await;
+    let (endpoint, long) = with_a_long_list(&world, &[]).await;
+    let ask = lasting_request("GET", route(SPOT), &[]);
+    let mut client = KeptAlive::connect(endpoint.address).await;
+    assert_eq!(client.ask(&ask).await.text(), long);
+    // The last request waits behind the answer that does not go through, and is not answered any more.
+    let asked = ask_until_stuck(&endpoint, &mut client, &ask).await;
+    endpoint.process.signal(Signal::SIGTERM);
+    endpoint.process.wait_for_line("warm stop", PATIENCE);
+    sleep(Duration::from_millis(300)).await;
+    for number in 1..asked {
+        let answer = client.answer(false).await;
+        assert!(answer.text() == long, "answer {number} of {asked}");
+    }
+    assert_eq!(endpoint.process.wait_exit(PATIENCE).code(), Some(0));
+}
+
+#[tokio::test]
+async fn after_an_offer_to_upgrade_nothing_is_given_again() {
+    let world = World::new().await;
+    let endpoint = Endpoint::warm(&world).await;
+    let mut client = KeptAlive::connect(endpoint.address).await;
+    let offer = [("connection", "upgrade"), ("upgrade", "h2c")];
+    let answer = client.ask(&lasting_request("GET", route(SPOT), &offer)).await;
+    assert_eq!((answer.status, answer.text()), (200, LIST));
+    for _ in 0..20 {
+        let answer = client.ask(&lasting_request("GET", route(SPOT), &[])).await;
+        assert_eq!((answer.status, answer.text()), (200, LIST));
+    }
+    assert_eq!(repeated(&endpoint).await, 0);
 }
