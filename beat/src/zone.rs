@@ -29,7 +29,7 @@ pub(crate) fn next_after(crontab: &Crontab, zone: Tz, after: DateTime<Utc>) -> O
     let shifted = if crontab.is_hourly() {
         None
     } else {
-        shifted_after(crontab, zone, after).filter(|shifted| *shifted < regular)
+        shifted_after(crontab, zone, after, regular)
     };
     Some(shifted.unwrap_or(regular))
 }
@@ -63,20 +63,23 @@ fn next_regular(crontab: &Crontab, zone: Tz, after: DateTime<Utc>) -> Option<Dat
     }
 }
 
-/// The next instant of a time that a change forward left out.
-fn shifted_after(crontab: &Crontab, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    // The change was shortly before, or comes before the next regular time.
-    let before = after - LARGEST_STEP;
-    let old = offset_at(zone, before);
-    let recent =
-        first_change(zone, before, after, old).and_then(|change| shifted_by(crontab, zone, change, after));
-    if recent.is_some() {
-        return recent;
+/// The next instant of a time that a change forward left out, if there is one before the next regular time.
+fn shifted_after(
+    crontab: &Crontab,
+    zone: Tz,
+    after: DateTime<Utc>,
+    regular: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    // Where the crontab has few days, several changes may come before its next time.
+    let mut from = after - LARGEST_STEP;
+    loop {
+        let change = first_change(zone, from, regular, offset_at(zone, from))?;
+        let shifted = shifted_by(crontab, zone, change, after);
+        if shifted.is_some_and(|shifted| shifted < regular) {
+            return shifted;
+        }
+        from = change;
     }
-    let offset = offset_at(zone, after);
-    let due = instant(crontab.next_after(after.naive_utc() + offset)?, offset);
-    let change = first_change(zone, after, due, offset)?;
-    shifted_by(crontab, zone, change, after)
 }
 
 /// The first shifted instant after `after` of the times that `change` left out.
@@ -192,6 +195,19 @@ mod tests {
                 PARIS,
                 "2026-03-29T00:00:00Z",
                 &["29 01:00", "29 01:20", "29 01:40", "30 00:00"],
+            ),
+            // Other changes come first: the clocks go back in October.
+            (
+                "30 2 29 3 *",
+                PARIS,
+                "2025-06-01T00:00:00Z",
+                &["29 01:30", "29 00:30"],
+            ),
+            (
+                "0 2 31 3 0",
+                PARIS,
+                "2029-06-15T00:00:00Z",
+                &["31 01:00", "31 01:00"],
             ),
             (
                 "30 2,3 * * *",
