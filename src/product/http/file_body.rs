@@ -130,6 +130,15 @@ impl FileBodies {
         Some(body)
     }
 
+    /// How often a body was put into a file lately.
+    #[cfg(test)]
+    pub(super) fn files_of(&self, bytes: &Bytes) -> usize {
+        let kept = self.0.load();
+        kept.iter()
+            .filter(|(whole, _)| *whole == addresses(bytes))
+            .count()
+    }
+
     /// The body that `slice` is a part of, and which part.
     pub(super) fn find(&self, slice: &[u8]) -> Option<(Arc<FileBody>, Range<usize>)> {
         if slice.len() < MIN_BYTES {

@@ -3,7 +3,7 @@
 //! What of them changes with time (`Date`, `Age`, and what is left of the lifetime) changes once a second, so these are
 //! made once a second and copied for each request; the body is made once for each list.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
@@ -41,6 +41,8 @@ pub(super) struct ListAnswers {
     runtime: Handle,
     files: Arc<FileBodies>,
     shown: ArcSwapOption<Shown>,
+    /// What was made last. Locked by whoever makes the next.
+    latest: Mutex<Weak<Representation>>,
 }
 
 /// A reading with everything that is sent for it.
@@ -79,6 +81,7 @@ impl ListAnswers {
             runtime,
             files,
             shown: ArcSwapOption::empty(),
+            latest: Mutex::default(),
         }
     }
 
@@ -102,23 +105,27 @@ impl ListAnswers {
         {
             return shown.answer(request);
         }
-        // Several threads may do this at the same time, once a second: the last one's work stays.
+        // Several threads may do this at the same time, once a second: the last one's headers stay.
         let body = match shown.as_deref() {
             Some(shown) if Arc::ptr_eq(&shown.list, &reading.list) => Arc::clone(&shown.body),
-            // The same text under another time is the same body.
-            Some(shown) if shown.list.json() == reading.list.json() => Arc::clone(&shown.body),
-            _ => {
-                let plain = reading.list.json().clone();
-                let file = self.files.keep(&plain);
-                let body = Arc::new(Representation::new(plain).in_file(file));
-                body.pack_on(&self.runtime);
-                body
-            }
+            _ => self.body_of(reading.list.json()),
         };
         let shown = Arc::new(Shown::new(reading, moment, body, self.staleness));
         let answer = shown.answer(request);
         self.shown.store(Some(shown));
         answer
+    }
+
+    /// The body for a text, made once however many threads want it. The same text under another time is the same body.
+    fn body_of(&self, json: &Bytes) -> Arc<Representation> {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(body) = latest.upgrade().filter(|body| body.plain() == json) {
+            return body;
+        }
+        let body = Arc::new(Representation::new(json.clone()).in_file(self.files.keep(json)));
+        body.pack_on(&self.runtime);
+        *latest = Arc::downgrade(&body);
+        body
     }
 }
 
@@ -241,4 +248,57 @@ fn cache_status(moment: Moment) -> String {
 /// `Cache-Status` of an answer that has no list.
 pub(super) fn no_list() -> HeaderValue {
     HeaderValue::from_static("tradebot-symbols; fwd=miss; detail=unavailable")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    const THREADS: usize = 8;
+
+    /// A list long enough for a file of its own.
+    fn a_reading(letter: char) -> Reading {
+        let entry = |number| {
+            format!(
+                r#"{{"symbol":"{letter}{number}","baseAsset":"{letter}","quoteAsset":"USDT","status":"TRADING"}}"#
+            )
+        };
+        let entries: Vec<String> = (0..400).map(entry).collect();
+        let list = List::read(format!("[{}]", entries.join(",")), Some(1), None).expect("a list");
+        Reading {
+            list: Arc::new(list),
+            level: Level::Memory,
+            age: None,
+            ttl: Some(300),
+            stale: false,
+            at: 1,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_list_is_made_into_a_body_once_however_many_threads_want_it() {
+        let files = Arc::<FileBodies>::default();
+        let staleness = Staleness {
+            while_revalidate: Duration::ZERO,
+            if_error: Duration::ZERO,
+        };
+        let answers = ListAnswers::new(staleness, Handle::current(), Arc::clone(&files));
+        for letter in ['A', 'B', 'C'] {
+            let reading = a_reading(letter);
+            let barrier = Barrier::new(THREADS);
+            std::thread::scope(|scope| {
+                for _ in 0..THREADS {
+                    scope.spawn(|| {
+                        barrier.wait();
+                        let answer = answers.answer(&reading, &HeaderMap::new());
+                        let body = answer.into_body().into_inner().expect("a body");
+                        assert_eq!(body, reading.list.json());
+                    });
+                }
+            });
+            assert_eq!(files.files_of(reading.list.json()), 1, "{letter}");
+        }
+    }
 }
