@@ -187,61 +187,76 @@ async fn a_request_sent_again_gets_the_list_and_the_time_of_that_moment_and_is_c
     .await;
 }
 
-/// An endpoint with a list that fills the sockets between it and a client soon.
-async fn with_a_long_list(world: &World, limits: &[(&str, &str)]) -> (Endpoint, String) {
-    let long = super::large::list('A', 4000);
-    for market in Market::ALL {
-        store(world, market, &long).await;
-    }
-    let endpoint = Endpoint::start(serve(world).envs(limits.iter().copied()));
-    endpoint.until_hit(SPOT).await;
-    (endpoint, long)
+/// A client that has asked for a long list again and again, one request at a time so that each comes by itself, and has
+/// taken no answer but the first, until one did not go through.
+struct Stuck {
+    endpoint: Endpoint,
+    client: KeptAlive,
+    ask: String,
+    list: String,
+    /// How often it asked again. The last request waits behind the answer that does not go through.
+    asked: usize,
+    _world: World,
 }
 
-/// Asks for the list, one request at a time so that each comes by itself, and takes no answer, until one does not go
-/// through. How often it asked.
-async fn ask_until_stuck(endpoint: &Endpoint, client: &mut KeptAlive, ask: &str) -> usize {
-    for asked in 1..1000 {
-        let before = repeated(endpoint).await;
-        client.send(ask).await;
-        let deadline = Instant::now() + Duration::from_millis(700);
-        let mut taken = false;
-        while !taken && Instant::now() < deadline {
-            taken = repeated(endpoint).await > before;
+impl Stuck {
+    async fn new(limits: &[(&str, &str)]) -> Self {
+        let world = World::new().await;
+        let list = super::large::list('A', 4000);
+        for market in Market::ALL {
+            store(&world, market, &list).await;
         }
-        if !taken {
-            assert!(repeated(endpoint).await > 1, "nothing was given again");
-            return asked;
+        let endpoint = Endpoint::start(serve(&world).envs(limits.iter().copied()));
+        endpoint.until_hit(SPOT).await;
+        let ask = lasting_request("GET", route(SPOT), &[]);
+        let mut client = KeptAlive::connect(endpoint.address).await;
+        assert_eq!(client.ask(&ask).await.text(), list);
+        let mut asked = 0;
+        let mut taken = true;
+        while taken {
+            let before = repeated(&endpoint).await;
+            client.send(&ask).await;
+            asked += 1;
+            assert!(asked < 1000, "the sockets hold everything");
+            let deadline = Instant::now() + Duration::from_millis(700);
+            taken = false;
+            while !taken && Instant::now() < deadline {
+                taken = repeated(&endpoint).await > before;
+            }
+        }
+        assert!(repeated(&endpoint).await > 1, "nothing was given again");
+        Self {
+            endpoint,
+            client,
+            ask,
+            list,
+            asked,
+            _world: world,
         }
     }
-    panic!("the sockets hold everything");
+
+    /// Takes so many answers.
+    async fn take(&mut self, answers: usize) {
+        for number in 0..answers {
+            let answer = self.client.answer(false).await;
+            assert!(answer.text() == self.list, "answer {number} of {answers}");
+        }
+    }
 }
 
 #[tokio::test]
 async fn a_client_that_does_not_read_gets_all_answers_whole_once_it_does() {
-    let world = World::new().await;
-    let (endpoint, long) = with_a_long_list(&world, &[]).await;
-    let ask = lasting_request("GET", route(SPOT), &[]);
-    let mut client = KeptAlive::connect(endpoint.address).await;
-    assert_eq!(client.ask(&ask).await.text(), long);
-    let asked = ask_until_stuck(&endpoint, &mut client, &ask).await;
-    client.send(&ask.repeat(5)).await;
-    for number in 0..asked + 5 {
-        let answer = client.answer(false).await;
-        assert!(answer.text() == long, "answer {number} of {asked} and 5");
-    }
+    let mut stuck = Stuck::new(&[]).await;
+    let more = stuck.ask.repeat(5);
+    stuck.client.send(&more).await;
+    stuck.take(stuck.asked + 5).await;
 }
 
 #[tokio::test]
 async fn a_client_that_does_not_take_what_it_asked_for_again_is_cut_off() {
-    let world = World::new().await;
-    let (endpoint, _) = with_a_long_list(&world, &[("HTTP_SEND_TIMEOUT_SECONDS", "2")]).await;
-    let ask = lasting_request("GET", route(SPOT), &[]);
-    let mut client = KeptAlive::connect(endpoint.address).await;
-    client.ask(&ask).await;
-    ask_until_stuck(&endpoint, &mut client, &ask).await;
+    let stuck = Stuck::new(&[("HTTP_SEND_TIMEOUT_SECONDS", "2")]).await;
     eventually("a cut", PATIENCE, async || {
-        let answer = endpoint.get("/metrics").await;
+        let answer = stuck.endpoint.get("/metrics").await;
         let cut = sample(
             answer.text(),
             "tradebot_symbols_http_connections_total{fate=\"cut\"}",
@@ -253,21 +268,13 @@ async fn a_client_that_does_not_take_what_it_asked_for_again_is_cut_off() {
 
 #[tokio::test]
 async fn a_stop_sends_the_rest_of_an_answer_that_is_given_again() {
-    let world = World::new().await;
-    let (endpoint, long) = with_a_long_list(&world, &[]).await;
-    let ask = lasting_request("GET", route(SPOT), &[]);
-    let mut client = KeptAlive::connect(endpoint.address).await;
-    assert_eq!(client.ask(&ask).await.text(), long);
-    // The last request waits behind the answer that does not go through, and is not answered any more.
-    let asked = ask_until_stuck(&endpoint, &mut client, &ask).await;
-    endpoint.process.signal(Signal::SIGTERM);
-    endpoint.process.wait_for_line("warm stop", PATIENCE);
+    let mut stuck = Stuck::new(&[]).await;
+    stuck.endpoint.process.signal(Signal::SIGTERM);
+    stuck.endpoint.process.wait_for_line("warm stop", PATIENCE);
     sleep(Duration::from_millis(300)).await;
-    for number in 1..asked {
-        let answer = client.answer(false).await;
-        assert!(answer.text() == long, "answer {number} of {asked}");
-    }
-    assert_eq!(endpoint.process.wait_exit(PATIENCE).code(), Some(0));
+    // The request that waits is not answered any more.
+    stuck.take(stuck.asked - 1).await;
+    assert_eq!(stuck.endpoint.process.wait_exit(PATIENCE).code(), Some(0));
 }
 
 #[tokio::test]
