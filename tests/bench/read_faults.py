@@ -103,7 +103,7 @@ def main():
         # The last one is not mended again.
         for fault in (well, stopped, full, flushed, gone):
             with fault(broken, db):
-                rate, p99, _ = wrk(url, serve, client_cpu, options.seconds, {})
+                rate, p99, *_ = wrk(url, serve, client_cpu, options.seconds, {})
             verdict = "" if p99 < WANTED_MS else "   MISSED"
             print(f"{fault.__name__:10} {rate:12,.0f} {p99:7.2f} ms{verdict}", flush=True)
             if verdict:
