@@ -2,7 +2,7 @@
 //!
 //! An element is handed over as soon as its end is there, and forgotten. Of an element only the outermost members are
 //! handed over: `null` stands where an object or an array was inside of it, which is most of it and of no use here. Such a
-//! part is only looked at for its brackets and texts. What stands around the list is kept, and is read as a document with
+//! part is only looked at for its brackets and texts, 64 bytes at a time. What stands around the list is kept, and is read as a document with
 //! an empty list at the end; it is small.
 
 use memchr::memchr2;
@@ -15,7 +15,7 @@ const LONGEST_ELEMENT: usize = 1 << 20;
 const LONGEST_REST: usize = 1 << 20;
 /// Of brackets deeper than this, and than in any real answer, the kind is not looked at.
 const KINDS_KNOWN: usize = 64;
-/// Texts up to this length are looked through byte by byte.
+/// Texts up to this length are looked through by words.
 const SHORT_TEXT: usize = 16;
 const BYTE_ORDER_MARK: [u8; 3] = *b"\xef\xbb\xbf";
 
@@ -247,16 +247,80 @@ impl Splitter {
     }
 }
 
-/// Outside of texts only these matter.
-const STRUCTURE: [bool; 256] = {
-    let mut table = [false; 256];
-    table[b'"' as usize] = true;
-    table[b'{' as usize] = true;
-    table[b'}' as usize] = true;
-    table[b'[' as usize] = true;
-    table[b']' as usize] = true;
-    table
+/// One in each byte of a word.
+const ONES: u64 = u64::from_ne_bytes([1; 8]);
+
+/// The highest bit of each byte of `word` that is `byte`; above the first of these others may be marked as well.
+fn marked(word: u64, byte: u8) -> u64 {
+    let differing = word ^ (ONES * u64::from(byte));
+    differing.wrapping_sub(ONES) & !differing & (ONES << 7)
+}
+
+/// Bytes that are looked for.
+struct Sought {
+    /// Marks the first of them in a word, the lowest byte being the first.
+    in_word: fn(u64) -> u64,
+    is: fn(u8) -> bool,
+}
+
+/// What matters outside of texts.
+const STRUCTURE: Sought = Sought {
+    in_word: |word| {
+        // Square brackets differ from the others by one bit.
+        let curly = word | (ONES * 0x20);
+        marked(word, b'"') | marked(curly, b'{') | marked(curly, b'}')
+    },
+    is: |byte| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']'),
 };
+
+/// What matters inside of them.
+const TEXT: Sought = Sought {
+    in_word: |word| marked(word, b'"') | marked(word, b'\\'),
+    is: |byte| matches!(byte, b'"' | b'\\'),
+};
+
+/// Bytes that are looked at together.
+const BLOCK: usize = 64;
+
+/// The quotation marks of a block, a bit for each byte, and whether there may be brackets; nothing if there is an escape.
+fn quotes(block: &[u8; BLOCK]) -> Option<(u64, bool)> {
+    const LOW: u64 = ONES * 0x7f;
+    let (mut quotes, mut escapes, mut brackets) = (0, 0, 0);
+    for (number, word) in block.as_chunks::<8>().0.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let differing = word ^ (ONES * u64::from(b'"'));
+        // The highest bit of exactly those bytes that are none but quotation marks.
+        let marks = !(((differing & LOW) + LOW) | differing | LOW);
+        // Gathers these bits in the highest byte, in their order.
+        let gathered = (marks >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        quotes |= gathered << (number * 8);
+        escapes |= marked(word, b'\\');
+        let curly = word | (ONES * 0x20);
+        brackets |= marked(curly, b'{') | marked(curly, b'}');
+    }
+    (escapes == 0).then_some((quotes, brackets != 0))
+}
+
+/// A bit for each byte of a block that `is`.
+fn exactly(block: &[u8; BLOCK], is: fn(u8) -> bool) -> u64 {
+    let bytes = block.iter().enumerate();
+    bytes.fold(0, |bits, (number, byte)| bits | u64::from(is(*byte)) << number)
+}
+
+impl Sought {
+    /// Where the first is, by words: it mostly lies in the first or second, and no branch is taken for each byte.
+    fn first(&self, bytes: &[u8]) -> Option<usize> {
+        let (words, rest) = bytes.as_chunks::<8>();
+        for (number, word) in words.iter().enumerate() {
+            let found = (self.in_word)(u64::from_le_bytes(*word));
+            if found != 0 {
+                return Some(number * 8 + found.trailing_zeros() as usize / 8);
+            }
+        }
+        let found = rest.iter().position(|byte| (self.is)(*byte))?;
+        Some(words.len() * 8 + found)
+    }
+}
 
 impl Scan {
     /// How many of the bytes belong to the element, if it ends in them. What is wanted of it goes to `kept`.
@@ -264,7 +328,14 @@ impl Scan {
         // Where the part begins that is to be kept; nothing is while the depth is above one.
         let mut from = 0;
         let mut at = 0;
-        while let Some(found) = self.next(bytes, at) {
+        // Where blocks were given up the next one is looked at byte by byte, so that none is looked at again and again.
+        let mut careful = 0;
+        loop {
+            if self.depth > 1 && !self.escaped && at >= careful {
+                at += self.skim(&bytes[at..]);
+                careful = at + BLOCK;
+            }
+            let Some(found) = self.next(bytes, at) else { break };
             at = found + 1;
             match bytes[found] {
                 b'"' if self.depth == 0 && !self.in_text => {}
@@ -305,14 +376,63 @@ impl Scan {
         Ok(None)
     }
 
+    /// How many of the bytes, inside of a part that is not kept, are looked at by blocks: up to the end of that part, a
+    /// bracket that does not match, or a block with an escape in it.
+    fn skim(&mut self, bytes: &[u8]) -> usize {
+        let (blocks, _) = bytes.as_chunks::<BLOCK>();
+        for (number, block) in blocks.iter().enumerate() {
+            let Some((quotes, has_brackets)) = quotes(block) else {
+                return number * BLOCK;
+            };
+            // A bit for each byte behind an odd number of quotation marks.
+            let mut within = quotes;
+            for shift in [1, 2, 4, 8, 16, 32] {
+                within ^= within << shift;
+            }
+            if self.in_text {
+                within = !within;
+            }
+            if has_brackets {
+                let mut brackets = exactly(block, STRUCTURE.is) & !quotes & !within;
+                while brackets != 0 {
+                    let at = brackets.trailing_zeros() as usize;
+                    if !self.goes_on(block[at]) {
+                        self.in_text = false;
+                        return number * BLOCK + at;
+                    }
+                    brackets &= brackets - 1;
+                }
+            }
+            self.in_text = within >> 63 == 1;
+        }
+        blocks.len() * BLOCK
+    }
+
+    /// Takes a bracket if it neither ends the part that is not kept nor is of the wrong kind.
+    fn goes_on(&mut self, bracket: u8) -> bool {
+        // Deeper than kinds are known is left to the careful way.
+        if self.depth >= KINDS_KNOWN {
+            return false;
+        }
+        match bracket {
+            b'{' | b'[' => {
+                self.depth += 1;
+                self.square = self.square << 1 | u64::from(bracket == b'[');
+                true
+            }
+            _ if self.depth > 2 && (self.square & 1 == 1) == (bracket == b']') => {
+                self.depth -= 1;
+                self.square >>= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The next bracket, or quotation mark at either end of a text.
     fn next(&mut self, bytes: &[u8], mut at: usize) -> Option<usize> {
         if !self.in_text {
-            let found = at
-                + bytes
-                    .get(at..)?
-                    .iter()
-                    .position(|byte| STRUCTURE[usize::from(*byte)])?;
+            let found = at + STRUCTURE.first(bytes.get(at..)?)?;
             self.in_text = bytes[found] == b'"';
             return Some(found);
         }
@@ -325,7 +445,7 @@ impl Scan {
             let rest = bytes.get(at..)?;
             // Most texts are too short for a search that has to get ready.
             let (near, far) = rest.split_at(rest.len().min(SHORT_TEXT));
-            let found = match near.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
+            let found = match TEXT.first(near) {
                 Some(found) => at + found,
                 None => at + near.len() + memchr2(b'"', b'\\', far)?,
             };
@@ -335,6 +455,60 @@ impl Scan {
             }
             self.escaped = true;
             at = found + 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn bytes_are_found_where_they_are_first(
+            bytes in prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select(&b"\"\\{}[]\x01#Z\x5c\xdb\xfb"[..])], 0..40)
+        ) {
+            for sought in [STRUCTURE, TEXT] {
+                let first = bytes.iter().position(|byte| (sought.is)(*byte));
+                prop_assert_eq!(sought.first(&bytes), first);
+            }
+        }
+
+        #[test]
+        fn blocks_say_what_single_bytes_say(
+            // Few escapes and brackets, so that there are blocks without.
+            inside in prop::collection::vec(
+                prop_oneof![
+                    300 => prop::sample::select(&b"\"\"abcdefgh,"[..]),
+                    20 => prop::sample::select(&b"[]{}"[..]),
+                    1 => Just(b'\\'),
+                ],
+                0..700
+            ),
+            nested in 1..70_usize,
+        ) {
+            let bytes = [&b"{\"k\":"[..], &b"[".repeat(nested), &inside, &b"]".repeat(nested), b",\"l\":1}"].concat();
+            let (mut kept, mut scan) = (Vec::new(), Scan::default());
+            let whole = scan.end(&bytes, &mut kept).map_err(|error| error.to_string());
+            let (mut kept_singly, mut scan) = (Vec::new(), Scan::default());
+            let mut singly = Ok(None);
+            for (at, byte) in bytes.iter().enumerate() {
+                singly = scan.end(&[*byte], &mut kept_singly).map_err(|error| error.to_string());
+                match &mut singly {
+                    Ok(None) => {}
+                    Ok(Some(end)) => {
+                        *end += at;
+                        break;
+                    }
+                    Err(_) => break,
+                }
+            }
+            prop_assert_eq!(&whole, &singly);
+            if whole.is_ok() {
+                prop_assert_eq!(kept, kept_singly);
+            }
         }
     }
 }
