@@ -6,6 +6,7 @@
 
 mod entry;
 mod stream;
+mod words;
 
 use std::collections::HashMap;
 
