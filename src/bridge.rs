@@ -1,7 +1,7 @@
 //! The bridge to rusty-celery (the crate `celery`): the only module that imports it.
 //!
 //! The crate contributes the `#[celery::task]` macro, typed tasks, dispatch by name and the loop that spawns
-//! them. Everything that could be observed from outside is decided by [`crate::core::engine`]: the crate is
+//! them. Everything that could be observed from outside is decided by [`tradebot_core::engine`]: the crate is
 //! given a message only when it is to run now, with its `eta`, `expires`, limits and embedded signatures
 //! taken out, and what it decides afterwards (acknowledge, retry) is ignored. How one delivery passes:
 //!

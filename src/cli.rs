@@ -17,9 +17,9 @@ mod worker;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::config::{ConfigError, LogConfig, ProcessEnvironment, Reader};
-use crate::telemetry;
 use crate::worker::Pool;
+use tradebot_base::config::{ConfigError, LogConfig, ProcessEnvironment, Reader};
+use tradebot_base::telemetry;
 
 /// Exit code for a command line or an environment that cannot be used (`EX_USAGE`).
 pub const EXIT_USAGE: u8 = 64;

@@ -4,63 +4,13 @@
 //! All variables are read before any mistake is reported, so that an operator sees every mistake at once.
 
 mod http;
-mod table;
-mod vars;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use http::HttpConfig;
-pub use table::{VARIABLES, Variable};
-pub use vars::{ConfigError, ProcessEnvironment, Reader, Vars};
 
-use crate::core::secret::RedisUrl;
-use crate::market::{Network, PerMarket};
-use crate::telemetry::{self, LogFormat};
-
-/// The Redis servers.
-#[derive(Debug, Clone)]
-pub struct RedisConfig {
-    /// Where the symbol lists are kept.
-    pub cache: RedisUrl,
-    /// Where tasks are queued.
-    pub broker: RedisUrl,
-    /// Where results are stored.
-    pub results: RedisUrl,
-    /// How long a result is kept; zero keeps it for ever.
-    pub result_expires: Duration,
-    /// Prefix of the broker's keys.
-    pub key_prefix: String,
-    /// Prefix of result keys.
-    pub result_key_prefix: String,
-    /// How old an abandoned delivery must be to be restored.
-    pub visibility_timeout: Duration,
-}
-
-impl RedisConfig {
-    /// Reads the section.
-    pub fn read(reader: &mut Reader<'_>) -> Self {
-        let broker = reader.redis_url("CELERY_BROKER_URL");
-        let own = reader.optional("REDIS_URL").is_some();
-        Self {
-            cache: if own {
-                reader.redis_url("REDIS_URL")
-            } else {
-                broker.clone()
-            },
-            broker,
-            results: reader.redis_url("CELERY_RESULT_BACKEND"),
-            result_expires: reader.seconds("CELERY_RESULT_EXPIRES"),
-            key_prefix: reader.optional("CELERY_GLOBAL_KEYPREFIX").unwrap_or_default(),
-            result_key_prefix: reader
-                .optional("CELERY_RESULT_GLOBAL_KEYPREFIX")
-                .unwrap_or_default(),
-            visibility_timeout: Duration::from_secs(
-                reader.number("CELERY_VISIBILITY_TIMEOUT", 1..=31_536_000).into(),
-            ),
-        }
-    }
-}
+use tradebot_base::config::Reader;
+use tradebot_base::market::{Network, PerMarket};
 
 /// The worker.
 #[derive(Debug, Clone, Copy)]
@@ -230,70 +180,6 @@ impl BinanceConfig {
             std::mem::swap(&mut self.base_urls, &mut self.other_base_urls);
         }
         self
-    }
-}
-
-/// The beat.
-#[derive(Debug, Clone)]
-pub struct ScheduleConfig {
-    /// Seconds between two warm-ups; `None` takes the market off the schedule.
-    pub warmup_interval: PerMarket<Option<Duration>>,
-    /// File with further entries.
-    pub file: Option<String>,
-    /// Address of the beat's metrics.
-    pub metrics_listen: Option<SocketAddr>,
-}
-
-impl ScheduleConfig {
-    /// Reads the section.
-    pub fn read(reader: &mut Reader<'_>) -> Self {
-        let mut interval = |name| Some(reader.seconds(name)).filter(|interval| !interval.is_zero());
-        let warmup_interval = PerMarket {
-            spot: interval("SPOT_SYMBOLS_WARMUP_INTERVAL_SECONDS"),
-            futures: interval("FUTURES_SYMBOLS_WARMUP_INTERVAL_SECONDS"),
-        };
-        let listen = reader.optional("BEAT_METRICS_LISTEN");
-        let metrics_listen = listen.as_deref().and_then(|address| address.parse().ok());
-        if let (Some(address), None) = (&listen, metrics_listen) {
-            reader.complain(
-                "BEAT_METRICS_LISTEN",
-                address,
-                "an address with a port, such as `127.0.0.1:9100`",
-            );
-        }
-        Self {
-            warmup_interval,
-            file: reader.optional("BEAT_SCHEDULE"),
-            metrics_listen,
-        }
-    }
-}
-
-/// Logs.
-#[derive(Debug, Clone)]
-pub struct LogConfig {
-    /// Level or filter expression.
-    pub level: String,
-    /// Form of the lines.
-    pub format: LogFormat,
-}
-
-impl LogConfig {
-    /// Reads the section.
-    pub fn read(reader: &mut Reader<'_>) -> Self {
-        let level = reader.text("LOG_LEVEL");
-        if !telemetry::understands(&level) {
-            reader.complain("LOG_LEVEL", &level, telemetry::LEVELS);
-        }
-        let format = match reader.text("LOG_FORMAT").to_ascii_lowercase().as_str() {
-            "json" => LogFormat::Json,
-            "human" => LogFormat::Human,
-            other => {
-                reader.complain("LOG_FORMAT", other, "`human` or `json`");
-                LogFormat::Human
-            }
-        };
-        Self { level, format }
     }
 }
 

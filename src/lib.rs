@@ -38,12 +38,9 @@
 pub mod bridge;
 #[cfg(feature = "worker")]
 pub mod cli;
+#[cfg(feature = "reads")]
 pub mod config;
-pub mod core;
-pub mod manual;
-pub mod market;
-#[cfg(feature = "worker")]
+#[cfg(feature = "reads")]
 pub mod product;
-pub mod telemetry;
 #[cfg(feature = "worker")]
 pub mod worker;

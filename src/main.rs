@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use tradebot_base::telemetry;
 use tradebot_symbols::cli::{self, Cli};
-use tradebot_symbols::telemetry;
 
 /// A third less time per task than with the system's allocator.
 #[global_allocator]

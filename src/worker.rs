@@ -14,16 +14,18 @@ use tokio::sync::Notify;
 use tracing::info;
 
 use crate::bridge::{self, BridgeError, TaskSet};
-use crate::config::{ConfigError, Reader, RedisConfig, Vars, WorkerConfig};
-use crate::core::clock::{SharedClock, SystemClock};
-use crate::core::control::{BrokerInfo, Control, ControlSettings};
-use crate::core::engine::{Engine, EngineSettings, Limits, RateLimit};
-use crate::core::events::EventSettings;
-use crate::core::lifecycle::Stop;
-use crate::core::node;
-use crate::core::results::{ResultOptions, Results};
-use crate::core::transport::{Connection, RedisTrouble, Transport};
-use crate::core::wire::keys::Keys;
+use crate::config::WorkerConfig;
+use tradebot_base::clock::{SharedClock, SystemClock};
+use tradebot_base::config::{ConfigError, Reader, RedisConfig, Vars};
+use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::lifecycle::Stop;
+use tradebot_base::node;
+use tradebot_core::control::{BrokerInfo, Control, ControlSettings};
+use tradebot_core::engine::{Engine, EngineSettings, Limits, RateLimit};
+use tradebot_core::events::EventSettings;
+use tradebot_core::results::{ResultOptions, Results};
+use tradebot_core::transport::Transport;
+use tradebot_wire::keys::Keys;
 
 /// Celery's `task_default_queue`. Whatever a worker consumes, what follows from its tasks goes here unless the
 /// signature names a queue: a worker with a queue of its own still has its callbacks run by the others.

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use chrono::{DateTime, SecondsFormat, Utc};
 use redis::cmd;
 use thiserror::Error;
-use tradebot_symbols::core::transport::RedisTrouble;
+use tradebot_base::connection::RedisTrouble;
 use uuid::Uuid;
 
 use crate::due::{Decision, Record, State, decide};

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use tradebot_symbols::config::ScheduleConfig;
-use tradebot_symbols::core::trace;
-use tradebot_symbols::core::wire::body::Body;
-use tradebot_symbols::core::wire::envelope::Priority;
-use tradebot_symbols::core::wire::task_message::TaskMessage;
-use tradebot_symbols::market::Market;
+use tradebot_base::config::ScheduleConfig;
+use tradebot_base::market::Market;
+use tradebot_core::trace;
+use tradebot_core::wire::body::Body;
+use tradebot_core::wire::envelope::Priority;
+use tradebot_core::wire::task_message::TaskMessage;
 use uuid::Uuid;
 
 use crate::slots::{Micros, Plan, time};
@@ -147,8 +147,8 @@ pub(crate) fn warmups(config: &ScheduleConfig, queue: &str) -> Vec<Entry> {
 
 #[cfg(test)]
 mod tests {
-    use tradebot_symbols::core::wire::envelope::Envelope;
-    use tradebot_symbols::market::PerMarket;
+    use tradebot_base::market::PerMarket;
+    use tradebot_core::wire::envelope::Envelope;
 
     use super::*;
 

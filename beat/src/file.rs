@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 use toml::Spanned;
-use tradebot_symbols::core::wire::envelope::Priority;
+use tradebot_core::wire::envelope::Priority;
 
 use crate::crontab::{Crontab, Field};
 use crate::entry::{CatchUp, Entry, Expires};

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, warn};
-use tradebot_symbols::core::clock::SharedClock;
+use tradebot_base::clock::SharedClock;
 
 use crate::metrics::{Metrics, is_healthy};
 

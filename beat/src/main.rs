@@ -34,16 +34,16 @@ use chrono_tz::Tz;
 use clap::{Parser, Subcommand};
 use thiserror::Error;
 use tracing::info;
-use tradebot_symbols::config::{
+use tradebot_base::clock::SystemClock;
+use tradebot_base::config::{
     ConfigError, LogConfig, ProcessEnvironment, Reader, RedisConfig, ScheduleConfig,
 };
-use tradebot_symbols::core::clock::SystemClock;
-use tradebot_symbols::core::lifecycle::Stop;
-use tradebot_symbols::core::node;
-use tradebot_symbols::core::transport::Connection;
-use tradebot_symbols::core::wire::keys::Keys;
-use tradebot_symbols::core::wire::task_message;
-use tradebot_symbols::telemetry;
+use tradebot_base::connection::Connection;
+use tradebot_base::lifecycle::Stop;
+use tradebot_base::node;
+use tradebot_base::telemetry;
+use tradebot_core::wire::keys::Keys;
+use tradebot_core::wire::task_message;
 use uuid::Uuid;
 
 use crate::commands::{NoSuchEntry, explain, list, run_now, set_paused};

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 use clap_mangen::Man;
-use tradebot_symbols::config::{LogConfig, RedisConfig, ScheduleConfig};
-use tradebot_symbols::manual::{Extras, title, variables_of};
+use tradebot_base::config::{LogConfig, RedisConfig, ScheduleConfig};
+use tradebot_base::manual::{Extras, title, variables_of};
 
 use crate::Args;
 

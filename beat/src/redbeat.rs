@@ -19,9 +19,9 @@ use redis::{Pipeline, Script, cmd};
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::{info, warn};
-use tradebot_symbols::core::clock::SharedClock;
-use tradebot_symbols::core::transport::{Connection, RedisTrouble, ScriptCall};
-use tradebot_symbols::core::wire::keys::Keys;
+use tradebot_base::clock::SharedClock;
+use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
+use tradebot_core::wire::keys::Keys;
 
 use crate::entry::Entry;
 use crate::metrics::Metrics;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
-use tradebot_symbols::core::backoff::Reconnect;
-use tradebot_symbols::core::clock::SharedClock;
-use tradebot_symbols::core::error_chain;
-use tradebot_symbols::core::lifecycle::{Stop, sleep_unless_stopping};
-use tradebot_symbols::core::transport::RedisTrouble;
+use tradebot_base::backoff::Reconnect;
+use tradebot_base::clock::SharedClock;
+use tradebot_base::connection::RedisTrouble;
+use tradebot_base::error_chain;
+use tradebot_base::lifecycle::{Stop, sleep_unless_stopping};
 
 use crate::entry::Entry;
 use crate::metrics::Metrics;

@@ -10,9 +10,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use redis::{Script, cmd};
-use tradebot_symbols::core::transport::{Connection, RedisTrouble, ScriptCall};
-use tradebot_symbols::core::wire::envelope::Priority;
-use tradebot_symbols::core::wire::keys::{self, Keys};
+use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
+use tradebot_core::wire::envelope::Priority;
+use tradebot_core::wire::keys::{self, Keys};
 
 use crate::due::{Guard, Record};
 use crate::slots::Micros;

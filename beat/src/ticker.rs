@@ -17,7 +17,7 @@ mod outcome;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use tradebot_symbols::core::transport::RedisTrouble;
+use tradebot_base::connection::RedisTrouble;
 
 use crate::due::{Decision, State, decide};
 use crate::entry::Entry;

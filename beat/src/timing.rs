@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tradebot_symbols::core::clock::SharedClock;
+use tradebot_base::clock::SharedClock;
 
 use crate::slots::Micros;
 
@@ -105,7 +105,7 @@ mod tests {
     use std::sync::Arc;
 
     use chrono::{DateTime, TimeDelta};
-    use tradebot_symbols::core::clock::ManualClock;
+    use tradebot_base::clock::ManualClock;
 
     use super::*;
 

@@ -13,8 +13,8 @@ use tracing::{error, info};
 
 use super::broker::KombuBroker;
 use super::task_set::TaskSet;
-use crate::core::clock::SharedClock;
-use crate::core::engine::Engine;
+use tradebot_base::clock::SharedClock;
+use tradebot_core::engine::Engine;
 
 /// How long settlements may go on once a cold stop was asked for.
 const COLD_PATIENCE: Duration = Duration::from_secs(2);

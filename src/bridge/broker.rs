@@ -13,10 +13,10 @@ use tokio::sync::mpsc;
 
 use super::stream::JobStream;
 use super::task_set::TaskSet;
-use crate::core::clock::SharedClock;
-use crate::core::engine::{Engine, Job};
-use crate::core::wire::body::Body;
-use crate::core::wire::task_message::{self, TaskMessage};
+use tradebot_base::clock::SharedClock;
+use tradebot_core::engine::{Engine, Job};
+use tradebot_wire::body::Body;
+use tradebot_wire::task_message::{self, TaskMessage};
 
 /// See the module.
 pub(super) struct KombuBroker {

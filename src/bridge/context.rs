@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use celery::error::TaskError;
 
-use crate::core::engine::{Failure, FailureKind};
-use crate::core::wire::result::Exception;
+use tradebot_core::engine::{Failure, FailureKind};
+use tradebot_wire::result::Exception;
 
 tokio::task_local! {
     static CURRENT: Current;

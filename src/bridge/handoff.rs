@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::core::engine::{Engine, Job};
+use tradebot_core::engine::{Engine, Job};
 
 /// A job with what it takes to run it.
 pub(super) struct Handoff {

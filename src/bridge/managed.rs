@@ -14,9 +14,9 @@ use serde_json::Value;
 
 use super::context;
 use super::handoff::{self, Place};
-use crate::core::engine::{Failure, FailureKind, Limits, TaskPolicy};
-use crate::core::retry::RetryPolicy;
-use crate::core::wire::result::Exception;
+use tradebot_core::engine::retry::RetryPolicy;
+use tradebot_core::engine::{Failure, FailureKind, Limits, TaskPolicy};
+use tradebot_wire::result::Exception;
 
 /// See the module.
 pub(super) struct Managed<T>
@@ -114,7 +114,7 @@ where
     T::Returns: Serialize,
 {
     /// The request that the real task sees: with what was taken out of the message put back.
-    fn inner_request(&self, job: &crate::core::engine::Job, params: T::Params) -> Request<T> {
+    fn inner_request(&self, job: &tradebot_core::engine::Job, params: T::Params) -> Request<T> {
         let (hard, soft) = job.message.timelimit();
         Request {
             app: Arc::clone(&self.request.app),

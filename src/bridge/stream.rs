@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::delivery::KombuDelivery;
 use super::handoff::Handoff;
 use super::task_set::TaskSet;
-use crate::core::engine::{Engine, Job};
+use tradebot_core::engine::{Engine, Job};
 
 /// Jobs as deliveries. It never ends: the crate's loop would spin on a stream that did.
 pub(super) struct JobStream {

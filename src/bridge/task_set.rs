@@ -12,8 +12,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::managed::{self, Managed};
-use crate::core::engine::TaskPolicy;
-use crate::core::wire::body::Body;
+use tradebot_core::engine::TaskPolicy;
+use tradebot_wire::body::Body;
 
 type Registering<'a> = Pin<Box<dyn Future<Output = Result<(), CeleryError>> + 'a>>;
 

@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 
 use super::doctor::say;
 use super::{read_logs, report, start_logs};
-use crate::core::clock::SystemClock;
-use crate::market::Market;
 use crate::product::doctor::{Adoption, Comparison, EnvFile, Use};
+use tradebot_base::clock::SystemClock;
+use tradebot_base::market::Market;
 
 /// Reads the existing deployment's .env file and prepares the take-over. Changes nothing.
 ///

@@ -6,14 +6,15 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 
 use super::{both, read_logs, start_logs};
-use crate::config::{BinanceConfig, ProcessEnvironment, Reader, SymbolsConfig};
-use crate::core::error_chain;
-use crate::market::Market;
+use crate::config::{BinanceConfig, SymbolsConfig};
 use crate::product::binance::client::Client;
 use crate::product::credentials::branch::Branch;
 use crate::product::credentials::protect;
 use crate::product::credentials::settings::Settings;
 use crate::product::credentials::walk::{Fallthrough, Own, Step};
+use tradebot_base::config::{ProcessEnvironment, Reader};
+use tradebot_base::error_chain;
+use tradebot_base::market::Market;
 
 /// Shows what the service makes of a user's own exchange key.
 ///

@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{both, read_logs, report, start_logs};
-use crate::config::ProcessEnvironment;
-use crate::core::clock::SystemClock;
-use crate::core::lifecycle::{Stop, sleep_unless_stopping};
 use crate::product::doctor::{Doctor, Finding, KINDS, Picture, Settings};
+use tradebot_base::clock::SystemClock;
+use tradebot_base::config::ProcessEnvironment;
+use tradebot_base::lifecycle::{Stop, sleep_unless_stopping};
 
 /// Looks at Redis, lists, queues, workers, beats, exchange and settings, and says what is wrong.
 ///

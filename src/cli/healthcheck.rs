@@ -4,10 +4,10 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use super::doctor::say;
-use crate::config::{ConfigError, ProcessEnvironment, Reader, RedisConfig, Vars};
-use crate::core::clock::SystemClock;
-use crate::core::node;
 use crate::product::doctor::Health;
+use tradebot_base::clock::SystemClock;
+use tradebot_base::config::{ConfigError, ProcessEnvironment, Reader, RedisConfig, Vars};
+use tradebot_base::node;
 
 /// Says whether a part works, within a second.
 ///

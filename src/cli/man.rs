@@ -7,8 +7,8 @@ use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
 use super::Cli;
-use crate::config::{ConfigError, VARIABLES};
-use crate::manual::{self, Extras};
+use tradebot_base::config::{ConfigError, VARIABLES};
+use tradebot_base::manual::{self, Extras};
 
 const FILES: &[(&str, &str)] = &[
     (

@@ -7,9 +7,10 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{both, read_logs, start_logs};
-use crate::config::{ProcessEnvironment, Reader, RedisConfig};
-use crate::core::transport::{Connection, Parked, ParkedPages};
-use crate::core::wire::keys::Keys;
+use tradebot_base::config::{ProcessEnvironment, Reader, RedisConfig};
+use tradebot_base::connection::Connection;
+use tradebot_core::transport::{Parked, ParkedPages};
+use tradebot_wire::keys::Keys;
 
 /// Lists, replays or drops messages that were set aside.
 ///

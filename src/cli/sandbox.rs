@@ -8,8 +8,8 @@ use anyhow::Result;
 use tracing::warn;
 
 use super::{read_logs, start_logs};
-use crate::core::lifecycle::Stop;
 use crate::product::sandbox::{Catalog, SandboxServer};
+use tradebot_base::lifecycle::Stop;
 
 /// Serves made-up symbol lists, or captured ones, in the exchange's form.
 #[derive(Debug, clap::Args)]

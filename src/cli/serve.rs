@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{both, read_logs, start_logs};
-use crate::config::{ProcessEnvironment, Reader, WorkerConfig};
-use crate::core::lifecycle::Stop;
-use crate::core::node;
+use crate::config::WorkerConfig;
 use crate::product::http::run::{HttpEndpoint, HttpSettings};
+use tradebot_base::config::{ProcessEnvironment, Reader};
+use tradebot_base::lifecycle::Stop;
+use tradebot_base::node;
 
 /// Serves the symbol lists over HTTP, from memory and Redis.
 #[derive(Debug, clap::Args)]

@@ -19,18 +19,16 @@ use self::child::Child;
 use self::private_redis::PrivateRedis;
 use self::view::View;
 use super::{both, read_logs, start_logs};
-use crate::config::{
-    BinanceConfig, HttpConfig, ProcessEnvironment, Reader, RedisConfig, ScheduleConfig, SymbolsConfig,
-    WorkerConfig,
-};
-use crate::core::clock::SystemClock;
-use crate::core::error_chain;
-use crate::core::lifecycle::Stop;
-use crate::core::secret::RedisUrl;
-use crate::core::transport::{Connection, RedisTrouble};
-use crate::market::PerMarket;
+use crate::config::{BinanceConfig, HttpConfig, SymbolsConfig, WorkerConfig};
 use crate::product::sandbox::{Catalog, SandboxServer};
 use crate::product::symbols::cache::SymbolCache;
+use tradebot_base::clock::SystemClock;
+use tradebot_base::config::{ProcessEnvironment, Reader, RedisConfig, ScheduleConfig};
+use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::error_chain;
+use tradebot_base::lifecycle::Stop;
+use tradebot_base::market::PerMarket;
+use tradebot_base::secret::RedisUrl;
 
 /// Runs worker and beat together, and shows the lists as they arrive.
 #[derive(Debug, clap::Args)]

@@ -8,12 +8,12 @@ use anyhow::Result;
 use tracing::error;
 
 use super::{both, read_logs, start_logs};
-use crate::config::ProcessEnvironment;
-use crate::core::engine::Engine;
-use crate::core::error_chain;
 use crate::product::http::run::{HttpEndpoint, HttpError, HttpSettings};
 use crate::product::tasks::{self, Context};
 use crate::worker::{self, Pool, WorkerArgs, WorkerSettings};
+use tradebot_base::config::ProcessEnvironment;
+use tradebot_base::error_chain;
+use tradebot_core::engine::Engine;
 
 /// Runs a worker, beside Python workers or alone.
 ///

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Reader;
+use tradebot_base::config::Reader;
 
 /// The HTTP endpoint.
 #[derive(Debug, Clone)]

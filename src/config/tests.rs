@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use tradebot_base::config::{ConfigError, LogConfig, RedisConfig, ScheduleConfig, VARIABLES};
+
 use super::*;
 
 fn read_all(vars: &BTreeMap<&str, &str>) -> Result<(RedisConfig, SymbolsConfig, BinanceConfig), ConfigError> {

@@ -24,15 +24,15 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::core::backoff::Reconnect;
-use crate::core::engine::Engine;
-use crate::core::error_chain;
-use crate::core::lifecycle::sleep_unless_stopping;
-use crate::core::results::Results;
-use crate::core::secret::RedisUrl;
-use crate::core::transport::{Connection, RedisTrouble};
-use crate::core::wire::keys::Keys;
-use crate::core::wire::pidbox;
+use crate::engine::Engine;
+use crate::results::Results;
+use tradebot_base::backoff::Reconnect;
+use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::error_chain;
+use tradebot_base::lifecycle::sleep_unless_stopping;
+use tradebot_base::secret::RedisUrl;
+use tradebot_wire::keys::Keys;
+use tradebot_wire::pidbox;
 
 use node::Node;
 pub use stats::BrokerInfo;

@@ -25,6 +25,7 @@ mod parked_watch;
 mod pool;
 mod rate_limits;
 mod requests;
+pub mod retry;
 mod revocations;
 mod settlement;
 mod sorting;
@@ -51,15 +52,16 @@ pub use requests::{Phase, Request, Requests, Ticket};
 pub use revocations::{Revocation, Revocations, matching};
 pub use task_types::TaskType;
 
-use crate::core::clock::SharedClock;
-use crate::core::events::{EventSettings, Events, Publisher};
-use crate::core::lamport::LamportClock;
-use crate::core::lifecycle::Stop;
-use crate::core::results::Results;
-use crate::core::transport::{Claimed, Connection, DeliveryTag, Source, Transport};
-use crate::core::wire::body::Body;
-use crate::core::wire::envelope::Envelope;
-use crate::core::wire::python_json;
+use crate::events::LamportClock;
+use crate::events::{EventSettings, Events, Publisher};
+use crate::results::Results;
+use crate::transport::{Claimed, DeliveryTag, Source, Transport};
+use tradebot_base::clock::SharedClock;
+use tradebot_base::connection::Connection;
+use tradebot_base::lifecycle::Stop;
+use tradebot_wire::body::Body;
+use tradebot_wire::envelope::Envelope;
+use tradebot_wire::python_json;
 
 /// How many texts that identify messages left to others are remembered, two a message.
 const MAX_LEFT_OUT: usize = 2_000;
@@ -153,7 +155,7 @@ impl Engine {
         clock: SharedClock,
         stop: Stop,
     ) -> Arc<Self> {
-        let origin = crate::core::wire::task_message::origin(&settings.machine);
+        let origin = tradebot_wire::task_message::origin(&settings.machine);
         let events = Events::new(settings.events, &settings.hostname, &origin, Arc::clone(&clock));
         Arc::new(Self {
             results_with_broker: transport.connection().same_database(results.connection()),

@@ -9,11 +9,13 @@
 //! As with Celery nobody is told of an outcome before it is stored, so whoever hears of it finds it.
 
 mod buffer;
+mod lamport;
 mod line;
 mod message;
 mod publisher;
 mod switch;
 
+pub use lamport::LamportClock;
 pub(crate) use publisher::Publisher;
 pub use switch::Switch;
 
@@ -27,11 +29,10 @@ use tokio::sync::Notify;
 
 use self::buffer::Buffer;
 use self::line::Line;
-use crate::core::clock::SharedClock;
-use crate::core::lamport::LamportClock;
-use crate::core::wire::envelope::Envelope;
-use crate::core::wire::result::{Exception, State};
-use crate::core::wire::{python_repr, timestamp};
+use tradebot_base::clock::SharedClock;
+use tradebot_wire::envelope::Envelope;
+use tradebot_wire::result::{Exception, State};
+use tradebot_wire::{python_repr, timestamp};
 
 /// Seconds between two heartbeats, which is Celery's default. Receivers take a worker for lost after twice that.
 const HEARTBEAT_SECONDS: f64 = 2.0;
@@ -322,7 +323,7 @@ impl Drop for Running<'_> {
 }
 
 fn software(line: &mut Line<'_>) {
-    line.text("sw_ident", env!("CARGO_PKG_NAME"));
+    line.text("sw_ident", "tradebot-symbols");
     line.text("sw_ver", env!("CARGO_PKG_VERSION"));
     line.text("sw_sys", "Linux");
 }

@@ -3,19 +3,22 @@
 //! With results in the broker's own database an outcome is stored by the same script that acknowledges the
 //! message. A backend elsewhere is written first and the message acknowledged after.
 
+pub(crate) mod chords;
+
 use std::sync::Arc;
 
+use chords::{Chords, Count, Ended};
 use redis::Script;
 use serde_json::Value;
 
-use crate::core::canvas::{Part, Preparation};
-use crate::core::chords::{Chords, Count, Ended};
-use crate::core::clock::SharedClock;
-use crate::core::transport::{Connection, DeliveryTag, Push, RedisTrouble, ScriptCall, StoredResult};
-use crate::core::wire::envelope::Envelope;
-use crate::core::wire::keys::{self, Keys};
-use crate::core::wire::python_json;
-use crate::core::wire::result::{self, State};
+use crate::transport::{DeliveryTag, Push, StoredResult};
+use tradebot_base::clock::SharedClock;
+use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
+use tradebot_wire::canvas::{Part, Preparation};
+use tradebot_wire::envelope::Envelope;
+use tradebot_wire::keys::{self, Keys};
+use tradebot_wire::python_json;
+use tradebot_wire::result::{self, State};
 
 /// How results are stored.
 #[derive(Debug, Clone, Default)]

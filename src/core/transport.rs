@@ -9,14 +9,11 @@
 //! the record of its next holder.
 
 mod claim;
-mod connection;
 mod crashes;
-mod endpoint;
 mod held;
 mod parked;
 mod queues;
 mod recovery;
-mod script_call;
 mod settler;
 
 use std::collections::BTreeMap;
@@ -33,17 +30,16 @@ use queues::Served;
 use settler::Settler;
 
 pub use claim::{Claim, Claimed, SCAN_WINDOW};
-pub use connection::{CONNECT_TIMEOUT, Connection, RESPONSE_TIMEOUT, RedisTrouble};
 pub use crashes::ALONE_FROM;
 pub use parked::{Parked, ParkedPages};
 pub use queues::Queue;
 pub use recovery::{GRACE, HEARTBEAT, LEASE, RESTORE_INTERVAL, RollCall, SCORE_RENEWAL};
-pub use script_call::ScriptCall;
 
-use crate::core::clock::SharedClock;
-use crate::core::wire::envelope::Envelope;
-use crate::core::wire::keys::Keys;
-use crate::core::wire::python_json;
+use tradebot_base::clock::SharedClock;
+use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_wire::envelope::Envelope;
+use tradebot_wire::keys::Keys;
+use tradebot_wire::python_json;
 
 /// Identifies one delivery of one message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,7 +91,7 @@ pub struct Push {
 /// A result document and its key.
 #[derive(Debug)]
 pub struct StoredResult {
-    /// See [`crate::core::wire::keys::task_meta`].
+    /// See [`tradebot_wire::keys::task_meta`].
     pub key: String,
     /// The document.
     pub document: String,

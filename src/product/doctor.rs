@@ -41,13 +41,13 @@ pub use samples::{Counts, Recent};
 pub use server::Server;
 pub use settings::Settings;
 
-use crate::core::clock::SharedClock;
-use crate::core::error_chain;
-use crate::core::secret::RedisUrl;
-use crate::core::transport::{Connection, RedisTrouble};
-use crate::core::wire::keys::Keys;
-use crate::market::Market;
 use crate::product::symbols::cache::CacheKeys;
+use tradebot_base::clock::SharedClock;
+use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::error_chain;
+use tradebot_base::market::Market;
+use tradebot_base::secret::RedisUrl;
+use tradebot_wire::keys::Keys;
 
 /// How long any one probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);

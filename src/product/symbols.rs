@@ -10,7 +10,7 @@
 //! ```
 //! # use tradebot_test_support::{RedisServer, Reply, ScriptedExchange};
 //! use std::collections::BTreeMap;
-//! use tradebot_symbols::market::Market;
+//! use tradebot_base::market::Market;
 //! use tradebot_symbols::product::symbols::reads::{Level, ReadsSettings, SymbolReads};
 //!
 //! # tokio::runtime::Runtime::new()?.block_on(async {
@@ -47,7 +47,7 @@
 //! ```
 //! # use tradebot_test_support::{RedisServer, ScriptedExchange};
 //! use std::collections::BTreeMap;
-//! use tradebot_symbols::market::Market;
+//! use tradebot_base::market::Market;
 //! use tradebot_symbols::product::symbols::blocking::SymbolReads;
 //! use tradebot_symbols::product::symbols::reads::ReadsSettings;
 //!

@@ -6,12 +6,13 @@ use thiserror::Error;
 use tracing::info;
 
 use crate::bridge::TaskSet;
-use crate::config::{BinanceConfig, ConfigError, Reader, RedisConfig, SymbolsConfig, Vars};
-use crate::core::clock::SystemClock;
-use crate::core::transport::{Connection, RedisTrouble};
+use crate::config::{BinanceConfig, SymbolsConfig};
 use crate::product::binance::client::Client;
 use crate::product::symbols::cache::SymbolCache;
 use crate::product::symbols::refresh::Refresher;
+use tradebot_base::clock::SystemClock;
+use tradebot_base::config::{ConfigError, Reader, RedisConfig, Vars};
+use tradebot_base::connection::{Connection, RedisTrouble};
 
 /// The configuration of the tasks.
 #[derive(Debug, Clone)]

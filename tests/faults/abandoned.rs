@@ -6,10 +6,10 @@ use futures_util::future;
 use redis::cmd;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tradebot_symbols::core::clock::{Clock, SystemClock};
-use tradebot_symbols::core::wire::keys::{Keys, SEP};
-use tradebot_symbols::core::wire::task_message::TaskMessage;
+use tradebot_base::clock::{Clock, SystemClock};
 use tradebot_test_support::{Process, bin, eventually};
+use tradebot_wire::keys::{Keys, SEP};
+use tradebot_wire::task_message::TaskMessage;
 
 use crate::ledger::{Ledger, QUEUE, plain};
 use crate::scene::{SOON, Scene, Worker, ask};

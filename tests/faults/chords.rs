@@ -3,7 +3,7 @@
 use futures_util::future;
 use redis::cmd;
 use serde_json::{Value, json};
-use tradebot_symbols::core::wire::keys;
+use tradebot_wire::keys;
 use uuid::Uuid;
 
 use crate::figures::sized;

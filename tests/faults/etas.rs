@@ -5,9 +5,9 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use futures_util::future;
 use redis::cmd;
-use tradebot_symbols::core::clock::{Clock, SystemClock};
-use tradebot_symbols::core::wire::keys::Keys;
+use tradebot_base::clock::{Clock, SystemClock};
 use tradebot_test_support::{ChaosProxy, eventually, stretched};
+use tradebot_wire::keys::Keys;
 
 use crate::ledger::{Ledger, QUEUE, Sums, now_ms};
 use crate::scene::{SOON, Scene, ask};

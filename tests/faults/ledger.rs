@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use redis::cmd;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
-use tradebot_symbols::core::clock::{Clock, SystemClock};
-use tradebot_symbols::core::transport::{Connection, publish};
-use tradebot_symbols::core::wire::body::Body;
-use tradebot_symbols::core::wire::envelope::Envelope;
-use tradebot_symbols::core::wire::keys::{self, Keys, PRIORITY_STEPS};
-use tradebot_symbols::core::wire::task_message::TaskMessage;
+use tradebot_base::clock::{Clock, SystemClock};
+use tradebot_base::connection::Connection;
+use tradebot_core::transport::publish;
 use tradebot_test_support::{eventually, stretched};
+use tradebot_wire::body::Body;
+use tradebot_wire::envelope::Envelope;
+use tradebot_wire::keys::{self, Keys, PRIORITY_STEPS};
+use tradebot_wire::task_message::TaskMessage;
 
 use crate::scene::{SOON, Scene, ask};
 

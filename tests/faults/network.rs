@@ -5,9 +5,9 @@ use std::time::Duration;
 use futures_util::future;
 use redis::cmd;
 use serde_json::json;
-use tradebot_symbols::core::clock::{Clock, SystemClock};
-use tradebot_symbols::core::wire::keys::Keys;
+use tradebot_base::clock::{Clock, SystemClock};
 use tradebot_test_support::{ChaosProxy, eventually};
+use tradebot_wire::keys::Keys;
 
 use crate::figures::{Figures, sized};
 use crate::ledger::{Ledger, now_ms};

@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::future;
 use redis::cmd;
 use serde_json::{Value, json};
-use tradebot_symbols::core::wire::keys::Keys;
 use tradebot_test_support::eventually;
+use tradebot_wire::keys::Keys;
 
 use crate::ledger::{Ledger, QUEUE, plain};
 use crate::scene::{SOON, Scene, Worker, ask};

@@ -8,11 +8,12 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue, cmd};
 use tokio::sync::Notify;
-use tradebot_symbols::core::clock::SystemClock;
-use tradebot_symbols::core::secret::RedisUrl;
-use tradebot_symbols::core::transport::{Connection, Transport};
-use tradebot_symbols::core::wire::keys::Keys;
+use tradebot_base::clock::SystemClock;
+use tradebot_base::connection::Connection;
+use tradebot_base::secret::RedisUrl;
+use tradebot_core::transport::Transport;
 use tradebot_test_support::{ChaosProxy, Process, RedisServer, Signal, bin, eventually};
+use tradebot_wire::keys::Keys;
 
 use crate::ledger::QUEUE;
 

@@ -1,9 +1,9 @@
 //! Settlements and results that meet others of the same task.
 
 use serde_json::json;
-use tradebot_symbols::core::transport::{End, Push, StoredResult, Transport};
-use tradebot_symbols::core::wire::keys;
+use tradebot_core::transport::{End, Push, StoredResult, Transport};
 use tradebot_test_support::eventually;
+use tradebot_wire::keys;
 
 use crate::ledger::{Ledger, plain};
 use crate::scene::{SOON, Scene};

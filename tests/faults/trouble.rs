@@ -6,7 +6,7 @@ use futures_util::future;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, cmd};
 
-use tradebot_symbols::core::error_chain;
+use tradebot_base::error_chain;
 use tradebot_test_support::eventually;
 
 use crate::figures::sized;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::{ChaosProxy, Process, RedisServer, Reply};
 
 use crate::world::{PATIENCE, QUEUE, World, connected, embedding, good_list, path, warmup};

@@ -2,10 +2,10 @@
 
 use redis::AsyncCommands;
 use serde_json::{Value, json};
-use tradebot_symbols::core::wire::envelope::Envelope;
-use tradebot_symbols::core::wire::task_message::TaskMessage;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::{Reply, eventually};
+use tradebot_wire::envelope::Envelope;
+use tradebot_wire::task_message::TaskMessage;
 
 use crate::world::{MAX_RETRIES, PATIENCE, QUEUE, World, embedding, good_list, path, tried, warmup};
 

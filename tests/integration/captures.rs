@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use redis::AsyncCommands;
 use serde_json::{Value, json};
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_test_support::{self as support, Capture, Python, Reply, captures};
 

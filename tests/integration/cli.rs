@@ -164,7 +164,7 @@ async fn no_output_shows_a_password_while_everything_works() {
     user.expect("a user");
     let url = format!("redis://worker:{CANARY}@127.0.0.1:{}/0", world.redis.port());
     let urls = ["REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"].map(|name| (name, url.as_str()));
-    let spot = tradebot_symbols::market::Market::Spot;
+    let spot = tradebot_base::market::Market::Spot;
     world.exchange.always(
         crate::world::path(spot),
         tradebot_test_support::Reply::json(crate::world::good_list()),

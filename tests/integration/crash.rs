@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::AsyncCommands;
 use serde_json::Value;
 use tokio::time::Instant;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::{Process, Reply, Signal, eventually, stretched};
 
 use crate::world::{Lists, PATIENCE, QUEUE, World, good_list, now, path, warmup};

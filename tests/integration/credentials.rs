@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tradebot_symbols::config::{BinanceConfig, Reader, SymbolsConfig, Vars};
-use tradebot_symbols::market::Market;
+use tradebot_base::config::{Reader, Vars};
+use tradebot_base::market::Market;
+use tradebot_symbols::config::{BinanceConfig, SymbolsConfig};
 use tradebot_symbols::product::binance::client::Client;
 use tradebot_symbols::product::credentials::branch::Branch;
 use tradebot_symbols::product::credentials::settings::Settings;
@@ -205,7 +206,7 @@ fn told(outcome: &Result<Own, Fallthrough>) -> String {
             let names: Vec<_> = list.symbols.iter().map(|it| it.symbol.as_str()).collect();
             format!("{}: {}", list.network, names.join(" "))
         }
-        Err(reason) => tradebot_symbols::core::error_chain(reason),
+        Err(reason) => tradebot_base::error_chain(reason),
     }
 }
 

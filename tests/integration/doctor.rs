@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use redis::AsyncCommands;
 use serde_json::Value;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_symbols::product::doctor::KINDS;
 use tradebot_test_support::{Process, RedisServer, Reply, Signal, bin, eventually};
 

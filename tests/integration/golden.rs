@@ -7,12 +7,12 @@ use std::path::Path;
 use redis::AsyncCommands;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tradebot_symbols::core::retry;
-use tradebot_symbols::core::transport::{Source, Transport};
-use tradebot_symbols::core::wire::envelope::Envelope;
-use tradebot_symbols::core::wire::keys::{self, Keys};
-use tradebot_symbols::core::wire::python_json;
+use tradebot_core::engine::retry;
+use tradebot_core::transport::{Source, Transport};
 use tradebot_test_support::{Process, RedisServer, bin, eventually};
+use tradebot_wire::envelope::Envelope;
+use tradebot_wire::keys::{self, Keys};
+use tradebot_wire::python_json;
 
 use crate::world::{PATIENCE, now};
 

@@ -12,7 +12,7 @@ mod trouble;
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_test_support::{Process, ProcessBuilder, Reply, bin, eventually};
 

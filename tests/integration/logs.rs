@@ -7,7 +7,7 @@ use std::path::Path;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use chrono::TimeDelta;
 use serde_json::{Value, json};
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::{Process, ProcessBuilder, Reply, Signal, bin, eventually};
 
 use crate::world::{PATIENCE, QUEUE, World, exchange_info, now, path, tried, warmup};

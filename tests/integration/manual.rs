@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use tempfile::NamedTempFile;
-use tradebot_symbols::config::VARIABLES;
+use tradebot_base::config::VARIABLES;
 use tradebot_test_support::{Process, bin};
 
 const PATIENCE: Duration = Duration::from_secs(30);

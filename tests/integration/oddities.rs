@@ -2,7 +2,7 @@
 
 use redis::AsyncCommands;
 use serde_json::{Value, json};
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::{Process, Reply, eventually};
 
 use crate::world::{PATIENCE, QUEUE, World, connected, embedding, good_list, now, path, task, warmup};

@@ -5,9 +5,9 @@ use chrono::TimeDelta;
 use futures_util::StreamExt;
 use redis::AsyncCommands;
 use serde_json::{Value, json};
-use tradebot_symbols::core::wire::keys::task_meta;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::{Reply, eventually};
+use tradebot_wire::keys::task_meta;
 
 use crate::world::{MAX_RETRIES, PATIENCE, QUEUE, World, connected, now, path, tried, warmup};
 

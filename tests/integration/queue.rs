@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use redis::AsyncCommands;
 use serde_json::{Value, json};
-use tradebot_symbols::core::wire::keys::SEP;
-use tradebot_symbols::core::wire::task_message::TaskMessage;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::{Process, Reply, eventually};
+use tradebot_wire::keys::SEP;
+use tradebot_wire::task_message::TaskMessage;
 
 use crate::world::{PATIENCE, QUEUE, World, connected, good_list, now, path, task, warmup};
 

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use redis::AsyncCommands;
-use tradebot_symbols::config::Vars;
-use tradebot_symbols::market::Market;
+use tradebot_base::config::Vars;
+use tradebot_base::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_symbols::product::symbols::reads::{Level, Reading, ReadsSettings, SymbolReads};
 use tradebot_test_support::eventually;

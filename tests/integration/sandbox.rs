@@ -1,7 +1,7 @@
 //! The sandbox exchange: what comes from it says so everywhere, and never takes a real list's place.
 
 use serde_json::{Value, json};
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_test_support::{Process, bin};
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use tokio::time::Instant;
-use tradebot_symbols::core::wire::envelope::Envelope;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::{Process, Reply, Signal, eventually};
+use tradebot_wire::envelope::Envelope;
 
 use crate::world::{PATIENCE, QUEUE, World, connected, good_list, now, path, warmup};
 

@@ -9,9 +9,9 @@ use std::thread;
 
 use redis::AsyncCommands;
 use serde_json::json;
-use tradebot_symbols::core::wire::envelope::Envelope;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::{Process, ProcessBuilder, Reply, Signal, bin, eventually};
+use tradebot_wire::envelope::Envelope;
 
 use self::otlp::{CLIENT, CONSUMER, PRODUCER_KIND, SERVER, Span};
 use crate::world::{PATIENCE, QUEUE, World, connected, path, warmup};

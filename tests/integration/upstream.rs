@@ -8,7 +8,7 @@ mod doubtful;
 mod odd_entries;
 mod pauses;
 
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_test_support::{Process, Reply};
 

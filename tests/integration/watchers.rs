@@ -5,9 +5,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use redis::cmd;
 use serde_json::Value;
-use tradebot_symbols::core::wire::task_message::TaskMessage;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::{Process, RedisServer, Signal, bin, eventually, stretched};
+use tradebot_wire::task_message::TaskMessage;
 
 use crate::world::{PATIENCE, QUEUE, World, connected, path, task, warmup};
 

@@ -6,16 +6,17 @@ use std::time::Duration;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
-use tradebot_symbols::core::clock::SystemClock;
-use tradebot_symbols::core::secret::RedisUrl;
-use tradebot_symbols::core::transport::{Connection, publish};
-use tradebot_symbols::core::wire::body::Body;
-use tradebot_symbols::core::wire::envelope::Envelope;
-use tradebot_symbols::core::wire::keys::{Keys, task_meta};
-use tradebot_symbols::core::wire::task_message::TaskMessage;
-use tradebot_symbols::market::Market;
+use tradebot_base::clock::SystemClock;
+use tradebot_base::connection::Connection;
+use tradebot_base::market::Market;
+use tradebot_base::secret::RedisUrl;
+use tradebot_core::transport::publish;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_test_support::{Process, ProcessBuilder, RedisServer, Reply, ScriptedExchange, bin, eventually};
+use tradebot_wire::body::Body;
+use tradebot_wire::envelope::Envelope;
+use tradebot_wire::keys::{Keys, task_meta};
+use tradebot_wire::task_message::TaskMessage;
 
 /// How long anything may take that takes milliseconds on an idle machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,9 +1,9 @@
 //! `celery events --dump` beside our worker.
 
-use tradebot_symbols::core::clock::SystemClock;
-use tradebot_symbols::core::wire::body::Body;
-use tradebot_symbols::core::wire::task_message::TaskMessage;
+use tradebot_base::clock::SystemClock;
 use tradebot_test_support::{Process, Python, RedisServer, Signal, bin, eventually};
+use tradebot_wire::body::Body;
+use tradebot_wire::task_message::TaskMessage;
 
 use crate::fleet::PATIENCE;
 

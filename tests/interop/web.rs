@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::AsyncCommands;
 use serde_json::Value;
 use tempfile::TempDir;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_test_support::{Process, Python, RedisServer, Reply, ScriptedExchange, bin, free_port};
 

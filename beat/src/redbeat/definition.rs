@@ -8,7 +8,7 @@ use chrono::{DateTime, Datelike, FixedOffset, NaiveDate, TimeZone, Timelike, Utc
 use chrono_tz::Tz;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
-use tradebot_symbols::core::wire::envelope::Priority;
+use tradebot_core::wire::envelope::Priority;
 
 use crate::crontab::{Crontab, Field};
 use crate::entry::{Entry, Expires};

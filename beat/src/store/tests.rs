@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use redis::aio::MultiplexedConnection;
 use serde_json::Value;
-use tradebot_symbols::core::secret::RedisUrl;
+use tradebot_base::secret::RedisUrl;
 use tradebot_test_support::RedisServer;
 
 use super::*;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use futures_util::future::join_all;
-use tradebot_symbols::core::transport::RedisTrouble;
+use tradebot_base::connection::RedisTrouble;
 
 use super::{REFUSED, ROUND, Ticker};
 use crate::due::{Act, Decision, Guard, decide};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
-use tradebot_symbols::core::transport::RedisTrouble;
+use tradebot_base::connection::RedisTrouble;
 
 use super::Ticker;
 use crate::running::{HEARTBEAT, HEARTBEAT_SECONDS, Standing};

@@ -9,8 +9,8 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tracing::{info, warn};
 
-use crate::core::secret::RedisUrl;
-use crate::core::transport::Connection;
+use tradebot_base::connection::Connection;
+use tradebot_base::secret::RedisUrl;
 
 /// How long the server may take to answer.
 const START_PATIENCE: Duration = Duration::from_secs(10);

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::core::clock::SharedClock;
-use crate::market::{Market, PerMarket};
 use crate::product::symbols::cache::{Network, Stored, SymbolCache};
+use tradebot_base::clock::SharedClock;
+use tradebot_base::market::{Market, PerMarket};
 
 /// How many symbols of a list are shown.
 const SHOWN: usize = 10;

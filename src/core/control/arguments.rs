@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::core::wire::python_repr;
+use tradebot_wire::python_repr;
 
 /// An exception that a command ends with; the answer holds its `repr`, as Python's does.
 #[derive(Debug, Clone, PartialEq, Eq)]

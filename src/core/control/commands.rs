@@ -8,9 +8,9 @@ use tracing::{error, info, warn};
 use super::arguments::{Arguments, CommandError, not_ok, ok};
 use super::inspect;
 use super::node::Node;
-use crate::core::engine::{Limits, RateError, RateLimit, TaskType};
-use crate::core::error_chain;
-use crate::core::transport::Queue;
+use crate::engine::{Limits, RateError, RateLimit, TaskType};
+use crate::transport::Queue;
+use tradebot_base::error_chain;
 
 /// What a command answers.
 pub(super) enum Answer {

@@ -4,7 +4,7 @@ use regex_lite::{Regex, escape};
 use serde_json::Value;
 use tracing::warn;
 
-use crate::core::wire::pidbox::Request;
+use tradebot_wire::pidbox::Request;
 
 /// Whether `node` is meant; as in kombu, names go before a pattern.
 pub(super) fn is_for(request: &Request, node: &str) -> bool {

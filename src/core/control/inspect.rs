@@ -4,9 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::arguments::{Arguments, CommandError};
 use super::node::Node;
-use crate::core::engine::{Phase, Request, TaskType};
-use crate::core::transport::Queue;
-use crate::core::wire::envelope::Envelope;
+use crate::engine::{Phase, Request, TaskType};
+use crate::transport::Queue;
+use tradebot_wire::envelope::Envelope;
 
 /// What `registered` shows of a task unless told otherwise.
 const TASK_INFO_ITEMS: [&str; 3] = ["exchange", "routing_key", "rate_limit"];

@@ -10,10 +10,10 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::node::Node;
-use crate::core::error_chain;
-use crate::core::transport::RedisTrouble;
-use crate::core::wire::keys;
-use crate::core::wire::pidbox::{self, Message, ReplyTo};
+use tradebot_base::connection::RedisTrouble;
+use tradebot_base::error_chain;
+use tradebot_wire::keys;
+use tradebot_wire::pidbox::{self, Message, ReplyTo};
 
 /// How long answers are waited for; Celery waits so long always.
 const PATIENCE: Duration = Duration::from_secs(1);

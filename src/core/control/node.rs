@@ -16,15 +16,16 @@ use super::arguments::Arguments;
 use super::commands::Answer;
 use super::destination;
 use super::state_file::{State, StateFile};
-use crate::core::clock::SharedClock;
-use crate::core::engine::Engine;
-use crate::core::error_chain;
-use crate::core::lamport::LamportClock;
-use crate::core::results::Results;
-use crate::core::transport::{Connection, RedisTrouble, Transport};
-use crate::core::wire::keys::{self, Keys, PRIORITY_STEPS};
-use crate::core::wire::pidbox::{self, Message, ReplyTo};
-use crate::core::wire::timestamp;
+use crate::engine::Engine;
+use crate::events::LamportClock;
+use crate::results::Results;
+use crate::transport::Transport;
+use tradebot_base::clock::SharedClock;
+use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::error_chain;
+use tradebot_wire::keys::{self, Keys, PRIORITY_STEPS};
+use tradebot_wire::pidbox::{self, Message, ReplyTo};
+use tradebot_wire::timestamp;
 
 /// For how long an answer waits that its asker does not read any more.
 const REPLY_EXPIRES_SECONDS: u64 = 60;

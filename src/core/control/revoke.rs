@@ -9,10 +9,10 @@ use tracing::{info, warn};
 
 use super::arguments::{Arguments, CommandError, ok};
 use super::node::Node;
-use crate::core::engine::{Phase, matching};
-use crate::core::error_chain;
-use crate::core::wire::envelope::Envelope;
-use crate::core::wire::python_repr;
+use crate::engine::{Phase, matching};
+use tradebot_base::error_chain;
+use tradebot_wire::envelope::Envelope;
+use tradebot_wire::python_repr;
 
 impl Node {
     /// `revoke`, and `terminate`, which is the same with a signal.

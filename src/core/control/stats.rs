@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::node::Node;
-use crate::core::secret::RedisUrl;
-use crate::core::wire::python_repr;
+use tradebot_base::secret::RedisUrl;
+use tradebot_wire::python_repr;
 
 /// What is shown of the broker's URL: everything but the password.
 #[derive(Debug, Clone, Default)]

@@ -1,4 +1,4 @@
-//! Starting messages that waited, or that were handed out before; see [`crate::core::transport`] for what is counted.
+//! Starting messages that waited, or that were handed out before; see [`crate::transport`] for what is counted.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use super::{Engine, Job, Received, Revocation, Slot};
-use crate::core::error_chain;
-use crate::core::transport::{ALONE_FROM, DeliveryTag};
+use crate::transport::{ALONE_FROM, DeliveryTag};
+use tradebot_base::error_chain;
 
 impl Engine {
     /// Sends a message on its way that was handed out before. One that has killed workers gets this one for itself.

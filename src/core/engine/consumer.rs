@@ -9,12 +9,13 @@ use tracing::{debug, error, info, warn};
 
 use super::foreign::FRESH;
 use super::{Engine, Job, Slot, TaskType};
-use crate::core::backoff::Reconnect;
-use crate::core::error_chain;
-use crate::core::failpoint;
-use crate::core::lifecycle::sleep_unless_stopping;
-use crate::core::transport::{Claim, Claimed, RESTORE_INTERVAL, RedisTrouble, SCAN_WINDOW, Source};
-use crate::core::wire::envelope::{Envelope, EnvelopeError};
+use crate::transport::{Claim, Claimed, RESTORE_INTERVAL, SCAN_WINDOW, Source};
+use tradebot_base::backoff::Reconnect;
+use tradebot_base::connection::RedisTrouble;
+use tradebot_base::error_chain;
+use tradebot_base::failpoint;
+use tradebot_base::lifecycle::sleep_unless_stopping;
+use tradebot_wire::envelope::{Envelope, EnvelopeError};
 
 /// How long the consumer trusts the change notification alone. A lost notification costs this much.
 const SAFETY_POLL: Duration = Duration::from_secs(5);

@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 use tracing::{debug, error, info, warn};
 
 use super::{Engine, Job, Revocation};
-use crate::core::canvas::{self, Plan, Successor};
-use crate::core::error_chain;
-use crate::core::failpoint;
-use crate::core::retry::{self, RetryPolicy};
-use crate::core::trace::TaskTrace;
-use crate::core::wire::python_repr;
-use crate::core::wire::result::{Exception, State};
+use crate::engine::retry::{self, RetryPolicy};
+use crate::trace::TaskTrace;
+use tradebot_base::error_chain;
+use tradebot_base::failpoint;
+use tradebot_wire::canvas::{self, Plan, Successor};
+use tradebot_wire::python_repr;
+use tradebot_wire::result::{Exception, State};
 
 /// Hard and soft time limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

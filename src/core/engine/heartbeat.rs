@@ -11,12 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::parked_watch::ParkedWatch;
-use crate::core::error_chain;
-use crate::core::events::Publisher;
-use crate::core::lifecycle::Stop;
-use crate::core::transport::{
-    DeliveryTag, HEARTBEAT, RESTORE_INTERVAL, RedisTrouble, SCORE_RENEWAL, Transport,
-};
+use crate::events::Publisher;
+use crate::transport::{DeliveryTag, HEARTBEAT, RESTORE_INTERVAL, SCORE_RENEWAL, Transport};
+use tradebot_base::connection::RedisTrouble;
+use tradebot_base::error_chain;
+use tradebot_base::lifecycle::Stop;
 
 /// A running heartbeat.
 pub(super) struct Heartbeat {

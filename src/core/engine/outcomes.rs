@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::core::wire::result::State;
+use tradebot_wire::result::State;
 
 /// Upper bounds of the buckets of runtimes, in microseconds; a last one takes the rest.
 const BOUNDS: [u64; 10] = [
@@ -93,7 +93,7 @@ fn seconds(micros: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::wire::result::Exception;
+    use tradebot_wire::result::Exception;
 
     #[test]
     fn each_end_is_counted_in_the_bucket_of_its_runtime() {

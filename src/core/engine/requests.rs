@@ -236,7 +236,7 @@ pub(super) fn totals(types: &BTreeMap<String, Arc<TaskType>>) -> BTreeMap<String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::clock::{Clock, SystemClock};
+    use tradebot_base::clock::{Clock, SystemClock};
 
     #[tokio::test]
     async fn a_request_is_counted_from_its_entry_to_its_drop() {

@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value};
 
 use super::Engine;
-use crate::core::wire::envelope::Envelope;
+use tradebot_wire::envelope::Envelope;
 
 /// Celery's `REVOKES_MAX`.
 const MAX_IDS: usize = 50_000;
@@ -240,8 +240,8 @@ pub fn matching<'s>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::wire::timestamp;
     use serde_json::json;
+    use tradebot_wire::timestamp;
 
     fn noon() -> DateTime<Utc> {
         timestamp::parse("2026-11-23T12:00:00+00:00").unwrap()

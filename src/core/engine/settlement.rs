@@ -10,16 +10,15 @@ use tracing::{debug, error, info, warn};
 
 use super::hold_ups::HeldUp;
 use super::{Engine, Revocation, workflow};
-use crate::core::backoff::Reconnect;
-use crate::core::canvas::{Plan, Successor};
-use crate::core::error_chain;
-use crate::core::failpoint;
-use crate::core::trace::TaskTrace;
-use crate::core::transport::{
-    Claimed, DeliveryTag, Push, RedisTrouble, Settled, Source, StoredResult, Transport,
-};
-use crate::core::wire::envelope::Envelope;
-use crate::core::wire::result::{Exception, State};
+use crate::trace::TaskTrace;
+use crate::transport::{Claimed, DeliveryTag, Push, Settled, Source, StoredResult, Transport};
+use tradebot_base::backoff::Reconnect;
+use tradebot_base::connection::RedisTrouble;
+use tradebot_base::error_chain;
+use tradebot_base::failpoint;
+use tradebot_wire::canvas::{Plan, Successor};
+use tradebot_wire::envelope::Envelope;
+use tradebot_wire::result::{Exception, State};
 
 impl Engine {
     /// Ends a delivery with a state and what follows from it.
@@ -208,7 +207,7 @@ impl Engine {
             .list_for(&next.queue, next.message.priority());
         Push {
             list,
-            end: crate::core::transport::End::Back,
+            end: crate::transport::End::Back,
             message: next.message.to_json(),
         }
     }

@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::{Engine, Job, Phase, Received, Revocation, Slot, TaskType};
-use crate::core::canvas;
-use crate::core::transport::Claimed;
-use crate::core::wire::envelope::Envelope;
+use crate::transport::Claimed;
+use tradebot_wire::canvas;
+use tradebot_wire::envelope::Envelope;
 
 /// What to do with a message that was read.
 enum Verdict {

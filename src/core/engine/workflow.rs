@@ -6,12 +6,12 @@ use serde_json::Value;
 use tracing::{error, info, warn};
 
 use super::Engine;
-use crate::core::canvas::{self, Abandoned, Context, Joined, Part, Plan};
-use crate::core::chords::{Count, Ended};
-use crate::core::failpoint;
-use crate::core::transport::{DeliveryTag, Push};
-use crate::core::wire::envelope::Envelope;
-use crate::core::wire::result::{Exception, State};
+use crate::results::chords::{Count, Ended};
+use crate::transport::{DeliveryTag, Push};
+use tradebot_base::failpoint;
+use tradebot_wire::canvas::{self, Abandoned, Context, Joined, Part, Plan};
+use tradebot_wire::envelope::Envelope;
+use tradebot_wire::result::{Exception, State};
 
 /// How often a chord that another worker holds is looked at, and how many times: until the longest claim that
 /// any worker makes (Celery's, with its time to publish) is over.

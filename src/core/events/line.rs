@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::core::wire::python_json;
+use tradebot_wire::python_json;
 
 /// The beginning that all events of one node share, up to the value of `clock`. `west_seconds` is how far the
 /// local time is behind UTC.

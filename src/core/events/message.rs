@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use uuid::Uuid;
 
 use super::buffer::Chunk;
-use crate::core::wire::python_json;
+use tradebot_wire::python_json;
 
 /// The message of one chunk; `hostname` is the sender where the chunk names none.
 pub(super) fn message(chunk: &Chunk, hostname: &str) -> Vec<u8> {

@@ -13,11 +13,11 @@ use tracing::{debug, warn};
 use super::buffer::Chunk;
 use super::message::message;
 use super::{Events, HEARTBEAT_SECONDS};
-use crate::core::backoff::Reconnect;
-use crate::core::error_chain;
-use crate::core::lifecycle::Stop;
-use crate::core::transport::{Connection, RedisTrouble};
-use crate::core::wire::keys::Keys;
+use tradebot_base::backoff::Reconnect;
+use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::error_chain;
+use tradebot_base::lifecycle::Stop;
+use tradebot_wire::keys::Keys;
 
 /// How long the first event of a batch waits for others.
 const GATHER: Duration = Duration::from_millis(10);

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use super::*;
-use crate::core::clock::ManualClock;
+use tradebot_base::clock::ManualClock;
 
 /// 2026-11-23 10:38:06.712300 UTC.
 const NOW: &str = "2026-11-23T10:38:06.712300+00:00";

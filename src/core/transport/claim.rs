@@ -2,8 +2,9 @@
 
 use redis::cmd;
 
-use super::{DeliveryTag, RedisTrouble, ScriptCall, Source, Transport};
-use crate::core::wire::python_json;
+use super::{DeliveryTag, Source, Transport};
+use tradebot_base::connection::{RedisTrouble, ScriptCall};
+use tradebot_wire::python_json;
 
 /// How many elements of a list one claim looks at; bounds the time the server spends on it.
 pub const SCAN_WINDOW: usize = 512;

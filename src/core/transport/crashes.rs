@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use redis::cmd;
 
-use super::{DeliveryTag, RedisTrouble, Transport};
-use crate::core::wire::envelope::Envelope;
+use super::{DeliveryTag, Transport};
+use tradebot_base::connection::RedisTrouble;
+use tradebot_wire::envelope::Envelope;
 
 /// How often a message may be running when its worker dies.
 pub(super) const MAX_CRASHES: u64 = 3;

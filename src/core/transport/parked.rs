@@ -4,8 +4,8 @@ use redis::{Script, cmd};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Connection, RedisTrouble, ScriptCall};
-use crate::core::wire::keys::Keys;
+use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
+use tradebot_wire::keys::Keys;
 
 /// How many entries are read at a time.
 const PAGE: usize = 100;

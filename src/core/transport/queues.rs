@@ -4,8 +4,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use redis::Pipeline;
 
-use super::{RedisTrouble, Source, Transport};
-use crate::core::wire::keys::{self, Keys, PRIORITY_STEPS};
+use super::{Source, Transport};
+use tradebot_base::connection::RedisTrouble;
+use tradebot_wire::keys::{self, Keys, PRIORITY_STEPS};
 
 /// A queue and the exchange that it is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use redis::cmd;
 use tracing::{debug, info, warn};
 
-use super::{DeliveryTag, RedisTrouble, ScriptCall, Transport};
+use super::{DeliveryTag, Transport};
 use restore::Loss;
+use tradebot_base::connection::{RedisTrouble, ScriptCall};
 
 /// How long a lease lasts that is not renewed.
 pub const LEASE: Duration = Duration::from_secs(5);

@@ -11,7 +11,8 @@ use std::sync::{Mutex, PoisonError};
 use redis::Script;
 use tokio::sync::oneshot;
 
-use super::{Connection, DeliveryTag, End, Keys, Push, RedisTrouble, ScriptCall, Settled, StoredResult};
+use super::{DeliveryTag, End, Keys, Push, Settled, StoredResult};
+use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
 
 /// The most deliveries one script settles; bounds the time the server spends on it.
 const MAX_BATCH: usize = 128;

@@ -11,10 +11,10 @@ use redis::Script;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use crate::core::error_chain;
-use crate::core::transport::{Connection, ScriptCall};
-use crate::market::{Market, Network, PerMarket};
 use crate::product::symbols::cache::CacheKeys;
+use tradebot_base::connection::{Connection, ScriptCall};
+use tradebot_base::error_chain;
+use tradebot_base::market::{Market, Network, PerMarket};
 
 /// How long a request may be held up by asking.
 const PATIENCE: Duration = Duration::from_secs(1);

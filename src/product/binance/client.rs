@@ -18,10 +18,10 @@ use super::exchange_info::{Listing, ListingError, ListingReader};
 use super::signed::Offset;
 use super::skew;
 use crate::config::BinanceConfig;
-use crate::core::clock::{SharedClock, SystemClock};
-use crate::core::trace;
-use crate::core::transport::Connection;
-use crate::market::{Market, Network, PerMarket};
+use tradebot_base::clock::{SharedClock, SystemClock};
+use tradebot_base::connection::Connection;
+use tradebot_base::market::{Market, Network, PerMarket};
+use tradebot_base::trace;
 
 /// All attempts of one fetch together.
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -410,5 +410,5 @@ pub(super) fn send_reason(error: reqwest::Error) -> Reason {
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
-    crate::core::error_chain(error)
+    tradebot_base::error_chain(error)
 }

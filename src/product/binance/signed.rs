@@ -22,8 +22,8 @@ use zeroize::Zeroizing;
 
 use super::client::{Client, send_reason, text};
 use super::error::{Reason, UpstreamError, parse_retry_after};
-use crate::core::secret::Secret;
-use crate::market::Market;
+use tradebot_base::market::Market;
+use tradebot_base::secret::Secret;
 
 const ACCOUNT: &str = "/api/v3/account";
 const TIME: &str = "/api/v3/time";

@@ -9,7 +9,7 @@ use reqwest::header::{AGE, DATE, HeaderMap};
 use tracing::{info, warn};
 
 use super::client::text;
-use crate::market::{Market, PerMarket};
+use tradebot_base::market::{Market, PerMarket};
 
 /// Clocks further apart than this, in milliseconds, are told of; those nearer than half of it agree again.
 pub const FAR_MS: i64 = 10_000;

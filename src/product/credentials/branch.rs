@@ -27,12 +27,12 @@ use super::users::{DatabaseError, StoredKey, User, Users};
 use super::verdicts::{Verdict, Verdicts};
 use super::walk::{ENDS, Fallthrough, NetworkFailure, Own, PrivateList, Step, end};
 use crate::config::SymbolsConfig;
-use crate::core::clock::{Clock, SystemClock};
-use crate::core::error_chain;
-use crate::market::{Market, Network, PerMarket};
 use crate::product::binance::client::Client;
 use crate::product::binance::signed::ApiKey;
 use crate::product::symbols::prepare::prepare;
+use tradebot_base::clock::{Clock, SystemClock};
+use tradebot_base::error_chain;
+use tradebot_base::market::{Market, Network, PerMarket};
 
 /// How long the list of another network is kept.
 const PRIVATE_LIFETIME: Duration = Duration::from_secs(60);

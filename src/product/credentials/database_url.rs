@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio_postgres::config::TargetSessionAttrs;
 use url::form_urlencoded;
 
-use crate::core::secret::Secret;
+use tradebot_base::secret::Secret;
 
 const PORT: u16 = 5432;
 /// Options of asyncpg that have no counterpart here and need none.

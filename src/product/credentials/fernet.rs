@@ -19,7 +19,7 @@ use sha2::Sha256;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::core::secret::Secret;
+use tradebot_base::secret::Secret;
 
 const VERSION: u8 = 0x80;
 /// Version, time, initialisation vector.

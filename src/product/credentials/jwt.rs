@@ -16,7 +16,7 @@ use serde::Deserialize;
 use sha2::{Sha256, Sha384, Sha512};
 use thiserror::Error;
 
-use crate::core::secret::Secret;
+use tradebot_base::secret::Secret;
 
 /// Longer tokens are not looked at; the deployment's have some 200 bytes.
 const LONGEST_TOKEN: usize = 8 * 1024;

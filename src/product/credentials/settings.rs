@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::database_url::DatabaseUrl;
 use super::fernet::Keyring;
 use super::jwt::{HmacAlgorithm, TokenVerifier};
-use crate::config::Reader;
-use crate::core::secret::Secret;
-use crate::market::Network;
+use tradebot_base::config::Reader;
+use tradebot_base::market::Network;
+use tradebot_base::secret::Secret;
 
 /// Shorter keys can be found by trying.
 const SHORTEST_SECRET_KEY: usize = 16;
@@ -217,8 +217,8 @@ fn weakness(key: &Secret) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ConfigError;
     use std::collections::BTreeMap;
+    use tradebot_base::config::ConfigError;
 
     const DATABASE: &str = "postgresql+asyncpg://u:canary@db/t";
     const GOOD_KEY: &str = "canary-5b1f0c7e9d2a4863b7e0";

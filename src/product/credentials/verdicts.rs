@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::users::StoredKey;
-use crate::market::Network;
 use crate::product::binance::signed::SignedError;
+use tradebot_base::market::Network;
 
 /// More are not remembered; a hundred bytes each.
 const CAPACITY: usize = 1_000;

@@ -10,11 +10,11 @@ use super::fernet::FernetError;
 use super::jwt::TokenError;
 use super::users::DatabaseError;
 use super::verdicts::Verdict;
-use crate::core::error_chain;
-use crate::market::Network;
 use crate::product::binance::error::UpstreamError;
 use crate::product::binance::exchange_info::Symbol;
 use crate::product::binance::signed::SignedError;
+use tradebot_base::error_chain;
+use tradebot_base::market::Network;
 
 /// What a user gets.
 #[derive(Debug, Clone)]

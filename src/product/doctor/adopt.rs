@@ -6,12 +6,12 @@ use serde::Serialize;
 use super::compare::{self, Comparison};
 use super::settings::given;
 use super::{Doctor, EnvFile, Finding, Picture, Settings};
-use crate::config::{ConfigError, VARIABLES};
-use crate::core::clock::SharedClock;
-use crate::core::error_chain;
-use crate::core::secret::RedisUrl;
-use crate::core::transport::Connection;
-use crate::market::Market;
+use tradebot_base::clock::SharedClock;
+use tradebot_base::config::{ConfigError, VARIABLES};
+use tradebot_base::connection::Connection;
+use tradebot_base::error_chain;
+use tradebot_base::market::Market;
+use tradebot_base::secret::RedisUrl;
 
 /// Variables whose values are never shown.
 const SECRET: [&str; 4] = ["SECRET", "KEY", "PASSWORD", "TOKEN"];

@@ -10,10 +10,11 @@ use super::finding::{self, Finding};
 use super::samples;
 use super::settings::Settings;
 use super::{Trouble, ask, ask_all};
-use crate::core::transport::{Connection, Parked};
-use crate::core::wire::envelope::Envelope;
-use crate::core::wire::keys::{Keys, PRIORITY_STEPS, binding_member};
-use crate::market::Market;
+use tradebot_base::connection::Connection;
+use tradebot_base::market::Market;
+use tradebot_core::transport::Parked;
+use tradebot_wire::envelope::Envelope;
+use tradebot_wire::keys::{Keys, PRIORITY_STEPS, binding_member};
 
 /// From how many messages on a queue is long.
 const LONG: u64 = 1_000;

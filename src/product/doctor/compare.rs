@@ -3,14 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::{BinanceConfig, SymbolsConfig};
-use crate::core::error_chain;
-use crate::core::transport::Connection;
-use crate::core::wire::python_json;
-use crate::market::Market;
 use crate::product::binance::client::Client;
 use crate::product::binance::exchange_info::Symbol;
 use crate::product::symbols::cache::CacheKeys;
 use crate::product::symbols::prepare::prepare;
+use tradebot_base::connection::Connection;
+use tradebot_base::error_chain;
+use tradebot_base::market::Market;
+use tradebot_wire::python_json;
 
 /// How many names are told of each difference.
 const EXAMPLES: usize = 5;

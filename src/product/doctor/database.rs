@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::finding::{self, Finding};
-use crate::core::error_chain;
 use crate::product::credentials::database_url::DatabaseUrl;
 use crate::product::credentials::users::{DatabaseError, Users};
+use tradebot_base::error_chain;
 
 /// How long a look-up may take.
 const TIMEOUT: Duration = Duration::from_secs(4);

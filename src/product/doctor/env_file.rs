@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::config::Vars;
+use tradebot_base::config::Vars;
 
 /// More than this is no file of variables.
 const MAX_BYTES: u64 = 1 << 20;

@@ -8,10 +8,10 @@ use reqwest::{StatusCode, redirect};
 use serde::Serialize;
 
 use super::finding::{self, Finding};
-use crate::core::clock::SystemClock;
-use crate::core::error_chain;
-use crate::market::Market;
 use crate::product::binance::skew;
+use tradebot_base::clock::SystemClock;
+use tradebot_base::error_chain;
+use tradebot_base::market::Market;
 
 /// How long a host may take; below the time of the whole probe.
 const TIMEOUT: Duration = Duration::from_secs(4);

@@ -16,11 +16,11 @@ use super::broker::Broker;
 use super::finding::{self, Finding};
 use super::settings::Settings;
 use super::{Trouble, ask, ask_all};
-use crate::core::clock::Clock;
-use crate::core::transport::Connection;
-use crate::core::wire::keys::{self, Keys, OWN, PRIORITY_STEPS};
-use crate::core::wire::pidbox::{self, Message, ReplyTo};
-use crate::market::Market;
+use tradebot_base::clock::Clock;
+use tradebot_base::connection::Connection;
+use tradebot_base::market::Market;
+use tradebot_wire::keys::{self, Keys, OWN, PRIORITY_STEPS};
+use tradebot_wire::pidbox::{self, Message, ReplyTo};
 
 /// How long answers are waited for, unless all have come.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -192,7 +192,7 @@ impl Fleet {
 /// A time as Unix seconds, whether it is written as a number or as a date.
 fn seconds(value: &Value) -> Option<i64> {
     match value {
-        Value::String(text) => crate::core::wire::timestamp::parse(text).map(|time| time.timestamp()),
+        Value::String(text) => tradebot_wire::timestamp::parse(text).map(|time| time.timestamp()),
         #[expect(clippy::cast_possible_truncation, reason = "seconds since 1970")]
         other => other.as_f64().map(|seconds| seconds as i64),
     }

@@ -7,9 +7,9 @@ use thiserror::Error;
 use super::exchange::Endpoint;
 use super::fleet;
 use super::{Trouble, connect};
-use crate::config::RedisConfig;
-use crate::core::clock::SharedClock;
-use crate::core::wire::keys::Keys;
+use tradebot_base::clock::SharedClock;
+use tradebot_base::config::RedisConfig;
+use tradebot_wire::keys::Keys;
 
 /// How long a check may take.
 const TIMEOUT: Duration = Duration::from_millis(900);

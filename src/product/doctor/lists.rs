@@ -9,9 +9,9 @@ use super::finding::{self, Finding, Kind};
 use super::samples::{Counts, Recent};
 use super::settings::Settings;
 use super::{Trouble, ask, ask_all};
-use crate::core::transport::Connection;
-use crate::market::Market;
 use crate::product::symbols::cache::{CacheKeys, Network, Source};
+use tradebot_base::connection::Connection;
+use tradebot_base::market::Market;
 
 /// What a refresh may be late beside one that was missed.
 const GRACE_SECONDS: i64 = 30;

@@ -9,7 +9,7 @@ use redis::cmd;
 use serde::{Deserialize, Serialize};
 
 use super::{Trouble, ask};
-use crate::core::transport::Connection;
+use tradebot_base::connection::Connection;
 
 const KEPT_SECONDS: u64 = 86_400;
 /// How long a sample stands before the next look replaces it.

@@ -10,9 +10,9 @@ use url::Url;
 use super::finding::{self, Finding, Kind};
 use super::settings::is_local;
 use super::{PROBE_TIMEOUT, Trouble, ask, ask_all};
-use crate::core::clock::Clock;
-use crate::core::secret::RedisUrl;
-use crate::core::transport::Connection;
+use tradebot_base::clock::Clock;
+use tradebot_base::connection::Connection;
+use tradebot_base::secret::RedisUrl;
 
 /// From how many seconds on clocks disagree. A probe takes its time itself.
 const SKEW_SECONDS: f64 = 5.0;

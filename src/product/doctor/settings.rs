@@ -5,12 +5,11 @@ use base64::prelude::BASE64_URL_SAFE;
 use url::Url;
 
 use super::finding::{self, Finding};
-use crate::config::{
-    BinanceConfig, ConfigError, Reader, RedisConfig, ScheduleConfig, SymbolsConfig, Vars, WorkerConfig,
-};
-use crate::core::secret::Secret;
-use crate::market::Market;
+use crate::config::{BinanceConfig, SymbolsConfig, WorkerConfig};
 use crate::product::credentials::database_url::DatabaseUrl;
+use tradebot_base::config::{ConfigError, Reader, RedisConfig, ScheduleConfig, Vars};
+use tradebot_base::market::Market;
+use tradebot_base::secret::Secret;
 
 /// The configuration, as all parts of a deployment read it.
 #[derive(Debug, Clone)]

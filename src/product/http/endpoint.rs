@@ -24,15 +24,15 @@ use super::routes::Route;
 use super::server::ConnectionCounts;
 use super::site::{Answer, Reply, Site};
 use super::traces;
-use crate::core::clock::SharedClock;
-use crate::core::engine::Engine;
-use crate::core::trace;
-use crate::market::{Market, PerMarket};
 use crate::product::credentials::branch::Branch;
 use crate::product::credentials::walk::Own;
 use crate::product::symbols::cache::CacheError;
 use crate::product::symbols::changes::Changes;
 use crate::product::symbols::reads::{Reading, SymbolReads, Unavailable};
+use tradebot_base::clock::SharedClock;
+use tradebot_base::market::{Market, PerMarket};
+use tradebot_base::trace;
+use tradebot_core::engine::Engine;
 
 /// The document that describes the routes.
 pub(super) const OPENAPI: &str = include_str!("openapi.json");

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::core::engine::Engine;
-use crate::market::Market;
 use crate::product::symbols::reads::SymbolReads;
+use tradebot_base::market::Market;
+use tradebot_core::engine::Engine;
 
 /// An idle consumer hears from the broker every five seconds; after three silences it does not consume.
 const STALLED: Duration = Duration::from_secs(15);

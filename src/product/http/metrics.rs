@@ -11,12 +11,12 @@ use prometheus_client::registry::Registry;
 
 use super::overview::Overview;
 use super::server::ConnectionCounts;
-use crate::core::engine::{Engine, Phase};
-use crate::market::Market;
 use crate::product::binance::client::used_weight;
 use crate::product::binance::skew::clock_offset;
 use crate::product::credentials::branch::Branch;
 use crate::product::symbols::reads::SymbolReads;
+use tradebot_base::market::Market;
+use tradebot_core::engine::{Engine, Phase};
 
 /// The media type of the text.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -11,12 +11,12 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::config::RedisConfig;
-use crate::core::secret::RedisUrl;
-use crate::core::transport::{Connection, RedisTrouble};
-use crate::core::wire::keys::Keys;
-use crate::market::{Market, PerMarket};
 use crate::product::symbols::cache::CacheKeys;
+use tradebot_base::config::RedisConfig;
+use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::market::{Market, PerMarket};
+use tradebot_base::secret::RedisUrl;
+use tradebot_wire::keys::Keys;
 
 /// How old what is shown may be.
 const KEPT: Duration = Duration::from_secs(1);

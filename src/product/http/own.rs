@@ -6,9 +6,9 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::answers::{CACHE_STATUS, JSON, fresh};
 use super::site::Answer;
-use crate::core::wire::python_json;
-use crate::market::Network;
 use crate::product::credentials::walk::PrivateList;
+use tradebot_base::market::Network;
+use tradebot_wire::python_json;
 
 const NETWORK: HeaderName = HeaderName::from_static("x-symbols-network");
 

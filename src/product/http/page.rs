@@ -13,10 +13,10 @@ use super::answers::fresh;
 use super::health::Readiness;
 use super::overview::Overview;
 use super::site::Answer;
-use crate::market::{Market, PerMarket};
 use crate::product::symbols::cache::Network;
 use crate::product::symbols::changes::Change;
 use crate::product::symbols::reads::MarketStatus;
+use tradebot_base::market::{Market, PerMarket};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");

@@ -8,12 +8,12 @@ use tokio::runtime::Handle;
 
 use super::query::Filter;
 use super::representation::Representation;
-use crate::core::wire::python_json;
-use crate::market::Market;
 use crate::product::binance::exchange_info::Symbol;
 use crate::product::symbols::everything::Everything;
 use crate::product::symbols::list::List;
 use crate::product::symbols::reads::Reading;
+use tradebot_base::market::Market;
+use tradebot_wire::python_json;
 
 /// So many parts are kept.
 const KEPT: usize = 64;

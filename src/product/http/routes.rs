@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use crate::market::Market;
+use tradebot_base::market::Market;
 
 /// What a path leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]

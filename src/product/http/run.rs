@@ -18,17 +18,18 @@ use super::overview::{Observer, OverviewSettings};
 use super::parts::Parts;
 use super::server::{Limits, Server};
 use super::watch::Patience;
-use crate::config::{ConfigError, HttpConfig, Reader, RedisConfig, ScheduleConfig, Vars};
-use crate::core::clock::SystemClock;
-use crate::core::engine::Engine;
-use crate::core::error_chain;
-use crate::core::transport::RedisTrouble;
-use crate::market::PerMarket;
+use crate::config::HttpConfig;
 use crate::product::credentials::branch::{Branch, BranchError};
 use crate::product::credentials::protect;
 use crate::product::credentials::settings::Settings;
 use crate::product::symbols::everything::Everything;
 use crate::product::symbols::reads::{ReadsError, ReadsSettings, SymbolReads};
+use tradebot_base::clock::SystemClock;
+use tradebot_base::config::{ConfigError, Reader, RedisConfig, ScheduleConfig, Vars};
+use tradebot_base::connection::RedisTrouble;
+use tradebot_base::error_chain;
+use tradebot_base::market::PerMarket;
+use tradebot_core::engine::Engine;
 
 /// Everything the endpoint needs to know.
 #[derive(Debug)]

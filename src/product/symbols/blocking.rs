@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::cache::CacheError;
 use super::changes::Changes;
 use super::reads::{self, MarketStatus, Reading, ReadsError, ReadsSettings, Unavailable};
-use crate::market::Market;
+use tradebot_base::market::Market;
 
 /// The lists of one Redis; see [`reads::SymbolReads`], whose methods these are.
 pub struct SymbolReads {

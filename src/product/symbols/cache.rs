@@ -12,9 +12,9 @@ use redis::{Script, cmd};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::core::clock::SharedClock;
-use crate::core::transport::{Connection, RedisTrouble, ScriptCall};
-use crate::market::{self, Market, PerMarket};
+use tradebot_base::clock::SharedClock;
+use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
+use tradebot_base::market::{self, Market, PerMarket};
 
 pub(super) use lease::{Asker, Begun, LEASE, Lease};
 pub(super) use write::{Writing, Written};
@@ -380,8 +380,8 @@ pub(super) async fn snapshot(connection: &Connection, market: Market) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::wire::python_json;
     use crate::product::binance::exchange_info::Symbol;
+    use tradebot_wire::python_json;
 
     #[test]
     fn keys_are_those_of_the_existing_deployment() {

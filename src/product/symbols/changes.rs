@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::{CacheError, SymbolCache};
 use super::list::List;
-use crate::market::Market;
 use crate::product::binance::exchange_info::Symbol;
+use tradebot_base::market::Market;
 
 /// The stream of both markets.
 pub(super) const STREAM: &str = "cache:symbols:changes";

@@ -11,8 +11,8 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::cache::SymbolCache;
-use crate::core::transport::RedisTrouble;
-use crate::market::PerMarket;
+use tradebot_base::connection::RedisTrouble;
+use tradebot_base::market::PerMarket;
 
 /// How often what is new is written.
 pub(super) const FLUSH_INTERVAL: Duration = Duration::from_secs(1);

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::cache::CacheKeys;
 use super::list::List;
-use crate::core::secret::RedisUrl;
-use crate::core::trace;
-use crate::core::transport::{Connection, RedisTrouble};
-use crate::market::{Market, PerMarket};
+use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::market::{Market, PerMarket};
+use tradebot_base::secret::RedisUrl;
+use tradebot_base::trace;
 
 /// How long a reader waits for Redis.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::cache::Network;
 use super::list::List;
 use crate::config::SymbolsConfig;
-use crate::market::Market;
 use crate::product::binance::exchange_info::{Listing, Symbol};
+use tradebot_base::market::Market;
 
 /// How far the exchange's clock may seem to go backwards, as different hosts answer.
 const CLOCK_TOLERANCE_MS: i64 = 2_000;

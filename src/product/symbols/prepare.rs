@@ -4,8 +4,8 @@
 //! in a fixed order (equal bases in upstream order), then everything else by name in code-point order.
 
 use crate::config::SymbolsConfig;
-use crate::market::Market;
 use crate::product::binance::exchange_info::Symbol;
+use tradebot_base::market::Market;
 
 /// Filters and sorts a market's symbols.
 #[must_use]
@@ -52,8 +52,8 @@ pub(super) fn order(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Reader;
     use std::collections::BTreeMap;
+    use tradebot_base::config::Reader;
 
     fn symbol(name: &str, base: &str, quote: &str, status: &str) -> Symbol {
         Symbol {

@@ -39,12 +39,12 @@ use super::counts::{Counts, Flusher};
 use super::list::List;
 use super::refresh::Refresher;
 use crate::config::ReadsConfig;
-use crate::core::clock::SharedClock;
-use crate::core::transport::Connection;
-use crate::core::{error_chain, trace};
-use crate::market::{Market, PerMarket};
 use flight::{Failure, Flight};
 use memory::{Held, Memory};
+use tradebot_base::clock::SharedClock;
+use tradebot_base::connection::Connection;
+use tradebot_base::market::{Market, PerMarket};
+use tradebot_base::{error_chain, trace};
 
 /// How long a reader waits for this process's first look at Redis.
 const LOOK_PATIENCE: Duration = Duration::from_millis(500);

@@ -17,11 +17,11 @@ use super::guard::{self, Candidate, Proposed, Verdict};
 use super::list::List;
 use super::prepare::{is_listed, order};
 use crate::config::SymbolsConfig;
-use crate::core::wire::python_json;
-use crate::core::{error_chain, trace};
-use crate::market::{Market, PerMarket};
 use crate::product::binance::client::{Client, Fetched};
 use crate::product::binance::exchange_info::Symbol;
+use tradebot_base::market::{Market, PerMarket};
+use tradebot_base::{error_chain, trace};
+use tradebot_wire::python_json;
 
 /// A list for readers.
 pub(super) struct Refreshed {

@@ -5,12 +5,12 @@
 #![expect(missing_docs, non_local_definitions, reason = "items made by the task macro")]
 
 use crate::bridge::{self, TaskResult, task};
-use crate::core::error_chain;
-use crate::core::wire::result::Exception;
-use crate::market::Market;
 use crate::product::binance::error::Reason;
 use crate::product::symbols::refresh::RefreshError;
 use crate::product::tasks::Context;
+use tradebot_base::error_chain;
+use tradebot_base::market::Market;
+use tradebot_wire::result::Exception;
 
 #[task(
     name = "app.core.cache_warmup_tasks.warmup_spot_symbols_cache",
@@ -59,8 +59,8 @@ fn exception_type(error: &RefreshError) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use crate::market::Market;
     use crate::product::tasks::task_set;
+    use tradebot_base::market::Market;
 
     #[test]
     fn the_registered_names_are_those_that_producers_send() {

@@ -8,9 +8,9 @@
 use base64::prelude::{BASE64_STANDARD, Engine};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value, json};
-use tradebot_symbols::core::wire::body::Body;
-use tradebot_symbols::core::wire::body_error::MAX_BODY_BYTES;
-use tradebot_symbols::core::wire::envelope::Envelope;
+use tradebot_wire::body::Body;
+use tradebot_wire::body_error::MAX_BODY_BYTES;
+use tradebot_wire::envelope::Envelope;
 
 const SERIALIZERS: [&str; 3] = [
     "application/json",

@@ -7,8 +7,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
-use tradebot_symbols::core::wire::body_error::MAX_BODY_BYTES;
-use tradebot_symbols::core::wire::envelope::Envelope;
+use tradebot_wire::body_error::MAX_BODY_BYTES;
+use tradebot_wire::envelope::Envelope;
 
 fuzz_target!(|raw: &[u8]| {
     let Ok(message) = Envelope::parse(raw) else {

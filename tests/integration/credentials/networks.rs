@@ -165,8 +165,8 @@ async fn clocks_are_compared_at_first_and_again_after_1021() {
         Client::new(BinanceConfig::read(&mut reader)).expect("a client")
     };
     let one = ApiKey {
-        key: tradebot_symbols::core::secret::Secret::new(api_key("one")),
-        secret: tradebot_symbols::core::secret::Secret::new(secret_of("one")),
+        key: tradebot_base::secret::Secret::new(api_key("one")),
+        secret: tradebot_base::secret::Secret::new(secret_of("one")),
     };
     let times = || scene.mainnet.count("/api/v3/time");
     let patience = stretched(BUDGET);

@@ -2,7 +2,7 @@
 
 use redis::AsyncCommands;
 use serde_json::{Value, json};
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_test_support::{Process, Reply, Signal, bin, eventually};
 

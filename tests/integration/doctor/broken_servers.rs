@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use redis::AsyncCommands;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::{
     ChaosProxy, Database, PostgresServer, Process, RedisServer, Reply, bin, eventually, free_port,
 };

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_test_support::{Process, Reply, Signal, bin, eventually, free_port};
 

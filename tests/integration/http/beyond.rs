@@ -1,7 +1,7 @@
 //! What the existing routes do not have.
 
 use serde_json::{Value, json};
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::{Process, Reply, Signal, eventually};
 
 use super::client::Answer;

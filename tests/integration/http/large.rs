@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::eventually;
 
 use super::client::{Answer, lasting_request, request};

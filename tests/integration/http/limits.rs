@@ -8,7 +8,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::{Reply, Signal, eventually};
 
 use super::client::{Answer, exchange, lasting_request, read_all, request};

@@ -1,7 +1,7 @@
 //! What the existing front end sees.
 
 use serde_json::Value;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 
 use super::{Endpoint, LIST, detail, route, serve, store, upstream_fails};

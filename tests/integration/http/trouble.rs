@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::Reply;
 
 use super::client::{Answer, read_all, request};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::AsyncCommands;
 use tokio::time::Instant;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_symbols::product::symbols::reads::SymbolReads;
 use tradebot_test_support::{ChaosProxy, RedisServer, Reply, eventually};

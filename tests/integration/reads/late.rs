@@ -1,7 +1,7 @@
 //! A list that was fetched while Redis was away, once Redis is back.
 
 use redis::AsyncCommands;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
 use tradebot_symbols::product::symbols::reads::{Level, SymbolReads};
 use tradebot_test_support::{ChaosProxy, eventually};

@@ -3,9 +3,9 @@
 use chrono::TimeDelta;
 use redis::AsyncCommands;
 use serde_json::Value;
-use tradebot_symbols::core::wire::envelope::Envelope;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::{Reply, ScriptedExchange};
+use tradebot_wire::envelope::Envelope;
 
 use super::with_good_list;
 use crate::world::{PATIENCE, QUEUE, World, connected, good_list, now, path, tried, warmup};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::{Reply, ScriptedExchange, free_port};
 
 use super::{Trial, assert_told, at_once, bad, html, in_vain};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::Reply;
 
 use crate::world::{World, good_list, path};

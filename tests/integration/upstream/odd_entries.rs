@@ -1,7 +1,7 @@
 //! Odd entries in a good list cost themselves, not the list.
 
 use serde_json::{Value, json};
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::Reply;
 
 use crate::world::{PATIENCE, World, exchange_info, path, warmup};

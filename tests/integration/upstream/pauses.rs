@@ -1,9 +1,9 @@
 //! An exchange that wants no requests for a while gets none.
 
 use chrono::TimeDelta;
-use tradebot_symbols::core::wire::envelope::Envelope;
-use tradebot_symbols::market::Market;
+use tradebot_base::market::Market;
 use tradebot_test_support::Reply;
+use tradebot_wire::envelope::Envelope;
 
 use super::{assert_told, with_good_list};
 use crate::world::{PATIENCE, World, good_list, now, path, warmup};

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use tradebot_base::config::{LogConfig, ProcessEnvironment, Reader};
+use tradebot_base::telemetry;
 use tradebot_symbols::bridge::TaskSet;
-use tradebot_symbols::config::{LogConfig, ProcessEnvironment, Reader};
-use tradebot_symbols::telemetry;
 use tradebot_symbols::worker::{self, WorkerArgs, WorkerSettings};
 
 use notes::Notes;

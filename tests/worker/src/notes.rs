@@ -5,8 +5,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tradebot_symbols::core::secret::RedisUrl;
-use tradebot_symbols::core::transport::{Connection, RedisTrouble};
+use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::secret::RedisUrl;
 
 /// See the module.
 pub(crate) struct Notes(Connection);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tradebot_symbols::bridge::{self, TaskResult, task};
-use tradebot_symbols::core::wire::result::Exception;
+use tradebot_wire::result::Exception;
 
 use crate::notes::Notes;
 

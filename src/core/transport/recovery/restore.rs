@@ -13,10 +13,11 @@ use serde_json::Value;
 use tracing::error;
 
 use super::super::crashes::{self, ALONE_FROM, MAX_CRASHES, MEMORY};
-use super::super::{DeliveryTag, RedisTrouble, ScriptCall, Source, Transport};
-use crate::core::wire::envelope::Envelope;
-use crate::core::wire::keys::SEP;
-use crate::core::wire::python_json;
+use super::super::{DeliveryTag, Source, Transport};
+use tradebot_base::connection::{RedisTrouble, ScriptCall};
+use tradebot_wire::envelope::Envelope;
+use tradebot_wire::keys::SEP;
+use tradebot_wire::python_json;
 
 static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/restore.lua")));
 

@@ -3,7 +3,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::core::clock::{Clock, SystemClock};
+use tradebot_base::clock::{Clock, SystemClock};
 
 const KEY: &str = "a key of the tests, long enough for all three";
 

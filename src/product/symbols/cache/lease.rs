@@ -8,8 +8,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{CacheError, CacheKeys, SymbolCache};
-use crate::core::transport::ScriptCall;
-use crate::market::Market;
+use tradebot_base::connection::ScriptCall;
+use tradebot_base::market::Market;
 
 /// Longer than a fetch takes at most, and the writing after it.
 pub(in crate::product::symbols) const LEASE: Duration = Duration::from_secs(15);

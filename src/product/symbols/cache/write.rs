@@ -3,11 +3,11 @@
 use bytes::Bytes;
 
 use super::{CacheError, CacheKeys, Lease, Network, Source, SymbolCache};
-use crate::core::transport::ScriptCall;
-use crate::core::wire::python_json;
-use crate::market::Market;
 use crate::product::symbols::changes::{Diff, KEPT, NotTrading, STREAM};
 use crate::product::symbols::guard::Candidate;
+use tradebot_base::connection::ScriptCall;
+use tradebot_base::market::Market;
+use tradebot_wire::python_json;
 
 /// What a new list is compared with.
 #[derive(Debug, Default)]

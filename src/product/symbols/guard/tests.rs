@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::config::Reader;
 use crate::product::symbols::cache::{By, Source};
+use tradebot_base::config::Reader;
 
 const AT: i64 = 1_800_000_000_000;
 

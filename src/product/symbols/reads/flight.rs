@@ -9,10 +9,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
 use super::{Inner, MarketStatus};
-use crate::core::{error_chain, trace};
-use crate::market::Market;
 use crate::product::symbols::cache::{Asker, Begun, By, LEASE, Written};
 use crate::product::symbols::list::List;
+use tradebot_base::market::Market;
+use tradebot_base::{error_chain, trace};
 
 /// The first pause after a refresh that failed; each waits twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::Inner;
-use crate::market::Market;
+use tradebot_base::market::Market;
 
 /// All processes that have such a list are not at it at once.
 const SPREAD: Duration = Duration::from_millis(500);

@@ -3,9 +3,9 @@
 use tokio::time::Instant;
 
 use super::{LOOK_PATIENCE, Level, Reading, SymbolReads};
-use crate::core::trace;
-use crate::market::Market;
 use crate::product::binance::client::Client;
+use tradebot_base::market::Market;
+use tradebot_base::trace;
 
 impl SymbolReads {
     /// Returns a market's list from memory, or from Redis where this process has not looked yet; `None` where

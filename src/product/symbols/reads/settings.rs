@@ -9,14 +9,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Inner, MarketReads, Memory, REDIS_PATIENCE};
-use crate::config::{BinanceConfig, ConfigError, Reader, ReadsConfig, RedisConfig, SymbolsConfig, Vars};
-use crate::core::clock::SystemClock;
-use crate::core::secret::RedisUrl;
-use crate::core::transport::{Connection, RedisTrouble};
-use crate::market::PerMarket;
+use crate::config::{BinanceConfig, ReadsConfig, SymbolsConfig};
 use crate::product::binance::client::Client;
 use crate::product::symbols::cache::SymbolCache;
 use crate::product::symbols::refresh::Refresher;
+use tradebot_base::clock::SystemClock;
+use tradebot_base::config::{ConfigError, Reader, RedisConfig, Vars};
+use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::market::PerMarket;
+use tradebot_base::secret::RedisUrl;
 
 /// Which Redis, which exchange, and the rules.
 #[derive(Debug, Clone)]

@@ -8,12 +8,12 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::Inner;
-use crate::core::backoff::Reconnect;
-use crate::core::error_chain;
-use crate::core::transport::RedisTrouble;
-use crate::market::{Market, PerMarket};
 use crate::product::symbols::cache::{CacheError, snapshot};
 use crate::product::symbols::counts::FLUSH_INTERVAL;
+use tradebot_base::backoff::Reconnect;
+use tradebot_base::connection::RedisTrouble;
+use tradebot_base::error_chain;
+use tradebot_base::market::{Market, PerMarket};
 
 /// How often a server that reports changes is asked for a sign of life.
 const HEARTBEAT: Duration = Duration::from_secs(5);

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::market::Market;
 use crate::product::binance::error::UpstreamError;
 use crate::product::symbols::cache::CacheError;
 use crate::product::symbols::guard::{self, Concern};
+use tradebot_base::market::Market;
 
 /// Why a refresh left the lists as they were.
 #[derive(Debug, Error)]

@@ -5,9 +5,9 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use tracing::{debug, info, warn};
 
 use super::{Fresh, Purpose, RefreshError, Refresher};
-use crate::core::error_chain;
-use crate::market::Market;
 use crate::product::symbols::cache::{Asker, Begun, By, CacheError, Source, Written};
+use tradebot_base::error_chain;
+use tradebot_base::market::Market;
 
 /// A list that is not in Redis.
 pub(super) struct Unsaved {

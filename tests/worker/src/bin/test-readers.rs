@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use tradebot_symbols::config::ProcessEnvironment;
-use tradebot_symbols::market::Market;
+use tradebot_base::config::ProcessEnvironment;
+use tradebot_base::market::Market;
 use tradebot_symbols::product::symbols::reads::{ReadsSettings, SymbolReads};
 
 #[tokio::main(flavor = "current_thread")]

@@ -5,10 +5,10 @@ use serde_json::{Map, Value, json};
 
 use super::Context;
 use super::signature::Signature;
-use crate::core::wire::body::Body;
-use crate::core::wire::envelope::{Envelope, Priority};
-use crate::core::wire::task_message::TaskMessage;
-use crate::core::wire::timestamp;
+use crate::body::Body;
+use crate::envelope::{Envelope, Priority};
+use crate::task_message::TaskMessage;
+use crate::timestamp;
 
 /// Options that become headers of the same or another name.
 const HEADERS: [(&str, &str); 9] = [

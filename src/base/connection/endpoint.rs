@@ -18,7 +18,7 @@ use redis::{
 };
 use url::Url;
 
-use crate::core::secret::RedisUrl;
+use crate::secret::RedisUrl;
 
 /// How long asking the sentinels and connecting to the master may take together.
 const SENTINEL_TIMEOUT: Duration = Duration::from_secs(5);

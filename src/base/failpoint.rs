@@ -6,11 +6,11 @@
 /// Dies here if the environment says so.
 #[cfg(not(feature = "failpoints"))]
 #[inline]
-pub(crate) fn pass(_name: &str) {}
+pub fn pass(_name: &str) {}
 
 /// Dies here if the environment says so.
 #[cfg(feature = "failpoints")]
-pub(crate) fn pass(name: &str) {
+pub fn pass(name: &str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -6,9 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::core::backoff;
-use crate::core::wire::envelope::Envelope;
-use crate::core::wire::timestamp;
+use tradebot_base::backoff;
+use tradebot_wire::envelope::Envelope;
+use tradebot_wire::timestamp;
 
 /// The longest wait before a retry that a failure may ask for.
 const LONGEST_WISH: Duration = Duration::from_secs(3600);

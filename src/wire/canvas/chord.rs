@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::signature::{Kind, Signature, listed};
-use crate::core::wire::body::Body;
-use crate::core::wire::envelope::Envelope;
-use crate::core::wire::result::{Exception, State};
+use crate::body::Body;
+use crate::envelope::Envelope;
+use crate::result::{Exception, State};
 
 /// One result that a chord waits for.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,10 +3,13 @@
 //! The connection is opened when first needed and thrown away after any error that leaves its state in
 //! doubt (broken pipe, a reply that did not come in time, a server that turned replica), so that the next
 //! command meets a fresh one: half-open connections end in seconds and a failover is followed. Waiting
-//! between attempts is the caller's, see [`crate::core::backoff::Reconnect`].
+//! between attempts is the caller's, see [`crate::backoff::Reconnect`].
 //!
 //! `redis::aio::ConnectionManager` does nearly this, but has no place for the `CLIENT TRACKING` that must
 //! be sent again on every new connection before anything is read; that is why it is done by hand here.
+
+mod endpoint;
+mod script_call;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,10 +25,11 @@ use thiserror::Error;
 use tokio::sync::{Mutex, Notify, mpsc};
 use tracing::warn;
 
-use super::ScriptCall;
-use super::endpoint::Endpoint;
-use crate::core::failpoint;
-use crate::core::secret::RedisUrl;
+use endpoint::Endpoint;
+
+use crate::failpoint;
+use crate::secret::RedisUrl;
+pub use script_call::ScriptCall;
 
 /// How long opening a connection may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

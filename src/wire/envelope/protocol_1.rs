@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Envelope, EnvelopeError};
-use crate::core::wire::body::Body;
+use crate::body::Body;
 
 impl Envelope {
     /// Celery 3 put everything into the body; rebuild it as protocol 2.

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::core::wire::body_error::BodyError;
+use crate::body_error::BodyError;
 
 /// Why a list element is no task message.
 #[derive(Debug, Error)]

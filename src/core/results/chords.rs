@@ -9,12 +9,13 @@ use std::time::Duration;
 use redis::Script;
 use serde_json::{Value, json};
 
-use crate::core::canvas::{Part, Preparation};
-use crate::core::results::ResultOptions;
-use crate::core::transport::{Connection, DeliveryTag, Push, RedisTrouble, ScriptCall};
-use crate::core::wire::keys::{self, Keys};
-use crate::core::wire::python_json;
-use crate::core::wire::result::State;
+use crate::results::ResultOptions;
+use crate::transport::{DeliveryTag, Push};
+use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
+use tradebot_wire::canvas::{Part, Preparation};
+use tradebot_wire::keys::{self, Keys};
+use tradebot_wire::python_json;
+use tradebot_wire::result::State;
 
 /// How long the one that completed a header may take to publish its body before another may, in seconds. No
 /// longer than a lease, so that the claim of a worker that died is over when its messages are run again.
@@ -62,8 +63,8 @@ pub(crate) struct Chords {
 impl Default for Chords {
     fn default() -> Self {
         Self {
-            part: Script::new(include_str!("transport/scripts/chord_part.lua")),
-            end: Script::new(include_str!("transport/scripts/chord_end.lua")),
+            part: Script::new(include_str!("scripts/chord_part.lua")),
+            end: Script::new(include_str!("scripts/chord_end.lua")),
         }
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::core::wire::timestamp;
+use crate::timestamp;
 
 fn sig(task: &str, id: &str) -> Value {
     json!({"task": task, "args": [10], "kwargs": {}, "options": {"task_id": id, "reply_to": "q"},

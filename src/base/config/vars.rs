@@ -7,8 +7,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::table::VARIABLES;
-use crate::core::secret::{RedisUrl, Secret};
-use crate::core::transport::{Connection, RedisTrouble};
+use crate::connection::{Connection, RedisTrouble};
+use crate::secret::{RedisUrl, Secret};
 
 /// Where variables come from; a test passes a map.
 pub trait Vars {

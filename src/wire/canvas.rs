@@ -24,9 +24,9 @@ use serde_json::{Value, json};
 
 use self::apply::Publisher;
 use self::signature::{Kind, Options, Signature};
-use crate::core::wire::body::Body;
-use crate::core::wire::envelope::Envelope;
-use crate::core::wire::result;
+use crate::body::Body;
+use crate::envelope::Envelope;
+use crate::result;
 
 pub use chord::{Abandoned, Joined, Part, abandoned, abandoned_body, join, missing, part_of_document};
 

@@ -1,26 +1,4 @@
-//! The core: a Celery worker on Redis that knows nothing of rusty-celery, testable against Redis alone.
-//!
-//! From the bottom up: [`wire`] (messages, results, keys; no I/O), [`transport`] (kombu's queues),
-//! [`results`] and [`chords`] (the result backend), [`canvas`] and [`retry`] (what follows from a task), and
-//! [`engine`], which ties them together.
-
-pub mod backoff;
-pub mod canvas;
-pub mod chords;
-pub mod clock;
-pub mod control;
-pub mod engine;
-pub mod events;
-pub(crate) mod failpoint;
-pub mod lamport;
-pub mod lifecycle;
-pub mod node;
-pub mod results;
-pub mod retry;
-pub mod secret;
-pub mod trace;
-pub mod transport;
-pub mod wire;
+//! Errors with their causes, in one line.
 
 /// An error with its causes in one line, for the boundary that reports it.
 #[must_use]

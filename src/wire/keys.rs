@@ -147,7 +147,7 @@ impl Keys {
         format!("{}{OWN}:beat:{instance}", self.prefix)
     }
 
-    /// List of messages set aside with the reason; see [`crate::core::transport`].
+    /// List of messages set aside with the reason; see [`tradebot_core::transport`].
     #[must_use]
     pub fn parked(&self) -> String {
         format!("{}{OWN}:parked", self.prefix)

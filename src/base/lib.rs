@@ -1,0 +1,20 @@
+//! What every program of this workspace shares: settings, Redis connections, logs and spans, clock, secrets, backoff,
+//! start and stop.
+//!
+//! This crate knows neither Celery's messages nor the exchange's lists.
+
+pub mod backoff;
+pub mod clock;
+pub mod config;
+pub mod connection;
+mod error_chain;
+pub mod failpoint;
+pub mod lifecycle;
+pub mod manual;
+pub mod market;
+pub mod node;
+pub mod secret;
+pub mod telemetry;
+pub mod trace;
+
+pub use error_chain::error_chain;
