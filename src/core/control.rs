@@ -11,6 +11,7 @@ mod inspect;
 mod mingle;
 mod node;
 mod revoke;
+mod serve;
 mod state_file;
 mod stats;
 

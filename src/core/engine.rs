@@ -13,13 +13,14 @@
 //! A concurrency slot is held from before a message is claimed until it is settled, so no more is ever taken
 //! than can run. Messages with an `eta` wait in `unacked` without a slot.
 
-mod caution;
 mod consumer;
 mod etas;
 mod execution;
 mod foreign;
 mod heartbeat;
 mod hold_ups;
+mod left_out;
+mod liveness;
 mod outcomes;
 mod parked_watch;
 mod pool;
@@ -29,42 +30,44 @@ pub mod retry;
 mod revocations;
 mod settlement;
 mod sorting;
+mod starting;
 mod task_types;
 mod workflow;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use consumer::Consumer;
+use etas::EtaCount;
 use foreign::ForeignWatch;
 use heartbeat::Heartbeat;
 use hold_ups::HoldUps;
+use left_out::LeftOut;
+use liveness::Liveness;
+use pool::Slot;
+use settlement::Settlement;
 
 pub use execution::{Failure, FailureKind, Limits, TaskPolicy};
 pub use outcomes::{OutcomeCounts, Outcomes};
+pub use pool::Pool;
 pub use rate_limits::{RateError, RateGate, RateLimit};
 pub use requests::{Phase, Request, Requests, Ticket};
 pub use revocations::{Revocation, Revocations, matching};
 pub use task_types::TaskType;
 
-use crate::events::LamportClock;
-use crate::events::{EventSettings, Events, Publisher};
+use crate::events::{EventSettings, Events, LamportClock, Publisher};
 use crate::results::Results;
-use crate::transport::{Claimed, DeliveryTag, Source, Transport};
+use crate::transport::{DeliveryTag, Source, Transport};
 use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::Connection;
 use tradebot_base::lifecycle::Stop;
 use tradebot_wire::body::Body;
 use tradebot_wire::envelope::Envelope;
-use tradebot_wire::python_json;
-
-/// How many texts that identify messages left to others are remembered, two a message.
-const MAX_LEFT_OUT: usize = 2_000;
 
 /// Settings of an engine, under the names Celery users know.
 #[derive(Debug, Clone)]
@@ -111,38 +114,24 @@ pub struct Job {
     unfinished: TaskTrackerToken,
 }
 
-/// One of the worker's concurrency slots; freed when dropped.
-#[derive(Debug)]
-struct Slot(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
-
-/// What the engine's parts share.
+/// The worker: what its parts share.
 pub struct Engine {
     settings: EngineSettings,
-    transport: Transport,
-    results: Results,
-    results_with_broker: bool,
+    transport: Arc<Transport>,
+    settlement: Settlement,
     clock: SharedClock,
     stop: Stop,
-    slots: Arc<Semaphore>,
-    concurrency: AtomicUsize,
-    /// Slots that exist and are to be given up when their tasks end.
-    too_many: AtomicUsize,
-    pool_changed: Notify,
+    pool: Pool,
+    /// Everything that [`Engine::drained`] waits for.
     tracker: TaskTracker,
     types: BTreeMap<String, Arc<TaskType>>,
     requests: Arc<Requests>,
     revocations: Revocations,
-    waiting: AtomicUsize,
-    warned_of_etas: AtomicBool,
-    left_out: Mutex<VecDeque<String>>,
+    etas: EtaCount,
+    left_out: LeftOut,
     foreign: ForeignWatch,
-    heartbeat: Mutex<Option<Heartbeat>>,
-    /// Milliseconds from the start to when the broker last answered the consumer, plus one.
-    last_round: AtomicU64,
-    began: Instant,
+    liveness: Liveness,
     events: Arc<Events>,
-    hold_ups: HoldUps,
-    origin: String,
 }
 
 impl Engine {
@@ -157,32 +146,49 @@ impl Engine {
     ) -> Arc<Self> {
         let origin = tradebot_wire::task_message::origin(&settings.machine);
         let events = Events::new(settings.events, &settings.hostname, &origin, Arc::clone(&clock));
-        Arc::new(Self {
-            results_with_broker: transport.connection().same_database(results.connection()),
-            slots: Arc::new(Semaphore::new(settings.concurrency)),
-            concurrency: AtomicUsize::new(settings.concurrency),
-            too_many: AtomicUsize::new(0),
-            pool_changed: Notify::new(),
+        let events = Arc::new(events);
+        let transport = Arc::new(transport);
+        let settlement = Settlement {
+            one_database: transport.connection().same_database(results.connection()),
+            transport: Arc::clone(&transport),
+            results,
+            events: Arc::clone(&events),
+            clock: Arc::clone(&clock),
+            stop: stop.clone(),
+            hold_ups: HoldUps::default(),
+            hostname: settings.hostname.clone(),
             origin,
-            events: Arc::new(events),
+            default_queue: settings.default_queue.clone(),
+            concurrency: settings.concurrency,
+        };
+        Arc::new(Self {
+            pool: Pool::new(settings.concurrency),
+            etas: EtaCount::new(settings.eta_task_limit),
             types: task_types::by_name(&settings.tasks, &settings.policies),
             requests: Arc::default(),
             revocations: Revocations::default(),
-            hold_ups: HoldUps::default(),
+            left_out: LeftOut::default(),
+            foreign: ForeignWatch::default(),
+            liveness: Liveness::new(),
+            tracker: TaskTracker::new(),
             settings,
             transport,
-            results,
+            settlement,
             clock,
             stop,
-            tracker: TaskTracker::new(),
-            waiting: AtomicUsize::new(0),
-            warned_of_etas: AtomicBool::new(false),
-            left_out: Mutex::default(),
-            foreign: ForeignWatch::default(),
-            heartbeat: Mutex::default(),
-            last_round: AtomicU64::new(0),
-            began: Instant::now(),
+            events,
         })
+    }
+
+    /// Claims messages until a stop is asked for, and sends every message that is due to `jobs`.
+    pub async fn consume(self: Arc<Self>, jobs: mpsc::Sender<Job>) {
+        Consumer::new(self, jobs).run().await;
+    }
+
+    /// The concurrency slots.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// The settings.
@@ -253,7 +259,7 @@ impl Engine {
     /// Messages held until their `eta`.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.etas.count()
     }
 
     /// Tasks of other workers whose messages wait on our queues, with their number.
@@ -263,22 +269,10 @@ impl Engine {
     }
 
     /// How long ago the broker last answered the consumer; `None` while it has not yet. An idle consumer asks every few
-    /// seconds. One whose slots are all taken does not ask: see [`Engine::is_busy`].
+    /// seconds. One whose slots are all taken does not ask: see [`Pool::is_busy`].
     #[must_use]
     pub fn last_round(&self) -> Option<Duration> {
-        let at = self.last_round.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.began.elapsed().saturating_sub(Duration::from_millis(at)))
-    }
-
-    /// Whether every slot is taken.
-    #[must_use]
-    pub fn is_busy(&self) -> bool {
-        self.slots.available_permits() == 0
-    }
-
-    fn note_round(&self) {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        self.last_round.store(now + 1, Ordering::Relaxed);
+        self.liveness.since_answer()
     }
 
     /// Waits until everything taken has been settled or handed back. Call it once a stop was asked for and
@@ -308,80 +302,23 @@ impl Engine {
             self.settings.hostname.clone(),
             self.settings.visibility_timeout,
         )?;
-        *self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = Some(heartbeat);
+        self.liveness.keep(heartbeat);
         Ok(())
     }
 
     /// Ends when the heartbeat does. Without it the other workers take this one for dead, and run its messages
     /// again: the process has to end then.
     pub async fn heartbeat_ended(&self) {
-        let ended = {
-            let heartbeat = self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner);
-            heartbeat.as_ref().map(Heartbeat::ended)
-        };
-        match ended {
-            Some(ended) => ended.cancelled().await,
-            None => std::future::pending().await,
-        }
+        self.liveness.heartbeat_ended().await;
     }
 
     /// Gives the lease up; `drained` says that nothing is held any more.
     pub async fn end_lease(&self, drained: bool) {
-        let heartbeat = self
-            .heartbeat
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(heartbeat) = heartbeat {
-            heartbeat.stop(drained).await;
-        }
+        self.liveness.end(drained).await;
     }
 
     /// Runs `work` so that [`drained`](Self::drained) waits for it.
     fn track(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.tracker.spawn(work);
     }
-
-    /// Remembers that a message is to be left to other workers.
-    fn leave_out(&self, message: &Envelope) {
-        match message.publisher_tag() {
-            Some(tag) => self.leave_out_by("delivery_tag", tag),
-            None => self.leave_out_by("id", message.id()),
-        }
-    }
-
-    /// Remembers a message by a member of its JSON text, in both usual spellings. The bare value would not
-    /// do: an empty or short one is found in every message.
-    fn leave_out_by(&self, member: &str, value: &str) {
-        let value = python_json::to_string(value).expect("text is JSON");
-        let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
-        for blank in [" ", ""] {
-            let text = format!("\"{member}\":{blank}{value}");
-            if !left_out.contains(&text) {
-                if left_out.len() == MAX_LEFT_OUT {
-                    left_out.pop_front();
-                }
-                left_out.push_back(text);
-            }
-        }
-    }
-
-    fn left_out(&self) -> Vec<String> {
-        self.left_out
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .cloned()
-            .collect()
-    }
-}
-
-/// A claimed message, read.
-struct Received {
-    /// Its place among the requests, from when it is clear that it will run.
-    ticket: Option<Ticket>,
-    claimed: Claimed,
-    message: Envelope,
-    body: Body,
-    marked: bool,
 }

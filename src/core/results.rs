@@ -7,18 +7,24 @@ pub(crate) mod chords;
 
 use std::sync::Arc;
 
-use chords::{Chords, Count, Ended};
 use redis::Script;
 use serde_json::Value;
 
-use crate::transport::{DeliveryTag, Push, StoredResult};
+use chords::Chords;
+
+use crate::transport::StoredResult;
 use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
-use tradebot_wire::canvas::{Part, Preparation};
 use tradebot_wire::envelope::Envelope;
-use tradebot_wire::keys::{self, Keys};
+use tradebot_wire::keys;
 use tradebot_wire::python_json;
 use tradebot_wire::result::{self, State};
+
+/// Stores and announces one result document. The functions are those of the settling script.
+const STORE: &str = concat!(
+    include_str!("transport/scripts/store_result.lua"),
+    "return store(KEYS[1], ARGV[1], ARGV[2])"
+);
 
 /// How results are stored.
 #[derive(Debug, Clone, Default)]
@@ -51,14 +57,13 @@ impl Results {
     /// A backend over `connection`.
     #[must_use]
     pub fn new(connection: Connection, options: ResultOptions, clock: SharedClock) -> Self {
-        let store = Script::new(include_str!("transport/scripts/settle.lua"));
         Self {
+            chords: Chords::new(&connection, &options.key_prefix, options.expires_seconds),
             connection,
             options,
             clock,
-            store,
-            chords: Chords::default(),
-            revoke: Script::new(include_str!("transport/scripts/revoke.lua")),
+            store: Script::new(STORE),
+            revoke: Script::new(include_str!("results/scripts/revoke.lua")),
         }
     }
 
@@ -97,41 +102,9 @@ impl Results {
         })
     }
 
-    /// Writes what a chord needs before its header is published.
-    ///
-    /// # Errors
-    /// [`RedisTrouble`]; writing it again is harmless.
-    pub async fn prepare(&self, preparation: &Preparation) -> Result<(), RedisTrouble> {
-        self.chords
-            .prepare(&self.connection, &self.options, preparation)
-            .await
-    }
-
-    /// Counts one part of a chord.
-    ///
-    /// # Errors
-    /// [`RedisTrouble`]; counting it again changes nothing.
-    pub async fn count_part(&self, part: &Part, state: &State) -> Result<Count, RedisTrouble> {
-        self.chords
-            .count(&self.connection, &self.options, part, state)
-            .await
-    }
-
-    /// Ends a chord whose header this part completed; `broker` names the keys of a delivery that must still be
-    /// held, and is not looked at without one.
-    ///
-    /// # Errors
-    /// [`RedisTrouble`]; only the first time that it succeeds does something.
-    pub async fn end_chord(
-        &self,
-        broker: &Keys,
-        part: &Part,
-        follows: (Option<&DeliveryTag>, &[Push]),
-        succeeded: bool,
-    ) -> Result<Ended, RedisTrouble> {
-        self.chords
-            .end(&self.connection, &self.options, broker, part, follows, succeeded)
-            .await
+    /// The chords of this backend.
+    pub(crate) fn chords(&self) -> &Chords {
+        &self.chords
     }
 
     /// The stored documents of these tasks, as far as there are any.
@@ -168,14 +141,10 @@ impl Results {
     /// # Errors
     /// [`RedisTrouble`]; storing the same document again is harmless.
     pub async fn store(&self, result: &StoredResult) -> Result<(), RedisTrouble> {
-        // The settling script without a delivery: only the result part acts.
         let mut call = ScriptCall::default();
-        call.key("unacked").key("unacked_index").key(result.key.as_str());
-        call.arg("")
-            .arg(result.document.as_str())
-            .number(result.expires_seconds)
-            .number(0);
-        let _: (i64, i64) = self.connection.script(None, &self.store, &call).await?;
+        call.key(result.key.as_str());
+        call.arg(result.document.as_str()).number(result.expires_seconds);
+        let _: i64 = self.connection.script(None, &self.store, &call).await?;
         Ok(())
     }
 

@@ -179,17 +179,17 @@ impl Node {
     }
 
     fn pool_grow(&self, arguments: &Arguments<'_>) -> Result<Value, CommandError> {
-        let concurrency = self.engine().grow(arguments.count("n")?);
+        let concurrency = self.engine().pool().grow(arguments.count("n")?);
         info!(concurrency, "pool grows");
         Ok(ok("pool will grow"))
     }
 
     fn pool_shrink(&self, arguments: &Arguments<'_>) -> Result<Value, CommandError> {
         let fewer = arguments.count("n")?;
-        if fewer >= self.engine().concurrency() {
+        if fewer >= self.engine().pool().concurrency() {
             return Err(CommandError::value("the pool cannot shrink to less than one"));
         }
-        let concurrency = self.engine().shrink(fewer);
+        let concurrency = self.engine().pool().shrink(fewer);
         info!(concurrency, "pool shrinks");
         Ok(ok("pool will shrink"))
     }

@@ -1,20 +1,14 @@
-//! The node of one worker: takes requests, runs their commands and sends the answers.
+//! The node of one worker: its name, connection, binding and state file.
 
 use std::io;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use futures_util::FutureExt;
 use redis::{Pipeline, cmd};
-use serde_json::Value;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use super::ControlSettings;
-use super::arguments::Arguments;
-use super::commands::Answer;
-use super::destination;
 use super::state_file::{State, StateFile};
 use crate::engine::Engine;
 use crate::events::LamportClock;
@@ -24,15 +18,13 @@ use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::error_chain;
 use tradebot_wire::keys::{self, Keys, PRIORITY_STEPS};
-use tradebot_wire::pidbox::{self, Message, ReplyTo};
+use tradebot_wire::pidbox;
 use tradebot_wire::timestamp;
 
-/// For how long an answer waits that its asker does not read any more.
-const REPLY_EXPIRES_SECONDS: u64 = 60;
 /// For how long kombu 5.7 keeps a binding that is not renewed.
 const BINDING_TTL_MS: u64 = 60 * 60 * 1000;
 
-/// See the module.
+/// This worker as remote control sees it.
 pub(super) struct Node {
     engine: Arc<Engine>,
     pub(super) settings: ControlSettings,
@@ -138,7 +130,7 @@ impl Node {
             )
             .await;
         match renewed {
-            // Before Redis 6.2 there is no `GT`, and nobody sweeps.
+            // Before Redis 6.2 there is no `GT`, and no node removes old bindings.
             Err(trouble @ RedisTrouble::Refused { .. }) => {
                 debug!(error = %error_chain(&trouble), "no deadline");
                 Ok(())
@@ -167,7 +159,7 @@ impl Node {
         self.connection().pipeline(&pipeline).await
     }
 
-    /// Takes this node's leave.
+    /// Saves the state file and removes this node's binding.
     pub(super) async fn leave(&self) {
         self.save(true);
         let queue = self.queue();
@@ -178,86 +170,7 @@ impl Node {
         }
     }
 
-    /// Handles one message of the channel.
-    pub(super) async fn serve(&self, raw: &[u8]) {
-        self.engine.lamport().forward();
-        let request = Message::parse(raw).and_then(|message| {
-            self.mailbox.adjust(message.clock);
-            message.into_request()
-        });
-        let request = match request {
-            Ok(request) => request,
-            Err(reason) => {
-                warn!(reason = %error_chain(&reason), "ignored a request of remote control that is none");
-                return;
-            }
-        };
-        if !destination::is_for(&request, self.name()) {
-            return;
-        }
-        debug!(command = request.method, "remote control");
-        let arguments = Arguments {
-            command: &request.method,
-            given: &request.arguments,
-        };
-        let run = AssertUnwindSafe(self.run(&arguments)).catch_unwind().await;
-        let answer = match run {
-            Ok(Ok(Answer::Value(value))) => value,
-            Ok(Ok(Answer::Silence)) => return,
-            Ok(Err(reason)) => {
-                warn!(
-                    command = request.method,
-                    error = reason.repr(),
-                    "a command failed"
-                );
-                reason.answer()
-            }
-            Err(_) => {
-                error!(command = request.method, "a command panicked");
-                super::arguments::not_ok("RuntimeError('the command panicked')")
-            }
-        };
-        self.save(false);
-        if let Some(to) = &request.reply_to {
-            self.reply(&answer, to).await;
-        }
-    }
-
-    /// Sends an answer, unless its asker is gone.
-    async fn reply(&self, answer: &Value, to: &ReplyTo) {
-        let element = pidbox::reply(self.name(), answer, to, self.mailbox.forward());
-        let mut sent = self.push_reply(&element, to).await;
-        if sent.is_err() {
-            // The connection may have been lost while nobody asked: the next attempt opens another.
-            sent = self.push_reply(&element, to).await;
-        }
-        if let Err(trouble) = sent {
-            warn!(error = %error_chain(&trouble), "an answer of remote control was not sent");
-        }
-    }
-
-    async fn push_reply(&self, element: &str, to: &ReplyTo) -> Result<(), RedisTrouble> {
-        let binding = self.keys().binding(&to.exchange, false);
-        let members: Vec<Vec<u8>> = self.connection().command(cmd("SMEMBERS").arg(binding)).await?;
-        let members = members.iter().map(|member| String::from_utf8_lossy(member));
-        for member in members {
-            let Some(queue) = keys::bound_queue(&member, &to.routing_key) else {
-                continue;
-            };
-            let list = self.keys().list(queue, 0);
-            let mut pipeline = Pipeline::new();
-            pipeline.cmd("LPUSH").arg(&list).arg(element).ignore();
-            pipeline
-                .cmd("EXPIRE")
-                .arg(&list)
-                .arg(REPLY_EXPIRES_SECONDS)
-                .ignore();
-            self.connection().pipeline::<()>(&pipeline).await?;
-        }
-        Ok(())
-    }
-
-    /// Writes the state file if it is not up to date, or in any case.
+    /// Writes the state file if it is out of date, or `always`.
     pub(super) fn save(&self, always: bool) {
         let Some(file) = &self.state_file else {
             return;
@@ -269,7 +182,7 @@ impl Node {
         let revoked = self.engine.revocations().ids(self.clock().now());
         let state = State::new(self.engine.lamport().value(), revoked);
         if let Err(reason) = file.write(&state) {
-            error!(%reason, "what was revoked is not saved");
+            error!(%reason, "cannot save the revoked ids");
             self.saved.store(u64::MAX, Ordering::Relaxed);
         }
     }

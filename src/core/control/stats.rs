@@ -64,7 +64,7 @@ impl BrokerInfo {
 impl Node {
     pub(super) fn stats(&self) -> Value {
         let engine = self.engine();
-        let concurrency = engine.concurrency();
+        let concurrency = engine.pool().concurrency();
         let limit = |limit: Option<std::time::Duration>| limit.map_or(0.0, |limit| limit.as_secs_f64());
         let limits = engine.settings().limits;
         let processed = engine.requests().processed();

@@ -4,11 +4,13 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use super::foreign::FRESH;
-use super::{Engine, Job, Slot, TaskType};
+use super::pool::Slot;
+use super::starting::Starter;
+use super::{Engine, Job, TaskType};
 use crate::transport::{Claim, Claimed, RESTORE_INTERVAL, SCAN_WINDOW, Source};
 use tradebot_base::backoff::Reconnect;
 use tradebot_base::connection::RedisTrouble;
@@ -31,12 +33,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const MAX_BATCH: usize = 64;
 const MAX_SHARE: usize = 4;
 
+/// Claims messages for one engine until it stops.
+pub(super) struct Consumer {
+    starter: Starter,
+    progress: Progress,
+}
+
 /// Where the consumer is in its passes through the lists.
 #[derive(Default)]
-struct Consuming {
+struct Progress {
     /// The queues are bound and nothing of an earlier connection is left over.
     bound: bool,
-    /// When claims were last looked for whose answer never came.
+    /// When claims whose answer never came were last looked for.
     late_claims: Option<Instant>,
     /// Where the next search for them goes on.
     late_claims_place: u64,
@@ -45,11 +53,11 @@ struct Consuming {
     /// Foreign messages among them, and messages left for their `eta`.
     foreign: usize,
     later: usize,
-    /// No change of the queues was notified since they were last looked at.
+    /// The queues have not changed since the last look.
     quiet: bool,
 }
 
-impl Consuming {
+impl Progress {
     fn restart(&mut self) {
         self.offset = 0;
         self.foreign = 0;
@@ -65,61 +73,56 @@ enum Next {
     Wait { foreign: usize, later: usize },
 }
 
-impl Engine {
-    /// Consumes until a stop is asked for, sending every message that is due to `jobs`.
-    pub async fn consume(self: Arc<Self>, jobs: mpsc::Sender<Job>) {
+impl Consumer {
+    /// A consumer that sends every message that is due to `jobs`.
+    pub(super) fn new(engine: Arc<Engine>, jobs: mpsc::Sender<Job>) -> Self {
+        Self {
+            starter: Starter { engine, jobs },
+            progress: Progress::default(),
+        }
+    }
+
+    /// Claims until a stop is asked for.
+    pub(super) async fn run(mut self) {
         let mut waits = Reconnect::default();
-        let mut state = Consuming::default();
         while let Some(slots) = self.free_slots().await {
-            let round = self.round(slots, &jobs, &mut state).await;
+            let round = self.round(slots).await;
             if round.is_ok() {
-                self.note_round();
+                waits.reset();
+                self.engine().liveness.note_answer();
             }
             match round {
-                Ok(Next::Claim) => waits.reset(),
+                Ok(Next::Claim) => {}
                 Ok(Next::Wait { foreign, later }) => {
-                    waits.reset();
-                    state.quiet = !self.idle(foreign, later).await;
+                    self.progress.quiet = !self.idle(foreign, later).await;
                 }
-                Err(trouble) => self.back_off(&trouble, &mut waits, &mut state).await,
+                Err(trouble) => self.back_off(&trouble, &mut waits).await,
             }
         }
-        info!(queues = %self.transport.queue_names().join(","), "consumer stopped");
+        info!(queues = %self.engine().transport.queue_names().join(","), "consumer stopped");
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.starter.engine
     }
 
     /// One claim with the slots at hand.
-    async fn round(
-        self: &Arc<Self>,
-        mut slots: Vec<OwnedSemaphorePermit>,
-        jobs: &mpsc::Sender<Job>,
-        state: &mut Consuming,
-    ) -> Result<Next, RedisTrouble> {
-        if !state.bound {
-            self.begin().await?;
-            state.bound = true;
-        }
-        if state
-            .late_claims
-            .is_none_or(|last| last.elapsed() >= RESTORE_INTERVAL)
-        {
-            self.transport
-                .restore_late_claims(&mut state.late_claims_place)
-                .await?;
-            state.late_claims = Some(Instant::now());
-        }
-        if state.quiet && !self.transport.has_messages().await? {
-            self.foreign.note(Vec::new(), true);
+    async fn round(&mut self, mut slots: Vec<Slot>) -> Result<Next, RedisTrouble> {
+        let engine = Arc::clone(&self.starter.engine);
+        self.prepare().await?;
+        if self.progress.quiet && !engine.transport.has_messages().await? {
+            engine.foreign.note(Vec::new(), true);
             self.publish_foreign().await?;
             return Ok(Next::Wait { foreign: 0, later: 0 });
         }
-        let claim = self
+        let claim = engine
             .transport
             .claim(
                 slots.len(),
-                state.offset,
+                self.progress.offset,
                 &self.wanted(),
-                &self.left_out(),
-                self.holds_enough(slots.len()),
+                &engine.left_out.texts(),
+                engine.etas.is_full(slots.len()),
             )
             .await?;
         failpoint::pass("claimed");
@@ -131,9 +134,9 @@ impl Engine {
             later,
         } = claim;
         let mut busy = !claimed.is_empty();
-        // First of all, what was claimed is sent on its way: whatever fails below must not drop it.
+        // Start what was claimed before anything below can fail.
         for one in claimed {
-            self.sort_into_slot(one, &mut slots, jobs).await;
+            self.sort_into_slot(one, &mut slots).await;
         }
         for (source, raw) in unclear {
             if slots.is_empty() {
@@ -141,87 +144,87 @@ impl Engine {
             }
             if let Some(one) = self.look_closer(&source, raw).await? {
                 busy = true;
-                self.sort_into_slot(one, &mut slots, jobs).await;
+                self.sort_into_slot(one, &mut slots).await;
             }
         }
-        state.foreign += foreign.iter().map(|(_, messages)| messages).sum::<usize>();
-        state.later += later;
-        if !busy {
-            let others = foreign
-                .into_iter()
-                .filter(|(task, _)| !self.types.contains_key(task));
-            self.foreign.note(others.collect(), !more);
-            self.publish_foreign().await?;
-        }
+        self.progress.foreign += foreign.iter().map(|(_, messages)| messages).sum::<usize>();
+        self.progress.later += later;
         if busy {
-            state.restart();
+            self.progress.restart();
             return Ok(Next::Claim);
         }
+        let others = foreign
+            .into_iter()
+            .filter(|(task, _)| !engine.types.contains_key(task));
+        engine.foreign.note(others.collect(), !more);
+        self.publish_foreign().await?;
         if more {
             // Nothing of ours within the window: look behind it. Each step is short for the server.
-            state.offset += SCAN_WINDOW;
+            self.progress.offset += SCAN_WINDOW;
             return Ok(Next::Claim);
         }
-        let (foreign, later) = (state.foreign, state.later);
-        state.restart();
+        let (foreign, later) = (self.progress.foreign, self.progress.later);
+        self.progress.restart();
         Ok(Next::Wait { foreign, later })
     }
 
-    /// Tells how many messages of which other tasks wait, for whoever watches the deployment.
+    /// Binds the queues on a new connection, and restores claims whose answer never came.
+    async fn prepare(&mut self) -> Result<(), RedisTrouble> {
+        let progress = &mut self.progress;
+        if !progress.bound {
+            begin(&self.starter.engine).await?;
+            progress.bound = true;
+        }
+        if progress
+            .late_claims
+            .is_none_or(|last| last.elapsed() >= RESTORE_INTERVAL)
+        {
+            let transport = &self.starter.engine.transport;
+            transport
+                .restore_late_claims(&mut progress.late_claims_place)
+                .await?;
+            progress.late_claims = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Publishes how many messages of which other tasks wait, for `doctor` and metrics.
     async fn publish_foreign(&self) -> Result<(), RedisTrouble> {
-        match self.foreign.news() {
-            Some(waiting) => self.transport.publish_waiting(&waiting, 2 * FRESH).await,
+        match self.engine().foreign.news() {
+            Some(waiting) => self.engine().transport.publish_waiting(&waiting, 2 * FRESH).await,
             None => Ok(()),
         }
     }
 
     /// Tasks whose messages are taken: all but those of which enough wait for their rate limit.
     fn wanted(&self) -> Cow<'_, [String]> {
-        let concurrency = self.concurrency();
+        let engine = self.engine();
+        let concurrency = engine.pool.concurrency();
         let full = |task: &Arc<TaskType>| task.rate().is_full(concurrency);
-        if !self.types.values().any(full) {
-            return Cow::Borrowed(&self.settings.tasks);
+        if !engine.types.values().any(full) {
+            return Cow::Borrowed(&engine.settings.tasks);
         }
-        let wanted = self.types.values().filter(|task| !full(task));
+        let wanted = engine.types.values().filter(|task| !full(task));
         wanted.map(|task| task.name().to_owned()).collect()
     }
 
-    async fn sort_into_slot(
-        self: &Arc<Self>,
-        claimed: Claimed,
-        slots: &mut Vec<OwnedSemaphorePermit>,
-        jobs: &mpsc::Sender<Job>,
-    ) {
+    async fn sort_into_slot(&self, claimed: Claimed, slots: &mut Vec<Slot>) {
         let slot = slots.pop().expect("no more is claimed than there are slots");
-        self.sort(claimed, Slot(slot), jobs).await;
-    }
-
-    /// What precedes the first claim on a connection.
-    async fn begin(&self) -> Result<(), RedisTrouble> {
-        // A worker that dies before its first heartbeat must be known too. The dead are the heartbeat's matter.
-        self.transport.take_lease(&self.settings.hostname).await?;
-        self.transport.bind_queues().await?;
-        self.transport.restore_unanswered().await?;
-        info!(
-            broker = self.transport.connection().place(),
-            queues = %self.transport.queue_names().join(","),
-            concurrency = self.settings.concurrency,
-            "connected"
-        );
-        Ok(())
+        self.starter.sort(claimed, slot).await;
     }
 
     /// Waits for at least one free slot and takes up to a batch of them; `None` once stopping.
-    async fn free_slots(&self) -> Option<Vec<OwnedSemaphorePermit>> {
+    async fn free_slots(&self) -> Option<Vec<Slot>> {
+        let engine = self.engine();
         let first = tokio::select! {
             biased;
-            () = self.stop.warm() => return None,
-            slot = self.slot() => slot?,
+            () = engine.stop.warm() => return None,
+            slot = engine.pool.slot() => slot?,
         };
         let mut slots = vec![first];
-        let enough = self.concurrency().div_ceil(MAX_SHARE).min(MAX_BATCH);
+        let enough = engine.pool.concurrency().div_ceil(MAX_SHARE).min(MAX_BATCH);
         while slots.len() < enough {
-            match self.slot_now() {
+            match engine.pool.slot_now() {
                 Some(slot) => slots.push(slot),
                 None => break,
             }
@@ -234,52 +237,54 @@ impl Engine {
     ///
     /// Returns whether there was one; if not, one command tells whether a claim is worth while.
     async fn idle(&self, foreign: usize, later: usize) -> bool {
+        let engine = self.engine();
         let passed_over = u32::try_from(foreign + later).unwrap_or(u32::MAX);
         let pause = PASS_COST.saturating_mul(passed_over).min(LONGEST_PAUSE);
         if !pause.is_zero() {
-            sleep_unless_stopping(&self.stop, pause).await;
+            sleep_unless_stopping(&engine.stop, pause).await;
         }
-        let poll = match self.transport.connection().is_tracking() {
+        let poll = match engine.transport.connection().is_tracking() {
             false => PLAIN_POLL,
             true if later > 0 => LATER_POLL,
             true => SAFETY_POLL,
         };
         // All three are cancel-safe: a notification that is not consumed stays stored.
         tokio::select! {
-            () = self.transport.changed() => true,
+            () = engine.transport.changed() => true,
             () = tokio::time::sleep(poll) => false,
-            () = self.stop.warm() => true,
+            () = engine.stop.warm() => true,
         }
     }
 
-    async fn back_off(&self, trouble: &RedisTrouble, waits: &mut Reconnect, state: &mut Consuming) {
-        *state = Consuming::default();
+    async fn back_off(&mut self, trouble: &RedisTrouble, waits: &mut Reconnect) {
+        self.progress = Progress::default();
         let delay = waits.next_delay();
         if waits.attempt() == 1 {
             warn!(error = %error_chain(trouble), "broker in trouble, trying again until it is back");
         } else {
             debug!(error = %error_chain(trouble), attempt = waits.attempt(), "broker still in trouble");
         }
-        sleep_unless_stopping(&self.stop, delay).await;
+        sleep_unless_stopping(&self.engine().stop, delay).await;
     }
 
     /// Reads a message that the server could not assign, and claims it if it is ours after all.
     async fn look_closer(&self, source: &Source, raw: Vec<u8>) -> Result<Option<Claimed>, RedisTrouble> {
+        let engine = self.engine();
         match Envelope::parse(&raw) {
-            Ok(message) if self.settings.tasks.iter().any(|name| name == message.task()) => {
-                self.transport.claim_exact(source, raw).await
+            Ok(message) if engine.settings.tasks.iter().any(|name| name == message.task()) => {
+                engine.transport.claim_exact(source, raw).await
             }
             Ok(message) => {
-                self.leave_out(&message);
+                engine.left_out.add(&message);
                 Ok(None)
             }
             // Readable for workers that accept more than this one does.
             Err(EnvelopeError::Foreign { publisher_tag, .. }) => {
-                self.leave_out_by("delivery_tag", &publisher_tag);
+                engine.left_out.add_by("delivery_tag", &publisher_tag);
                 Ok(None)
             }
             Err(reason) => {
-                let parked = self
+                let parked = engine
                     .transport
                     .park_unclaimed(source, &raw, &reason.to_string())
                     .await?;
@@ -288,11 +293,26 @@ impl Engine {
                         outcome = "parked",
                         queue = source.queue,
                         %reason,
-                        "parked a message that nobody can read"
+                        "parked a message that no worker can read"
                     );
                 }
                 Ok(None)
             }
         }
     }
+}
+
+/// What precedes the first claim on a connection.
+async fn begin(engine: &Engine) -> Result<(), RedisTrouble> {
+    // A worker that dies before its first heartbeat must be known too. The heartbeat looks after dead workers.
+    engine.transport.take_lease(&engine.settings.hostname).await?;
+    engine.transport.bind_queues().await?;
+    engine.transport.restore_unanswered().await?;
+    info!(
+        broker = engine.transport.connection().place(),
+        queues = %engine.transport.queue_names().join(","),
+        concurrency = engine.settings.concurrency,
+        "connected"
+    );
+    Ok(())
 }

@@ -1,80 +1,114 @@
 //! Messages with an `eta` or a rate limit: held in `unacked` until they are due, up to a bound.
 //!
-//! Beyond the bound they stay in their queue, where they are passed over until they are due or there is room again;
-//! what is due in the queue is taken as ever.
+//! Beyond the bound they stay in their queue. Claims pass over them until they are due or there is room again; what is
+//! due in the queue is taken as ever.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use chrono::{DateTime, Utc};
-use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use super::{Engine, Job, Phase, Received, Revocation, Slot};
+use super::pool::Slot;
+use super::sorting::Received;
+use super::starting::Starter;
+use super::{Phase, Revocation};
 
-impl Engine {
-    /// Whether a claim of so many messages could bring more messages that wait than may be held.
-    pub(super) fn holds_enough(&self, wanted: usize) -> bool {
-        let enough = self.waiting() + wanted > self.settings.eta_task_limit;
-        if enough && !self.warned_of_etas.swap(true, Ordering::Relaxed) {
+/// Counts the messages that this worker holds until their `eta`.
+#[derive(Debug)]
+pub(super) struct EtaCount {
+    held: Arc<AtomicUsize>,
+    /// Celery's `worker_eta_task_limit`.
+    limit: usize,
+    warned: AtomicBool,
+}
+
+/// One message that is held; it counts until this is dropped.
+#[derive(Debug)]
+pub(super) struct EtaHold(Arc<AtomicUsize>);
+
+impl EtaCount {
+    /// Nothing is held, and `limit` messages may be.
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            held: Arc::default(),
+            limit,
+            warned: AtomicBool::new(false),
+        }
+    }
+
+    /// Counts one message more.
+    pub(super) fn hold(&self) -> EtaHold {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        EtaHold(Arc::clone(&self.held))
+    }
+
+    /// How many messages are held.
+    pub(super) fn count(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Whether a claim of `wanted` messages could exceed the limit.
+    pub(super) fn is_full(&self, wanted: usize) -> bool {
+        let full = self.count() + wanted > self.limit;
+        if full && !self.warned.swap(true, Ordering::Relaxed) {
             warn!(
-                held = self.waiting(),
+                held = self.count(),
                 "this worker holds as many messages with an eta as it may; further ones stay in the queue until they are due"
             );
         }
-        enough
+        full
     }
+}
 
-    /// Holds a message until it is due, then sends it on its way.
-    pub(super) async fn wait_for_eta(
-        self: Arc<Self>,
-        received: Received,
-        eta: DateTime<Utc>,
-        jobs: mpsc::Sender<Job>,
-    ) {
+impl Drop for EtaHold {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Starter {
+    /// Holds a message until it is due, then starts it.
+    pub(super) async fn wait_for_eta(self, received: Received, eta: DateTime<Utc>, held: EtaHold) {
         let due = async {
             self.sleep_until(eta, &received).await;
             self.pass_rate_limit(&received).await;
         };
         let slot = self.slot_after(due, &received).await;
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.start_or_settle(received, slot, &jobs).await;
+        drop(held);
+        self.start_or_settle(received, slot).await;
     }
 
-    /// Holds a message of a task with a rate limit until its turn, then sends it on its way.
-    pub(super) async fn wait_for_turn(self: Arc<Self>, received: Received, jobs: mpsc::Sender<Job>) {
+    /// Holds a message of a task with a rate limit until its turn, then starts it.
+    pub(super) async fn wait_for_turn(self, received: Received) {
         let due = self.pass_rate_limit(&received);
         let slot = self.slot_after(due, &received).await;
-        self.start_or_settle(received, slot, &jobs).await;
+        self.start_or_settle(received, slot).await;
     }
 
     async fn pass_rate_limit(&self, received: &Received) {
-        let Some(task) = self.types.get(received.message.task()) else {
+        let Some(task) = self.engine.types.get(received.message.task()) else {
             return;
         };
         if task.rate().is_limited() {
             task.rate().pass().await;
             // Messages of this task may have been left in the queue for as long.
-            self.transport.look_again();
+            self.engine.transport.look_again();
         }
     }
 
-    async fn start_or_settle(
-        &self,
-        received: Received,
-        slot: Result<Slot, Option<Revocation>>,
-        jobs: &mpsc::Sender<Job>,
-    ) {
+    async fn start_or_settle(&self, received: Received, slot: Result<Slot, Option<Revocation>>) {
+        let settlement = &self.engine.settlement;
         let (tag, message) = (&received.claimed.tag, &received.message);
         match slot {
-            Ok(slot) => self.start_due(received, slot, jobs).await,
-            Err(Some(why)) => self.settle_revoked(tag, message, why).await,
-            Err(None) => self.hand_back(tag, &received.claimed.source, message).await,
+            Ok(slot) => self.start_due(received, slot).await,
+            Err(Some(why)) => settlement.settle_revoked(tag, message, why).await,
+            Err(None) => settlement.hand_back(tag, &received.claimed.source, message).await,
         }
     }
 
     async fn sleep_until(&self, eta: DateTime<Utc>, received: &Received) {
-        let wait = (eta - self.clock.now()).to_std().unwrap_or_default();
+        let wait = (eta - self.engine.clock.now()).to_std().unwrap_or_default();
         debug!(
             task.id = received.message.id(),
             wait_seconds = wait.as_secs_f64(),
@@ -99,15 +133,15 @@ impl Engine {
         };
         let mut run = std::pin::pin!(async {
             due.await;
-            self.slot().await
+            self.engine.pool.slot().await
         });
         let slot = loop {
             // All branches are cancel-safe; the pinned one goes on where it was.
             tokio::select! {
                 biased;
-                () = self.stop.warm() => return Err(None),
+                () = self.engine.stop.warm() => return Err(None),
                 () = woken() => {
-                    if self.revocations.contains(&received.message) {
+                    if self.engine.revocations.contains(&received.message) {
                         return Err(Some(Revocation::REVOKED));
                     }
                 }
@@ -115,9 +149,9 @@ impl Engine {
             }
         };
         match received.message.expires() {
-            Ok(Some(expires)) if self.clock.now() >= expires => Err(Some(Revocation::EXPIRED)),
-            _ if self.revocations.contains(&received.message) => Err(Some(Revocation::REVOKED)),
-            _ => Ok(Slot(slot)),
+            Ok(Some(expires)) if self.engine.clock.now() >= expires => Err(Some(Revocation::EXPIRED)),
+            _ if self.engine.revocations.contains(&received.message) => Err(Some(Revocation::REVOKED)),
+            _ => Ok(slot),
         }
     }
 }

@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 use super::{Engine, Job, Revocation};
 use crate::engine::retry::{self, RetryPolicy};
 use crate::trace::TaskTrace;
+use crate::transport::DeliveryTag;
 use tradebot_base::error_chain;
 use tradebot_base::failpoint;
 use tradebot_wire::canvas::{self, Plan, Successor};
@@ -101,7 +102,7 @@ impl Engine {
         failpoint::pass("started");
         let _running = self.events.running();
         self.events.started(&job.message);
-        self.track_started(&job.message).await;
+        self.settlement.track_started(&job.message).await;
         let started = Instant::now();
         job.ticket.start(self.clock.now());
         let limits = self.limits(&job, policy);
@@ -134,10 +135,39 @@ impl Engine {
                     retries = job.message.retries(),
                     "task ended by the stop"
                 );
-                self.hand_back(&job.tag, &job.source, &job.message).await;
+                self.settlement
+                    .hand_back(&job.tag, &job.source, &job.message)
+                    .await;
                 self.events.cancelled(job.message.id());
             }
         }
+    }
+
+    /// Settles a job that was never started because its arguments do not fit the task.
+    pub async fn refuse(self: &Arc<Self>, job: Job, why: &str) {
+        let _running = self.events.running();
+        self.events.started(&job.message);
+        job.ticket.start(self.clock.now());
+        let trace = TaskTrace::of(&job.message);
+        let exception = Exception::builtin("TypeError", why);
+        let failure = Failure {
+            exception,
+            kind: FailureKind::Final,
+        };
+        self.conclude(
+            job,
+            &TaskPolicy::default(),
+            Err(failure),
+            (Duration::ZERO, &trace),
+        )
+        .await;
+    }
+
+    /// Returns a job that was received and not started.
+    pub async fn return_unstarted(&self, job: Job) {
+        self.settlement
+            .hand_back(&job.tag, &job.source, &job.message)
+            .await;
     }
 
     /// Turns what a task returned into a state, and settles the job with it.
@@ -149,7 +179,7 @@ impl Engine {
         (runtime, trace): (Duration, &TaskTrace),
     ) {
         failpoint::pass("returned");
-        let context = self.canvas_context(&job.message);
+        let context = self.settlement.canvas_context(&job.message);
         let (state, mut plan) = match returned {
             Ok(value) => {
                 let plan = canvas::after_success(context, &job.body, &value);
@@ -182,7 +212,10 @@ impl Engine {
         if retried {
             self.events.ended(&job.message, &state, runtime);
         }
-        let settled = self.settle(&job.tag, &job.message, &state, &plan).await;
+        let settled = self
+            .settlement
+            .settle(&job.tag, &job.message, &state, &plan)
+            .await;
         job.ticket.request().task().outcomes().note(&state, runtime);
         if settled.is_some() && !retried {
             self.events.ended(&job.message, &state, runtime);
@@ -201,11 +234,21 @@ impl Engine {
     }
 
     async fn end_revoked(self: &Arc<Self>, job: &Job, why: Revocation) {
-        self.settle_revoked(&job.tag, &job.message, why).await;
+        self.settlement.settle_revoked(&job.tag, &job.message, why).await;
         job.ticket.request().task().outcomes().note_revoked();
         if job.marked {
             self.unmark(job.tag.clone());
         }
+    }
+
+    /// Takes the mark of a started message off a settled delivery. The caller does not wait for it.
+    fn unmark(&self, tag: DeliveryTag) {
+        let transport = Arc::clone(&self.transport);
+        self.track(async move {
+            if let Err(trouble) = transport.unmark_started(&tag).await {
+                debug!(error = %error_chain(&trouble), "a mark stays until its worker ends");
+            }
+        });
     }
 
     fn next_try(&self, job: &Job, policy: &TaskPolicy, failure: &Failure) -> Option<Successor> {
@@ -221,7 +264,7 @@ impl Engine {
                 (retries < policy.retry.max_retries).then(|| (*eta - now).to_std().unwrap_or_default())
             }
         }?;
-        let message = retry::successor(&job.message, countdown, &self.origin, now);
+        let message = retry::successor(&job.message, countdown, &self.settlement.origin, now);
         Some(Successor {
             queue: job.source.queue.clone(),
             message,

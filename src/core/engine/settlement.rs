@@ -8,19 +8,42 @@ use std::sync::Arc;
 use serde_json::Value;
 use tracing::{debug, error, info, warn};
 
-use super::hold_ups::HeldUp;
-use super::{Engine, Revocation, workflow};
-use crate::trace::TaskTrace;
+use super::hold_ups::{HeldUp, HoldUps};
+use super::{Revocation, workflow};
+use crate::events::Events;
+use crate::results::Results;
 use crate::transport::{Claimed, DeliveryTag, Push, Settled, Source, StoredResult, Transport};
 use tradebot_base::backoff::Reconnect;
+use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::RedisTrouble;
 use tradebot_base::error_chain;
 use tradebot_base::failpoint;
+use tradebot_base::lifecycle::Stop;
 use tradebot_wire::canvas::{Plan, Successor};
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::result::{Exception, State};
 
-impl Engine {
+/// Writes outcomes, results, follow-up messages and acknowledgements, and tries again until Redis takes them.
+pub(super) struct Settlement {
+    pub(super) transport: Arc<Transport>,
+    pub(super) results: Results,
+    /// Results and queues share a database, so one script settles both.
+    pub(super) one_database: bool,
+    pub(super) events: Arc<Events>,
+    pub(super) clock: SharedClock,
+    pub(super) stop: Stop,
+    pub(super) hold_ups: HoldUps,
+    /// This worker's node name.
+    pub(super) hostname: String,
+    /// `origin` of the messages that follow from a task.
+    pub(super) origin: String,
+    /// Where signatures without a queue are published.
+    pub(super) default_queue: String,
+    /// Slots, for the reminder that none may be left.
+    pub(super) concurrency: usize,
+}
+
+impl Settlement {
     /// Ends a delivery with a state and what follows from it.
     ///
     /// Where a chord or the rest of a chain is concerned too, they are told between the storing of the result
@@ -67,7 +90,7 @@ impl Engine {
     /// Stores that a task runs, where that is tracked. It is tried once, and before the task runs: what comes of the
     /// task must not be overwritten by it.
     pub(super) async fn track_started(&self, message: &Envelope) {
-        let Some(document) = self.results.started(message, &self.settings.hostname) else {
+        let Some(document) = self.results.started(message, &self.hostname) else {
             return;
         };
         if let Err(trouble) = self.results.store(&document).await {
@@ -125,7 +148,7 @@ impl Engine {
         pushes: &[Push],
     ) -> Option<Settled> {
         let mut with_ack = document;
-        if let Some(document) = document.filter(|_| !self.results_with_broker) {
+        if let Some(document) = document.filter(|_| !self.one_database) {
             self.until_done("store a result", || self.results.store(document))
                 .await?;
             with_ack = None;
@@ -184,7 +207,7 @@ impl Engine {
                     error = %error_chain(&trouble),
                     waiting,
                     seconds,
-                    slots = self.settings.concurrency,
+                    slots = self.concurrency,
                     "still cannot {what}: no slot is free before that, and nothing else is taken once none is"
                 );
             }
@@ -210,32 +233,5 @@ impl Engine {
             end: crate::transport::End::Back,
             message: next.message.to_json(),
         }
-    }
-}
-
-impl Engine {
-    /// Settles a job that was never started because its arguments do not fit the task.
-    pub async fn refuse(self: &Arc<Self>, job: super::Job, why: &str) {
-        let _running = self.events.running();
-        self.events.started(&job.message);
-        job.ticket.start(self.clock.now());
-        let trace = TaskTrace::of(&job.message);
-        let exception = Exception::builtin("TypeError", why);
-        let failure = super::Failure {
-            exception,
-            kind: super::FailureKind::Final,
-        };
-        self.conclude(
-            job,
-            &super::TaskPolicy::default(),
-            Err(failure),
-            (std::time::Duration::ZERO, &trace),
-        )
-        .await;
-    }
-
-    /// Returns a job that was received and not started.
-    pub async fn return_unstarted(&self, job: super::Job) {
-        self.hand_back(&job.tag, &job.source, &job.message).await;
     }
 }

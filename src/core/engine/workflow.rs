@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tracing::{error, info, warn};
 
-use super::Engine;
+use super::settlement::Settlement;
 use crate::results::chords::{Count, Ended};
 use crate::transport::{DeliveryTag, Push};
 use tradebot_base::failpoint;
@@ -62,14 +62,14 @@ pub(super) struct Remaining {
     pub(super) unfinished: Vec<Unfinished>,
 }
 
-impl Engine {
+impl Settlement {
     /// The context in which a message's successors are published.
     pub(super) fn canvas_context<'a>(&'a self, message: &'a Envelope) -> Context<'a> {
         Context {
             task_id: message.id(),
             root: message.text("root_id"),
             origin: &self.origin,
-            default_queue: &self.settings.default_queue,
+            default_queue: &self.default_queue,
             now: self.clock.now(),
         }
     }
@@ -77,7 +77,7 @@ impl Engine {
     /// Writes what a plan's successors need to find when they run.
     pub(super) async fn prepare(&self, plan: &Plan) -> Option<()> {
         for preparation in &plan.preparations {
-            self.until_done("prepare a chord", || self.results.prepare(preparation))
+            self.until_done("prepare a chord", || self.results.chords().prepare(preparation))
                 .await?;
         }
         Some(())
@@ -112,7 +112,8 @@ impl Engine {
         for Unfinished { part, succeeded } in unfinished {
             self.until_done("end a chord", || {
                 self.results
-                    .end_chord(self.transport.keys(), &part, (None, &[]), succeeded)
+                    .chords()
+                    .end(self.transport.keys(), &part, (None, &[]), succeeded)
             })
             .await;
         }
@@ -221,7 +222,7 @@ impl Engine {
         succeeded: bool,
         remaining: &mut Remaining,
     ) -> Option<()> {
-        if !self.results_with_broker {
+        if !self.one_database {
             remaining.pushes.append(&mut pushes);
             remaining.unfinished.push(Unfinished { part, succeeded });
             return Some(());
@@ -230,7 +231,8 @@ impl Engine {
         let mut ended = self
             .until_done("end a chord", || {
                 self.results
-                    .end_chord(keys, &part, (Some(tag), &pushes), succeeded)
+                    .chords()
+                    .end(keys, &part, (Some(tag), &pushes), succeeded)
             })
             .await?;
         if ended == Ended::Misdirected {
@@ -242,7 +244,8 @@ impl Engine {
             ended = self
                 .until_done("end a chord", || {
                     self.results
-                        .end_chord(keys, &part, (Some(tag), &pushes), succeeded)
+                        .chords()
+                        .end(keys, &part, (Some(tag), &pushes), succeeded)
                 })
                 .await?;
         }
@@ -289,7 +292,7 @@ impl Engine {
         for _ in 0..MAX_LOOKS {
             count = self
                 .until_done("return a part of a chord", || {
-                    self.results.count_part(part, state)
+                    self.results.chords().count(part, state)
                 })
                 .await?;
             let Count::Held(left) = count else { break };

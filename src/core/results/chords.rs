@@ -9,7 +9,6 @@ use std::time::Duration;
 use redis::Script;
 use serde_json::{Value, json};
 
-use crate::results::ResultOptions;
 use crate::transport::{DeliveryTag, Push};
 use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
 use tradebot_wire::canvas::{Part, Preparation};
@@ -25,7 +24,7 @@ const DONE_SECONDS: u64 = 300;
 
 /// What counting a part has shown.
 #[derive(Debug, PartialEq)]
-pub enum Count {
+pub(crate) enum Count {
     /// Other parts are missing, or the chord's sender is not done yet.
     Waiting,
     /// The chord has ended already.
@@ -45,7 +44,7 @@ pub enum Count {
 
 /// What became of the attempt to end a chord.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// Everything was published.
     Yes,
     /// Somebody else has ended it or will.
@@ -54,31 +53,36 @@ pub enum Ended {
     Misdirected,
 }
 
-/// The chord part of a result backend.
+/// The chords of one result backend.
 pub(crate) struct Chords {
+    connection: Connection,
+    /// `global_keyprefix` of the result backend.
+    key_prefix: String,
+    /// `result_expires` in seconds; zero keeps results for ever.
+    expires_seconds: u64,
     part: Script,
     end: Script,
 }
 
-impl Default for Chords {
-    fn default() -> Self {
+impl Chords {
+    /// Chords in the backend behind `connection`.
+    pub(super) fn new(connection: &Connection, key_prefix: &str, expires_seconds: u64) -> Self {
         Self {
+            connection: connection.clone(),
+            key_prefix: key_prefix.to_owned(),
+            expires_seconds,
             part: Script::new(include_str!("scripts/chord_part.lua")),
             end: Script::new(include_str!("scripts/chord_end.lua")),
         }
     }
-}
 
-impl Chords {
     /// Writes what a chord needs before its header is published: its size, or its header's structure. A chord
     /// that is run again begins anew.
-    pub(crate) async fn prepare(
-        &self,
-        connection: &Connection,
-        options: &ResultOptions,
-        preparation: &Preparation,
-    ) -> Result<(), RedisTrouble> {
-        let key = |group: &str, suffix: &str| keys::group_meta(&options.key_prefix, group, suffix);
+    ///
+    /// # Errors
+    /// [`RedisTrouble`]; writing it again is harmless.
+    pub(crate) async fn prepare(&self, preparation: &Preparation) -> Result<(), RedisTrouble> {
+        let key = |group: &str, suffix: &str| keys::group_meta(&self.key_prefix, group, suffix);
         let mut pipeline = redis::pipe();
         pipeline.atomic();
         let (key, value) = match preparation {
@@ -93,44 +97,43 @@ impl Chords {
             }
         };
         let set = pipeline.cmd("SET").arg(key).arg(value);
-        if options.expires_seconds > 0 {
-            set.arg("EX").arg(options.expires_seconds);
+        if self.expires_seconds > 0 {
+            set.arg("EX").arg(self.expires_seconds);
         }
         set.ignore();
-        connection.pipeline(&pipeline).await
+        self.connection.pipeline(&pipeline).await
     }
 
-    /// Counts one part. Counting it again changes nothing.
-    pub(crate) async fn count(
-        &self,
-        connection: &Connection,
-        options: &ResultOptions,
-        part: &Part,
-        state: &State,
-    ) -> Result<Count, RedisTrouble> {
+    /// Counts one part of a chord.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`]; counting it again changes nothing.
+    pub(crate) async fn count(&self, part: &Part, state: &State) -> Result<Count, RedisTrouble> {
         let mut call = ScriptCall::default();
-        for key in chord_keys(options, &part.group) {
+        for key in self.keys(&part.group) {
             call.key(key);
         }
-        call.key(keys::group_meta(&options.key_prefix, &part.group, ""));
+        call.key(keys::group_meta(&self.key_prefix, &part.group, ""));
         let member = python_json::to_string(&part.member(state)).expect("JSON values are JSON");
         let id = python_json::to_string(&part.task_id).expect("text is JSON");
         call.arg(part.task_id.as_str())
             .arg(member)
             .arg(format!("[1, {id}, "))
             .arg(place(part))
-            .number(options.expires_seconds)
+            .number(self.expires_seconds)
             .arg(claim(part))
             .number(CLAIM_SECONDS);
-        let answer: Vec<redis::Value> = connection.script(None, &self.part, &call).await?;
+        let answer: Vec<redis::Value> = self.connection.script(None, &self.part, &call).await?;
         Ok(read_count(&answer))
     }
 
-    /// Ends a chord by publishing `pushes`, if `tag` is still held and the chord is still the caller's.
+    /// Ends a chord by publishing `pushes`, if `tag` is still held and the chord is still the caller's. `broker` names
+    /// the keys of that delivery; without a tag they are not read.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`]; only the first call that succeeds has an effect.
     pub(crate) async fn end(
         &self,
-        connection: &Connection,
-        options: &ResultOptions,
         broker: &Keys,
         part: &Part,
         (tag, pushes): (Option<&DeliveryTag>, &[Push]),
@@ -138,7 +141,7 @@ impl Chords {
     ) -> Result<Ended, RedisTrouble> {
         let mut call = ScriptCall::default();
         call.key(broker.unacked());
-        for key in chord_keys(options, &part.group) {
+        for key in self.keys(&part.group) {
             call.key(key);
         }
         call.arg(tag.map_or("", |tag| tag.0.as_str()))
@@ -148,17 +151,17 @@ impl Chords {
         for push in pushes {
             call.key(push.list.as_str()).arg(push.message.as_str());
         }
-        let ended: i64 = connection.script(None, &self.end, &call).await?;
+        let ended: i64 = self.connection.script(None, &self.end, &call).await?;
         Ok(match ended {
             1 => Ended::Yes,
             -1 => Ended::Misdirected,
             _ => Ended::NotOurs,
         })
     }
-}
 
-fn chord_keys(options: &ResultOptions, group: &str) -> [String; 5] {
-    [".j", ".t", ".s", ".d", ".c"].map(|suffix| keys::group_meta(&options.key_prefix, group, suffix))
+    fn keys(&self, group: &str) -> [String; 5] {
+        [".j", ".t", ".s", ".d", ".c"].map(|suffix| keys::group_meta(&self.key_prefix, group, suffix))
+    }
 }
 
 /// The score that orders the parts.

@@ -34,7 +34,10 @@ struct Batch {
 impl Settler {
     pub(super) fn new() -> Self {
         Self {
-            script: Script::new(include_str!("scripts/settle.lua")),
+            script: Script::new(concat!(
+                include_str!("scripts/store_result.lua"),
+                include_str!("scripts/settle.lua")
+            )),
             waiting: Mutex::default(),
             line: tokio::sync::Mutex::default(),
         }

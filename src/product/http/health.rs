@@ -79,7 +79,7 @@ impl Readiness {
         }
         if let Some(engine) = worker {
             match engine.last_round() {
-                _ if engine.is_busy() => {}
+                _ if engine.pool().is_busy() => {}
                 None => reasons.push(Reason::new("consumer_not_connected")),
                 Some(age) if age > STALLED => reasons.push(Reason {
                     seconds: Some(age.as_secs()),

@@ -118,17 +118,14 @@ impl Transport {
         Ok(outcome > 0)
     }
 
-    /// Clears away what is left of a delivery that was found to have no record.
+    /// Removes the index entry of a delivery that has no record.
     pub(super) async fn clear_away(&self, tag: &DeliveryTag, loss: Loss<'_>) -> Result<(), RedisTrouble> {
         let mut call = ScriptCall::default();
         call.key(self.keys.unacked()).key(self.keys.unacked_index());
-        call.arg(tag.0.as_str());
-        for _ in 0..6 {
-            call.arg("");
-        }
-        call.arg(loss.score());
+        call.arg(tag.0.as_str()).arg(loss.score());
+        let script = Script::new(include_str!("../scripts/clear_away.lua"));
         self.connection
-            .script::<i8>(None, &RESTORE, &call)
+            .script::<i64>(None, &script, &call)
             .await
             .map(drop)
     }

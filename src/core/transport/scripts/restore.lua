@@ -7,8 +7,6 @@
 --       waits before it starts (0: this one does in any case) and is only counted if it is among the started ones,
 --       the score with which the delivery was found, or '' if its tag is its own for ever
 --
--- An empty message says that the delivery was found to have no record; what is left of it is cleared away.
---
 -- kombu uses a tag again when it delivers the message again. With another score it is another delivery.
 --
 -- Returns 0 if the delivery is gone already or is another one now, 1 if it was put back, 2 if it was set aside, -1 if its list is no
@@ -18,7 +16,6 @@ if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
   redis.call('ZREM', KEYS[2], ARGV[1])
   return 0
 end
-if ARGV[2] == '' then return 0 end
 local kind = redis.call('TYPE', KEYS[3]).ok
 if kind ~= 'list' and kind ~= 'none' then return -1 end
 local set_aside = false

@@ -6,9 +6,8 @@
 --       to push, and per message `L` (back of the queue) or `R` (front) and the message
 --
 -- What follows is published only by the holder of a delivery. Once its record is gone, somebody restored the
--- message and will publish it again; a final result is stored all the same, because it is true. A stored
--- SUCCESS is never replaced, and a state on the way (RETRY) is stored by the holder only. Without a tag there is
--- no delivery, only a result to store.
+-- message and will publish it again; a final result is stored all the same, because it is true. A state
+-- on the way (RETRY) is stored by the holder only.
 --
 -- A script that fails half-way is not undone. What can fail is therefore looked at before anything is written
 -- (a push to a key that is no list), or allowed to (PUBLISH needs rights of its own), and the record goes last.
@@ -16,33 +15,11 @@
 --
 -- Returns per delivery 1 if it was still held, 0 if not, -1 if nothing was done because a push leads to a key
 -- that is no list; and 1 if the result was stored, 2 if stored and not announced.
-local call, pcall_redis, find = redis.call, redis.pcall, string.find
-local unacked = KEYS[1]
-
-local function is_success(document)
-  local ok, fields = pcall(cjson.decode, document)
-  return ok and type(fields) == 'table' and fields.status == 'SUCCESS'
-end
+local unacked, find = KEYS[1], string.find
 
 local function is_on_the_way(document)
   return find(document, '{"status": "RETRY"', 1, true) == 1
       or find(document, '{"status": "STARTED"', 1, true) == 1
-end
-
-local function set(key, document, expires, condition)
-  if expires == '0' then return call('SET', key, document, condition) end
-  return call('SET', key, document, 'EX', expires, condition)
-end
-
-local function store(key, document, expires)
-  -- Nearly always there is no older state, and one command does.
-  if not set(key, document, expires, 'NX') then
-    local old = pcall_redis('GET', key)
-    if type(old) == 'string' and is_success(old) then return 0 end
-    set(key, document, expires, 'XX')
-  end
-  if type(pcall_redis('PUBLISH', key, document)) == 'table' then return 2 end
-  return 1
 end
 
 -- Whether the delivery is held, or -1 if a push leads to a key that is no list.
@@ -61,8 +38,8 @@ while arg <= last do
   local tag, document, expires, pushes = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], tonumber(ARGV[arg + 3])
   arg = arg + 4
   local held, stored = 1, 0
-  -- Only a final result is stored by whoever comes with it.
-  if tag ~= '' and (pushes > 0 or document == '' or is_on_the_way(document)) then
+  -- A final result is stored whether the delivery is held or not.
+  if pushes > 0 or document == '' or is_on_the_way(document) then
     held = look(tag, key, pushes)
     if held ~= 1 and (held == -1 or is_on_the_way(document)) then document = '' end
   end
