@@ -1,26 +1,25 @@
 //! The message envelope: one element of a queue's list.
 //!
-//! An [`Envelope`] keeps the JSON object as it came, in its order, and reads single fields on demand: what
-//! is not understood here survives a retry or a hand-back unchanged. The usual fields are skimmed off the text;
-//! the whole tree is built only for a message that is changed or asked for more. Reading is lenient where Python's is
-//! (absent fields have defaults) and where Python crashes (no `properties`, no `delivery_info`); it is
-//! strict only about what makes the message a task: a JSON object with a name and an id.
+//! An [`Envelope`] keeps the members of a message in their order, each as its own text, and parses one when it is
+//! asked for. A change replaces one member; the others are written as they came, with Python's spacing and escapes.
+//! Reading is lenient where Python is (absent fields have defaults) and where Python crashes (no `properties`, no
+//! `delivery_info`). It insists only on what makes a message a task: a JSON object with a name and an id.
 //!
-//! A protocol 1 message (Celery 3) is turned into protocol 2 on reading, as Celery does when it retries one.
+//! A protocol 1 message (Celery 3) is converted to protocol 2 on reading, as Celery does when it retries one.
 
 mod error;
+mod members;
 mod protocol_1;
-mod skim;
-
-use std::sync::OnceLock;
 
 use chrono::{DateTime, Utc};
+use serde::de::{Error as _, IgnoredAny};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
 use super::body::{Body, Encoded};
 use super::body_error::BodyError;
 use super::{python_json, timestamp};
-use skim::{Plain, Skimmed};
+use members::{Member, Members};
 
 pub use error::EnvelopeError;
 
@@ -44,21 +43,30 @@ impl Priority {
 /// One task message.
 #[derive(Debug, Clone)]
 pub struct Envelope {
-    /// The text as it came, until something is changed.
-    source: Option<Box<Source>>,
-    /// The tree; always there when the text is not.
-    tree: OnceLock<Map<String, Value>>,
+    /// All members of the message. The two objects below are `{}` here, which marks their place.
+    fields: Members,
+    headers: Members,
+    properties: Members,
 }
 
-#[derive(Debug, Clone)]
-struct Source {
-    text: String,
-    skimmed: Skimmed,
-}
-
+/// Two messages are equal if they are written alike.
 impl PartialEq for Envelope {
     fn eq(&self, other: &Self) -> bool {
-        self.tree() == other.tree()
+        self.to_json() == other.to_json()
+    }
+}
+
+impl Serialize for Envelope {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (name, member) in &self.fields {
+            match name.as_str() {
+                "headers" if !self.headers.is_empty() => map.serialize_entry(name, &self.headers)?,
+                "properties" if !self.properties.is_empty() => map.serialize_entry(name, &self.properties)?,
+                _ => map.serialize_entry(name, member)?,
+            }
+        }
+        map.end()
     }
 }
 
@@ -66,11 +74,10 @@ impl Envelope {
     /// Reads a list element.
     ///
     /// # Errors
-    /// See [`EnvelopeError`]; the caller sets such a message aside with the error as the reason.
+    /// [`EnvelopeError`] if it is no task; the caller parks it with the error as the reason.
     pub fn parse(raw: &[u8]) -> Result<Self, EnvelopeError> {
-        let skimmed = std::str::from_utf8(raw).ok().and_then(Self::skim);
-        let mut envelope = skimmed.map_or_else(|| Self::build(raw), Ok)?;
-        if envelope.header("task").is_none() {
+        let mut envelope = Self::of_any_message(raw)?;
+        if envelope.headers.get("task").is_none_or(Member::is_null) {
             envelope.adopt_protocol_1()?;
         }
         for name in ["task", "id"] {
@@ -81,58 +88,41 @@ impl Envelope {
         Ok(envelope)
     }
 
-    fn skim(text: &str) -> Option<Self> {
-        let skimmed = Skimmed::of(text)?;
-        let text = text.to_owned();
-        Some(Self {
-            source: Some(Box::new(Source { text, skimmed })),
-            tree: OnceLock::new(),
+    fn of_any_message(raw: &[u8]) -> Result<Self, EnvelopeError> {
+        let text = std::str::from_utf8(raw).map_err(serde_json::Error::custom)?;
+        let mut fields: Members = match serde_json::from_str(text) {
+            Err(error) if error.is_data() => {
+                serde_json::from_str::<IgnoredAny>(text)?;
+                return Err(EnvelopeError::NotAnObject);
+            }
+            read => read?,
+        };
+        Ok(Self {
+            headers: members::take_object(&mut fields, "headers")?,
+            properties: members::take_object(&mut fields, "properties")?,
+            fields,
         })
-    }
-
-    fn build(raw: &[u8]) -> Result<Self, EnvelopeError> {
-        match python_json::from_slice(raw)? {
-            Value::Object(fields) => Ok(Self::of_tree(fields)),
-            _ => Err(EnvelopeError::NotAnObject),
-        }
-    }
-
-    fn of_tree(fields: Map<String, Value>) -> Self {
-        Self {
-            source: None,
-            tree: OnceLock::from(fields),
-        }
-    }
-
-    fn tree(&self) -> &Map<String, Value> {
-        self.tree.get_or_init(|| {
-            let text = self.source.as_ref().map_or("{}", |source| source.text.as_str());
-            python_json::from_slice(text.as_bytes()).expect("a text that was skimmed can be built")
-        })
-    }
-
-    /// The tree, for a change: the text is out of date from now on.
-    fn tree_mut(&mut self) -> &mut Map<String, Value> {
-        self.tree();
-        self.source = None;
-        self.tree.get_mut().expect("just built")
     }
 
     /// An envelope of the given parts; `body` is stored as base64 JSON, the form Python sends.
     #[must_use]
     pub fn assemble(headers: Map<String, Value>, properties: Map<String, Value>, body: &Body) -> Self {
-        let mut envelope = Self::of_tree(Map::new());
+        let mut envelope = Self {
+            fields: Members::new(),
+            headers: members::of(headers),
+            properties: members::of(properties),
+        };
         envelope.set_body(body);
-        let fields = envelope.tree_mut();
-        fields.insert("headers".into(), Value::Object(headers));
-        fields.insert("properties".into(), Value::Object(properties));
+        for object in ["headers", "properties"] {
+            envelope.fields.insert(object.into(), Member::empty_object());
+        }
         envelope
     }
 
     /// The element to push: JSON in Python's spelling.
     #[must_use]
     pub fn to_json(&self) -> String {
-        python_json::to_string(self.tree()).expect("a map of JSON values is JSON")
+        python_json::to_string(self).expect("names and JSON values are JSON")
     }
 
     /// Name of the task.
@@ -149,75 +139,38 @@ impl Envelope {
 
     /// A header, unless absent or null.
     #[must_use]
-    pub fn header(&self, name: &str) -> Option<&Value> {
-        if let Plain::Null = self.skimmed_header(name) {
-            return None;
-        }
-        self.tree()
-            .get("headers")?
-            .get(name)
-            .filter(|value| !value.is_null())
+    pub fn header(&self, name: &str) -> Option<Value> {
+        self.headers.get(name)?.value()
     }
 
     /// A header that is text.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
-        match (self.skimmed_header(name), &self.source) {
-            (Plain::Text(span), Some(source)) => Some(span.of(&source.text)),
-            (Plain::Other, _) => self.header(name)?.as_str(),
-            _ => None,
-        }
+        self.headers.get(name)?.text()
     }
 
     /// A property, unless absent or null.
     #[must_use]
-    pub fn property(&self, name: &str) -> Option<&Value> {
-        if let Plain::Null = self.skimmed(|source| source.skimmed.property(name)) {
-            return None;
-        }
-        self.tree()
-            .get("properties")?
-            .get(name)
-            .filter(|value| !value.is_null())
+    pub fn property(&self, name: &str) -> Option<Value> {
+        self.properties.get(name)?.value()
     }
 
     /// A property that is text.
     #[must_use]
     pub fn property_text(&self, name: &str) -> Option<&str> {
-        match (self.skimmed(|source| source.skimmed.property(name)), &self.source) {
-            (Plain::Text(span), Some(source)) => Some(span.of(&source.text)),
-            (Plain::Other, _) => self.property(name)?.as_str(),
-            _ => None,
-        }
+        self.properties.get(name)?.text()
     }
 
     /// A field beside headers and properties, such as `content-type`, if it is text.
     #[must_use]
     pub fn field_text(&self, name: &str) -> Option<&str> {
-        match (self.skimmed(|source| source.skimmed.field(name)), &self.source) {
-            (Plain::Text(span), Some(source)) => Some(span.of(&source.text)),
-            (Plain::Other, _) => self.tree().get(name)?.as_str(),
-            _ => None,
-        }
-    }
-
-    fn skimmed_header(&self, name: &str) -> Plain {
-        self.skimmed(|source| source.skimmed.header(name))
-    }
-
-    /// What skimming knows; [`Plain::Other`] when there is only the tree.
-    fn skimmed(&self, look: impl FnOnce(&Source) -> Plain) -> Plain {
-        self.source.as_deref().map_or(Plain::Other, look)
+        self.fields.get(name)?.text()
     }
 
     /// Retries made so far; absent is zero.
     #[must_use]
     pub fn retries(&self) -> u32 {
-        let retries = match self.skimmed_header("retries") {
-            Plain::Int(retries) => u64::try_from(retries).ok(),
-            Plain::Other => self.header("retries").and_then(Value::as_u64),
-            _ => None,
-        };
+        let retries = self.header("retries").and_then(|retries| retries.as_u64());
         retries.and_then(|n| u32::try_from(n).ok()).unwrap_or(0)
     }
 
@@ -240,32 +193,24 @@ impl Envelope {
     /// The message's own hard and soft limit in seconds (Celery's order: hard first).
     #[must_use]
     pub fn timelimit(&self) -> (Option<f64>, Option<f64>) {
-        let [hard, soft] = match &self.source {
-            Some(source) => source.skimmed.timelimit,
-            None => [0, 1].map(|at| self.header("timelimit")?.get(at)?.as_f64()),
+        let limits = self.header("timelimit");
+        let limit = |place: usize| {
+            let seconds = limits.as_ref()?.get(place)?.as_f64()?;
+            (seconds.is_finite() && seconds > 0.0).then_some(seconds)
         };
-        let sensible = |seconds: &f64| seconds.is_finite() && *seconds > 0.0;
-        (hard.filter(sensible), soft.filter(sensible))
+        (limit(0), limit(1))
     }
 
     /// The producer's wish not to have a result stored; `None` leaves it to the worker.
     #[must_use]
     pub fn ignore_result(&self) -> Option<bool> {
-        match self.skimmed_header("ignore_result") {
-            Plain::Bool(ignore) => Some(ignore),
-            Plain::Other => self.header("ignore_result")?.as_bool(),
-            _ => None,
-        }
+        self.header("ignore_result")?.as_bool()
     }
 
     /// The priority that decides on the list.
     #[must_use]
     pub fn priority(&self) -> Priority {
-        let priority = match self.skimmed(|source| source.skimmed.property("priority")) {
-            Plain::Int(priority) => Some(priority),
-            Plain::Other => self.property("priority").and_then(Value::as_i64),
-            _ => None,
-        };
+        let priority = self.property("priority").and_then(|priority| priority.as_i64());
         Priority(priority.unwrap_or(0))
     }
 
@@ -275,17 +220,10 @@ impl Envelope {
         self.property_text("delivery_tag")
     }
 
-    /// Whether the message was handed out before.
+    /// Whether the message was delivered before.
     #[must_use]
     pub fn redelivered(&self) -> bool {
-        match self.skimmed_header("redelivered") {
-            Plain::Bool(redelivered) => redelivered,
-            Plain::Other => self
-                .header("redelivered")
-                .and_then(Value::as_bool)
-                .unwrap_or(false),
-            _ => false,
-        }
+        self.header("redelivered") == Some(Value::Bool(true))
     }
 
     /// Decodes the body.
@@ -298,27 +236,40 @@ impl Envelope {
 
     /// Sets a header.
     pub fn set_header(&mut self, name: &str, value: Value) {
-        self.object("headers").insert(name.into(), value);
+        self.headers.insert(name.into(), value.into());
+        self.fields
+            .entry("headers".into())
+            .or_insert_with(Member::empty_object);
     }
 
     /// Sets a property.
     pub fn set_property(&mut self, name: &str, value: Value) {
-        self.object("properties").insert(name.into(), value);
+        self.properties.insert(name.into(), value.into());
+        self.fields
+            .entry("properties".into())
+            .or_insert_with(Member::empty_object);
     }
 
-    /// Puts both marks of a redelivery on the message, as kombu's restore does.
+    /// Marks a redelivery in both places, as kombu's restore does.
     pub fn mark_redelivered(&mut self) {
         self.set_header("redelivered", Value::Bool(true));
-        if let Some(Value::Object(info)) = self.object("properties").get_mut("delivery_info") {
+        self.edit_delivery_info(|info| {
             info.insert("redelivered".into(), Value::Bool(true));
-        }
+        });
     }
 
-    /// Takes the marks of a redelivery off, for a message that is published anew.
+    /// Removes the marks of a redelivery, for a message that is published anew.
     pub fn clear_redelivered(&mut self) {
-        self.object("headers").shift_remove("redelivered");
-        if let Some(Value::Object(info)) = self.object("properties").get_mut("delivery_info") {
+        self.headers.shift_remove("redelivered");
+        self.edit_delivery_info(|info| {
             info.shift_remove("redelivered");
+        });
+    }
+
+    fn edit_delivery_info(&mut self, edit: impl FnOnce(&mut Map<String, Value>)) {
+        if let Some(Value::Object(mut info)) = self.property("delivery_info") {
+            edit(&mut info);
+            self.set_property("delivery_info", Value::Object(info));
         }
     }
 
@@ -332,38 +283,27 @@ impl Envelope {
     }
 
     fn set_body(&mut self, body: &Body) {
-        let fields = self.tree_mut();
         for (name, value) in [
-            ("body", body.to_base64_json()),
-            ("content-encoding", "utf-8".into()),
-            ("content-type", "application/json".into()),
+            ("body", body.to_base64_json().as_str()),
+            ("content-encoding", "utf-8"),
+            ("content-type", "application/json"),
         ] {
-            fields.insert(name.into(), Value::String(value));
+            self.fields.insert(name.into(), Member::Text(value.into()));
         }
     }
 
     fn time(&self, name: &'static str) -> Result<Option<DateTime<Utc>>, EnvelopeError> {
-        if let Some(time) = self.text(name).and_then(timestamp::parse) {
-            return Ok(Some(time));
-        }
-        self.header(name).map_or(Ok(None), |value| {
-            Err(EnvelopeError::BadHeader {
+        let Some(member) = self.headers.get(name).filter(|member| !member.is_null()) else {
+            return Ok(None);
+        };
+        match member.text().and_then(timestamp::parse) {
+            Some(time) => Ok(Some(time)),
+            None => Err(EnvelopeError::BadHeader {
                 name,
-                value: value.to_string().chars().take(80).collect(),
+                value: python_json::to_string(member)?.chars().take(80).collect(),
                 expected: "an ISO-8601 time",
-            })
-        })
-    }
-
-    fn object(&mut self, name: &str) -> &mut Map<String, Value> {
-        let slot = self
-            .tree_mut()
-            .entry(name)
-            .or_insert_with(|| Value::Object(Map::new()));
-        if !slot.is_object() {
-            *slot = Value::Object(Map::new());
+            }),
         }
-        slot.as_object_mut().expect("just made an object")
     }
 }
 

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::ser::{Formatter, Serializer};
+use serde_json::value::RawValue;
 
 use super::big_int;
 
@@ -24,6 +25,13 @@ pub fn to_string<T: Serialize + ?Sized>(value: &T) -> Result<String, serde_json:
     String::from_utf8(out)
         .map(big_int::unmark)
         .map_err(serde::ser::Error::custom)
+}
+
+/// A value as JSON text, to be written as part of another.
+pub(super) fn to_raw<T: Serialize + ?Sized>(value: &T) -> Box<RawValue> {
+    to_string(value)
+        .and_then(RawValue::from_string)
+        .expect("JSON values are JSON")
 }
 
 /// Reads a JSON text as something that [`to_string`] writes as it was read, integers of any size included: one
@@ -66,6 +74,44 @@ impl Formatter for PythonFormatter {
         }
         writer.write_all(&fragment.as_bytes()[ascii_from..])
     }
+
+    /// JSON that is passed on keeps its numbers and escapes to the letter; only the spacing and what is not
+    /// ASCII are written Python's way.
+    fn write_raw_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(start) = rest.find('"') {
+            let (outside, string) = rest.split_at(start);
+            write_spaced(writer, outside)?;
+            let (string, behind) = string.split_at(string_length(string));
+            self.write_string_fragment(writer, string)?;
+            rest = behind;
+        }
+        write_spaced(writer, rest)
+    }
+}
+
+/// Writes JSON outside of strings with Python's spacing.
+fn write_spaced<W: ?Sized + Write>(writer: &mut W, json: &str) -> io::Result<()> {
+    for token in json.split_ascii_whitespace() {
+        for part in token.split_inclusive([',', ':']) {
+            writer.write_all(part.as_bytes())?;
+            if part.ends_with([',', ':']) {
+                writer.write_all(b" ")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of the JSON string that `json` begins with, quotes included.
+fn string_length(json: &str) -> usize {
+    let mut escaped = true;
+    let end = json.bytes().position(|byte| {
+        let ends = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    });
+    end.map_or(json.len(), |end| end + 1)
 }
 
 #[cfg(test)]
@@ -84,6 +130,17 @@ mod tests {
             r#"{"a": [1, 2, {"b": null}], "s": "\u5e01\u5b89\ud83d\ude00"#.to_owned()
                 + "\u{7f}"
                 + r#"\n\"/", "e": [], "o": {}, "f": 1.0}"#
+        );
+    }
+
+    #[test]
+    fn json_that_is_passed_on_gets_pythons_spacing_and_keeps_its_numbers_and_escapes() {
+        let raw =
+            " [1.50,{\"a:b,c\" :\n1e+16 ,\t\"\\\"é\\/\\\\\":\"\\ud800\",\"\":[ ]} , 123456789012345678901 ] ";
+        let passed: Box<RawValue> = serde_json::from_str(raw).unwrap();
+        assert_eq!(
+            to_string(&passed).unwrap(),
+            r#"[1.50, {"a:b,c": 1e+16, "\"\u00e9\/\\": "\ud800", "": []}, 123456789012345678901]"#
         );
     }
 

@@ -183,7 +183,7 @@ impl Serialize for Document<'_> {
         map.serialize_entry("date_done", &done)?;
         for (name, header) in [("group_id", "group"), ("parent_id", "parent_id")] {
             if let Some(value) = message.header(header) {
-                map.serialize_entry(name, value)?;
+                map.serialize_entry(name, &value)?;
             }
         }
         if let Some(worker) = self.worker {
@@ -219,7 +219,7 @@ fn extend(fields: &mut Map<String, Value>, message: &Envelope, worker: &str) {
         Err(_) => (Value::Null, Value::Null),
     };
     let delivery = message.property("delivery_info");
-    let queue = delivery.and_then(|delivery| delivery.get("routing_key"));
+    let queue = delivery.as_ref().and_then(|delivery| delivery.get("routing_key"));
     for (name, value) in [
         ("name", json!(message.task())),
         ("args", args),
@@ -230,16 +230,17 @@ fn extend(fields: &mut Map<String, Value>, message: &Envelope, worker: &str) {
     ] {
         fields.insert(name.into(), value);
     }
-    let stamps = message.header("stamps").and_then(Value::as_object);
-    if let Some(stamps) = stamps.filter(|stamps| !stamps.is_empty()) {
+    if let Some(Value::Object(stamps)) = message.header("stamps")
+        && !stamps.is_empty()
+    {
         let named = message.header("stamped_headers");
         fields.insert("stamped_headers".into(), json!(named));
         let is_named = |name: &String| {
-            let names = named.and_then(Value::as_array);
+            let names = named.as_ref().and_then(Value::as_array);
             names.is_some_and(|names| names.iter().any(|named| named == name))
         };
-        for (name, value) in stamps.iter().filter(|(name, _)| is_named(name)) {
-            fields.insert(name.clone(), value.clone());
+        for (name, value) in stamps.into_iter().filter(|(name, _)| is_named(name)) {
+            fields.insert(name, value);
         }
     }
 }

@@ -123,10 +123,10 @@ mod tests {
             ..TaskMessage::default()
         };
         let envelope = message.into_envelope("gen1@h", now);
-        assert_eq!(envelope.header("retries"), Some(&json!(0)));
+        assert_eq!(envelope.header("retries"), Some(json!(0)));
         assert_eq!(envelope.header("root_id"), envelope.header("id"));
         assert_eq!(envelope.text("expires"), Some("2026-11-23T10:05:00+00:00"));
-        assert_eq!(envelope.property("expiration"), Some(&json!("300000")));
+        assert_eq!(envelope.property("expiration"), Some(json!("300000")));
         assert_eq!(
             envelope.property("delivery_info").unwrap()["routing_key"],
             json!("celery")

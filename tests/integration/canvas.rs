@@ -52,7 +52,7 @@ async fn a_link_is_published_with_the_result_before_its_arguments() {
     let body = next.body().expect("a body");
     assert_eq!(body.args, [json!("WARMUP_OK:2"), json!(7)]);
     assert_eq!(body.kwargs["k"], "v");
-    assert_eq!(next.property("reply_to"), Some(&json!("producer")));
+    assert_eq!(next.property("reply_to"), Some(json!("producer")));
     assert_eq!(
         next.text("parent_id").map(Value::from),
         Some(result["task_id"].clone())

@@ -72,7 +72,7 @@ fn info(node: &Node, request: &Request, safe: bool) -> Value {
             kwargs = Value::Object(body.kwargs);
         }
         let sent = message.property("delivery_info");
-        let part = |name: &str| sent.and_then(|sent| sent.get(name)).cloned();
+        let part = |name: &str| sent.as_ref()?.get(name).cloned();
         delivery_info = json!({
             "exchange": part("exchange"),
             "routing_key": part("routing_key"),

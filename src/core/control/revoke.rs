@@ -80,7 +80,8 @@ impl Node {
             let Ok(message) = Envelope::parse(request.raw()) else {
                 continue;
             };
-            let stamps = message.header("stamps").and_then(Value::as_object);
+            let stamps = message.header("stamps");
+            let stamps = stamps.as_ref().and_then(Value::as_object);
             for (name, values) in &headers {
                 let values = listed(values);
                 let hits: Vec<String> = matching(stamps, name, Some(&values))

@@ -210,10 +210,11 @@ impl Known {
         if self.stamps.is_empty() {
             return false;
         }
-        let Some(names) = message.header("stamped_headers").and_then(Value::as_array) else {
+        let Some(Value::Array(names)) = message.header("stamped_headers") else {
             return false;
         };
-        let stamps = message.header("stamps").and_then(Value::as_object);
+        let stamps = message.header("stamps");
+        let stamps = stamps.as_ref().and_then(Value::as_object);
         names
             .iter()
             .filter_map(Value::as_str)

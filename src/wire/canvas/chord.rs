@@ -51,7 +51,7 @@ impl Part {
         Some(Self {
             group: message.text("group")?.to_owned(),
             task_id: message.id().to_owned(),
-            index: message.header("group_index").and_then(Value::as_u64),
+            index: message.header("group_index").and_then(|index| index.as_u64()),
             body: chord.clone(),
         })
     }

@@ -57,7 +57,7 @@ fn the_next_of_a_chain_gets_the_result_first_and_takes_the_rest_along() {
     );
     assert_eq!(next.message.text("root_id"), Some("r"));
     assert_eq!(next.message.text("parent_id"), Some("h"));
-    assert_eq!(next.message.property("reply_to"), Some(&json!("q")));
+    assert_eq!(next.message.property("reply_to"), Some(json!("q")));
     let body = next.message.body().unwrap();
     assert_eq!(body.args, [json!(7), json!(10)]);
     assert_eq!(body.embedded("chain"), [sig("last", "l")]);
@@ -70,7 +70,7 @@ fn one_callback_is_a_plain_task_and_several_are_a_group() {
     let two = run(&json!({"callbacks": [sig("a", "1"), sig("b", "2")]}));
     assert_eq!(two[0].message.header("group"), two[1].message.header("group"));
     assert!(two[0].message.header("group").is_some());
-    assert_eq!(two[1].message.header("group_index"), Some(&json!(1)));
+    assert_eq!(two[1].message.header("group_index"), Some(json!(1)));
 }
 
 #[test]
@@ -128,13 +128,13 @@ fn an_errback_is_called_with_the_id_of_the_failed_task() {
 fn a_group_is_published_at_once_and_is_one_child() {
     let plan = plan(&json!({"chain": [group(&[sig("a", "1"), sig("b", "2"), group(&[sig("c", "3")])])]}));
     assert_eq!(ids(&plan.successors), ["1", "2", "3"]);
-    let header = |name: &str| -> Vec<&Value> {
+    let header = |name: &str| -> Vec<Value> {
         let headers = plan.successors.iter().map(|next| next.message.header(name));
         headers.map(Option::unwrap).collect()
     };
     assert!(header("group").iter().all(|group| group == &header("group")[0]));
-    assert_eq!(header("parent_id"), [&json!("h"); 3]);
-    assert_eq!(header("root_id"), [&json!("r"); 3]);
+    assert_eq!(header("parent_id"), ["h"; 3]);
+    assert_eq!(header("root_id"), ["r"; 3]);
     assert_eq!(plan.children.len(), 1);
     assert_eq!(plan.children[0][1].as_array().map(Vec::len), Some(3));
     assert!(plan.preparations.is_empty());
@@ -255,8 +255,8 @@ fn stamps_are_kept_where_they_are_and_passed_on() {
     link["options"]["trace"] = json!("x");
     let published = run(&json!({"callbacks": [link]}));
     let message = &published[0].message;
-    assert_eq!(message.header("stamped_headers"), Some(&json!(["trace"])));
-    assert_eq!(message.header("stamps"), Some(&json!({"trace": "x"})));
+    assert_eq!(message.header("stamped_headers"), Some(json!(["trace"])));
+    assert_eq!(message.header("stamps"), Some(json!({"trace": "x"})));
 }
 
 #[test]

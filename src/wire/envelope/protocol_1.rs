@@ -42,7 +42,7 @@ impl Envelope {
             self.set_header(name, value);
         }
         self.set_property("body_encoding", json!("base64"));
-        self.object("headers").remove("compression");
+        self.headers.shift_remove("compression");
         self.set_body(&Body { args, kwargs, embed });
         Ok(())
     }

@@ -31,21 +31,18 @@ fuzz_target!(|raw: &[u8]| {
         assert!(texts <= MAX_BODY_BYTES);
     }
 
-    // What is skimmed off the text and what the tree of its JSON says are the same.
-    let mut built = message.clone();
-    built.set_header("x-built", Value::Null);
-    assert_eq!(read_of(&built), read_of(&message));
-    for name in NAMES {
-        assert_eq!(built.header(name), message.header(name), "{name}");
-        assert_eq!(built.text(name), message.text(name), "{name}");
-        assert_eq!(built.property(name), message.property(name), "{name}");
-        assert_eq!(built.property_text(name), message.property_text(name), "{name}");
-        assert_eq!(built.field_text(name), message.field_text(name), "{name}");
-    }
-
     let written = message.to_json();
     assert!(written.is_ascii(), "Python writes nothing else");
-    assert_eq!(read(&written), message);
+    let again = read(&written);
+    assert_eq!(again, message);
+    assert_eq!(read_of(&again), read_of(&message));
+    for name in NAMES {
+        assert_eq!(again.header(name), message.header(name), "{name}");
+        assert_eq!(again.text(name), message.text(name), "{name}");
+        assert_eq!(again.property(name), message.property(name), "{name}");
+        assert_eq!(again.property_text(name), message.property_text(name), "{name}");
+        assert_eq!(again.field_text(name), message.field_text(name), "{name}");
+    }
 
     let mut edited = message.clone();
     edited.set_header("x-fuzz", json!({"a": ["\u{1F680}", null, 1.5]}));
@@ -54,9 +51,9 @@ fuzz_target!(|raw: &[u8]| {
     let edited = read(&edited.to_json());
     assert_eq!(
         edited.header("x-fuzz"),
-        Some(&json!({"a": ["\u{1F680}", null, 1.5]}))
+        Some(json!({"a": ["\u{1F680}", null, 1.5]}))
     );
-    assert_eq!(edited.property("priority"), Some(&json!(9)));
+    assert_eq!(edited.property("priority"), Some(json!(9)));
     assert!(edited.redelivered());
     for name in [
         "task",

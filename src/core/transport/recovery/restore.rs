@@ -6,10 +6,13 @@
 //! A message that was running each time its worker died is parked after the third time, see `crashes`. The same
 //! script counts; the count ends when the message is settled in the normal way or parked.
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use redis::{Script, cmd};
+use serde::de::IgnoredAny;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tracing::error;
 
 use super::super::crashes::{self, ALONE_FROM, MAX_CRASHES, MEMORY};
@@ -17,7 +20,6 @@ use super::super::{DeliveryTag, Source, Transport};
 use tradebot_base::connection::{RedisTrouble, ScriptCall};
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::keys::SEP;
-use tradebot_wire::python_json;
 
 static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/restore.lua")));
 
@@ -135,7 +137,8 @@ impl Transport {
         &self,
         record: &[u8],
     ) -> Result<Result<(Source, Envelope), Unreadable>, RedisTrouble> {
-        let Ok((message, exchange, routing_key)) = python_json::from_slice::<(Value, String, String)>(record)
+        let Ok((message, exchange, routing_key)) =
+            serde_json::from_slice::<(&RawValue, String, String)>(record)
         else {
             return Ok(Err(if python_reads(record) {
                 Unreadable::Message("only Python reads the JSON of its record".into())
@@ -143,14 +146,9 @@ impl Transport {
                 Unreadable::Record("its record is not [message, exchange, routing_key]".into())
             }));
         };
-        let message = match Envelope::parse(message.to_string().as_bytes()) {
+        let message = match Envelope::parse(message.get().as_bytes()) {
             Ok(message) => message,
-            // Every message of kombu has these, a Celery task or not.
-            Err(reason)
-                if ["body", "headers", "properties"]
-                    .iter()
-                    .all(|part| message.get(part).is_some()) =>
-            {
+            Err(reason) if is_of_kombu(message) => {
                 return Ok(Err(Unreadable::Message(reason.to_string())));
             }
             Err(reason) => return Ok(Err(Unreadable::Record(reason.to_string()))),
@@ -181,6 +179,14 @@ impl Transport {
             (key == routing_key && pattern.is_empty()).then(|| queue.to_owned())
         }))
     }
+}
+
+/// Whether a message has the fields of every kombu message, a Celery task or not.
+fn is_of_kombu(message: &RawValue) -> bool {
+    let fields: HashMap<String, IgnoredAny> = serde_json::from_str(message.get()).unwrap_or_default();
+    ["body", "headers", "properties"]
+        .iter()
+        .all(|part| fields.contains_key(*part))
 }
 
 /// Whether a record that is no JSON by the standard is one for Python, which also reads `NaN`, `Infinity` and
