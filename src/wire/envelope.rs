@@ -1,7 +1,7 @@
 //! The message envelope: one element of a queue's list.
 //!
-//! An [`Envelope`] keeps the members of a message in their order, each as its own text, and parses one when it is
-//! asked for. A change replaces one member; the others are written as they came, with Python's spacing and escapes.
+//! An [`Envelope`] keeps the members of a message in their order, each as its own text, and parses a member when its
+//! value is needed. A change replaces one member; the others are written as they came, in Python's spacing and ASCII.
 //! Reading is lenient where Python is (absent fields have defaults) and where Python crashes (no `properties`, no
 //! `delivery_info`). It insists only on what makes a message a task: a JSON object with a name and an id.
 //!
@@ -23,33 +23,32 @@ use members::{Member, Members};
 
 pub use error::EnvelopeError;
 
-/// A message priority as sent: 0 is served first, values outside 0..=9 are clamped.
+/// kombu's `priority_steps`: the lists of a queue in the order they are served.
+pub const PRIORITY_STEPS: [u8; 4] = [0, 3, 6, 9];
+
+/// The priority of a message, as sent. 0 is served first; values outside 0..=9 are clamped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Priority(pub i64);
 
 impl Priority {
-    /// The priority step (0, 3, 6 or 9) whose list holds messages of this priority.
+    /// The step whose list holds messages of this priority.
     #[must_use]
     pub fn step(self) -> u8 {
-        match self.0 {
-            ..=2 => 0,
-            3..=5 => 3,
-            6..=8 => 6,
-            9.. => 9,
-        }
+        let mut steps = PRIORITY_STEPS.into_iter().rev();
+        steps.find(|step| i64::from(*step) <= self.0).unwrap_or(0)
     }
 }
 
 /// One task message.
 #[derive(Debug, Clone)]
 pub struct Envelope {
-    /// All members of the message. The two objects below are `{}` here, which marks their place.
+    /// All members of the message. `{}` marks the place of the two objects below.
     fields: Members,
     headers: Members,
     properties: Members,
 }
 
-/// Two messages are equal if they are written alike.
+/// Messages are equal if they are written alike.
 impl PartialEq for Envelope {
     fn eq(&self, other: &Self) -> bool {
         self.to_json() == other.to_json()
@@ -74,7 +73,7 @@ impl Envelope {
     /// Reads a list element.
     ///
     /// # Errors
-    /// [`EnvelopeError`] if it is no task; the caller parks it with the error as the reason.
+    /// [`EnvelopeError`] if it is not a task message; the error is the reason to park it.
     pub fn parse(raw: &[u8]) -> Result<Self, EnvelopeError> {
         let mut envelope = Self::of_any_message(raw)?;
         if envelope.headers.get("task").is_none_or(Member::is_null) {
@@ -104,7 +103,7 @@ impl Envelope {
         })
     }
 
-    /// An envelope of the given parts; `body` is stored as base64 JSON, the form Python sends.
+    /// Builds an envelope. The body is encoded as Python sends it, as base64 of its JSON.
     #[must_use]
     pub fn assemble(headers: Map<String, Value>, properties: Map<String, Value>, body: &Body) -> Self {
         let mut envelope = Self {
@@ -119,7 +118,7 @@ impl Envelope {
         envelope
     }
 
-    /// The element to push: JSON in Python's spelling.
+    /// The list element to push, in Python's spelling of JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
         python_json::to_string(self).expect("names and JSON values are JSON")
@@ -131,7 +130,7 @@ impl Envelope {
         self.text("task").unwrap_or_default()
     }
 
-    /// Id of the task, unique per task and kept through retries.
+    /// Id of the task, which retries keep.
     #[must_use]
     pub fn id(&self) -> &str {
         self.text("id").unwrap_or_default()
@@ -143,7 +142,7 @@ impl Envelope {
         self.headers.get(name)?.value()
     }
 
-    /// A header that is text.
+    /// A header that is a string.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.text()
@@ -155,42 +154,42 @@ impl Envelope {
         self.properties.get(name)?.value()
     }
 
-    /// A property that is text.
+    /// A property that is a string.
     #[must_use]
     pub fn property_text(&self, name: &str) -> Option<&str> {
         self.properties.get(name)?.text()
     }
 
-    /// A field beside headers and properties, such as `content-type`, if it is text.
+    /// A field beside `headers` and `properties` that is a string, such as `content-type`.
     #[must_use]
     pub fn field_text(&self, name: &str) -> Option<&str> {
         self.fields.get(name)?.text()
     }
 
-    /// Retries made so far; absent is zero.
+    /// Number of retries so far; 0 if absent.
     #[must_use]
     pub fn retries(&self) -> u32 {
         let retries = self.header("retries").and_then(|retries| retries.as_u64());
         retries.and_then(|n| u32::try_from(n).ok()).unwrap_or(0)
     }
 
-    /// When the task may start at the earliest.
+    /// Earliest time to run the task.
     ///
     /// # Errors
-    /// [`EnvelopeError::BadHeader`] when it is no time; Celery calls that an invalid task.
+    /// [`EnvelopeError::BadHeader`] if it is not a time; Celery treats that as an invalid task.
     pub fn eta(&self) -> Result<Option<DateTime<Utc>>, EnvelopeError> {
         self.time("eta")
     }
 
-    /// From when on the task must not be started.
+    /// Time from which the task must not start.
     ///
     /// # Errors
-    /// [`EnvelopeError::BadHeader`] when it is no time.
+    /// [`EnvelopeError::BadHeader`] if it is not a time.
     pub fn expires(&self) -> Result<Option<DateTime<Utc>>, EnvelopeError> {
         self.time("expires")
     }
 
-    /// The message's own hard and soft limit in seconds (Celery's order: hard first).
+    /// The message's own hard and soft time limit in seconds (Celery puts the hard one first).
     #[must_use]
     pub fn timelimit(&self) -> (Option<f64>, Option<f64>) {
         let limits = self.header("timelimit");
@@ -201,20 +200,20 @@ impl Envelope {
         (limit(0), limit(1))
     }
 
-    /// The producer's wish not to have a result stored; `None` leaves it to the worker.
+    /// Whether the producer wants no result; `None` leaves it to the worker.
     #[must_use]
     pub fn ignore_result(&self) -> Option<bool> {
         self.header("ignore_result")?.as_bool()
     }
 
-    /// The priority that decides on the list.
+    /// The priority, which selects the list.
     #[must_use]
     pub fn priority(&self) -> Priority {
         let priority = self.property("priority").and_then(|priority| priority.as_i64());
         Priority(priority.unwrap_or(0))
     }
 
-    /// The publisher's delivery tag, the same through every restore of the message.
+    /// The publisher's delivery tag, which restores keep.
     #[must_use]
     pub fn publisher_tag(&self) -> Option<&str> {
         self.property_text("delivery_tag")
@@ -258,7 +257,7 @@ impl Envelope {
         });
     }
 
-    /// Removes the marks of a redelivery, for a message that is published anew.
+    /// Removes the marks of a redelivery, for a message that is published again.
     pub fn clear_redelivered(&mut self) {
         self.headers.shift_remove("redelivered");
         self.edit_delivery_info(|info| {

@@ -1,26 +1,25 @@
-//! Every Redis key of the broker and the result backend, written once.
+//! The Redis keys and channels of the broker and the result backend.
 //!
-//! Names are kombu's and Celery's; those that begin with [`OWN`] are ours and unknown to Python.
+//! The names are kombu's and Celery's. Python does not know those that begin with [`OWN`].
 
 use super::envelope::Priority;
 
-/// What separates the parts of a priority list's name and of a binding (kombu's `sep`).
+pub use super::envelope::PRIORITY_STEPS;
+
+/// kombu's `sep`: the separator in names of priority lists and in bindings.
 pub const SEP: &str = "\u{6}\u{16}";
 
-/// Prefix of the keys that only this system writes.
+/// Prefix of our own keys.
 pub const OWN: &str = "tradebot-symbols";
 
-/// kombu's `priority_steps`: the lists of one queue, in the order in which they are served.
-pub const PRIORITY_STEPS: [u8; 4] = [0, 3, 6, 9];
-
-/// The keys of one broker database, with kombu's `global_keyprefix`.
+/// The keys of a broker database.
 #[derive(Debug, Clone, Default)]
 pub struct Keys {
     prefix: String,
 }
 
 impl Keys {
-    /// Keys that all begin with `prefix`, which is kombu's transport option `global_keyprefix`.
+    /// Keys with a prefix, kombu's transport option `global_keyprefix`.
     #[must_use]
     pub fn with_prefix(prefix: &str) -> Self {
         Self {
@@ -28,7 +27,7 @@ impl Keys {
         }
     }
 
-    /// The list that holds messages of `queue` at a priority step: the plain name for step 0.
+    /// List of a queue's messages at a priority step. Step 0 has the plain name.
     #[must_use]
     pub fn list(&self, queue: &str, step: u8) -> String {
         if step == 0 {
@@ -38,129 +37,129 @@ impl Keys {
         }
     }
 
-    /// The list a message of this priority is pushed to.
+    /// List for messages of this priority.
     #[must_use]
     pub fn list_for(&self, queue: &str, priority: Priority) -> String {
         self.list(queue, priority.step())
     }
 
-    /// Hash of messages that are delivered and not acknowledged.
+    /// Hash of deliveries that are not acknowledged, by delivery tag.
     #[must_use]
     pub fn unacked(&self) -> String {
         format!("{}unacked", self.prefix)
     }
 
-    /// Sorted set of delivery tags by the time of their delivery.
+    /// Sorted set of delivery tags by time of delivery.
     #[must_use]
     pub fn unacked_index(&self) -> String {
         format!("{}unacked_index", self.prefix)
     }
 
-    /// Set of the queues bound to an exchange. `permanent` is the second set that kombu 5.7 keeps.
+    /// Set of an exchange's bindings. `permanent` selects the second set that kombu 5.7 keeps.
     #[must_use]
     pub fn binding(&self, exchange: &str, permanent: bool) -> String {
         let infix = if permanent { "binding_permanent" } else { "binding" };
         format!("{}_kombu.{infix}.{exchange}", self.prefix)
     }
 
-    /// What the channels of events begin with, the event's routing key follows; `database` is the broker's.
+    /// Prefix of the event channels; the event's routing key follows. `database` is the broker's.
     #[must_use]
     pub fn event_channels(&self, database: i64) -> String {
         format!("{}/{database}.celeryev/", self.prefix)
     }
 
-    /// Sorted set of exchanges by the time until which their bindings are kept (kombu 5.7).
+    /// Sorted set of exchanges by the time when their bindings expire (kombu 5.7).
     #[must_use]
     pub fn binding_deadlines(&self) -> String {
         format!("{}_kombu.binding_deadlines", self.prefix)
     }
 
-    /// The channel on which a fanout exchange's messages are published; pub/sub knows no databases.
+    /// Channel of a fanout exchange. The name has the database because pub/sub spans all of them.
     #[must_use]
     pub fn channel(&self, database: i64, exchange: &str) -> String {
         format!("{}/{database}.{exchange}", self.prefix)
     }
 
-    /// kombu's lock around the restore of timed-out deliveries.
+    /// kombu's lock while it restores timed-out deliveries.
     #[must_use]
     pub fn unacked_mutex(&self) -> String {
         format!("{}unacked_mutex", self.prefix)
     }
 
-    /// A worker's lease: there while the worker lives.
+    /// A worker's lease, which exists while the worker is alive.
     #[must_use]
     pub fn lease(&self, worker: &str) -> String {
         format!("{}{OWN}:lease:{worker}", self.prefix)
     }
 
-    /// Hash of the workers of this system: id to node name.
+    /// Hash of our workers: id to node name.
     #[must_use]
     pub fn workers(&self) -> String {
         format!("{}{OWN}:workers", self.prefix)
     }
 
-    /// Sorted set of workers without a lease, by when that was first noticed.
+    /// Sorted set of workers without a lease, by the time this was first noticed.
     #[must_use]
     pub fn suspects(&self) -> String {
         format!("{}{OWN}:suspects", self.prefix)
     }
 
-    /// Hash of how often a message was running when its worker died.
+    /// Hash of messages to how many workers died while running them.
     #[must_use]
     pub fn crashes(&self) -> String {
         format!("{}{OWN}:crashes", self.prefix)
     }
 
-    /// Set of the delivery tags that a worker has started after they waited.
+    /// Set of delivery tags that a worker started after holding them for a while.
     #[must_use]
     pub fn started(&self, worker: &str) -> String {
         format!("{}{OWN}:started:{worker}", self.prefix)
     }
 
-    /// Hash of tasks that no worker of ours runs to the number of their messages on our queues.
+    /// Hash of tasks that none of our workers runs to the number of their messages on our queues.
     #[must_use]
     pub fn waiting(&self) -> String {
         format!("{}{OWN}:waiting", self.prefix)
     }
 
-    /// Hash of the beat's entries to what was last sent of each.
+    /// Hash of beat entries to the last slot sent.
     #[must_use]
     pub fn beat_slots(&self) -> String {
         format!("{}{OWN}:beat-slots", self.prefix)
     }
 
-    /// Set of the beat's entries that are paused.
+    /// Set of paused beat entries.
     #[must_use]
     pub fn beat_paused(&self) -> String {
         format!("{}{OWN}:beat-paused", self.prefix)
     }
 
-    /// The beat that sends, while the others look on.
+    /// The leading beat: it sends, the others stand by.
     #[must_use]
     pub fn beat_leader(&self) -> String {
         format!("{}{OWN}:beat-leader", self.prefix)
     }
 
-    /// What a beat says of itself; there while it lives.
+    /// A beat's status, which exists while the beat is alive.
     #[must_use]
     pub fn beat(&self, instance: &str) -> String {
         format!("{}{OWN}:beat:{instance}", self.prefix)
     }
 
-    /// List of messages set aside with the reason; see [`tradebot_core::transport`].
+    /// List of parked messages, each with the reason.
     #[must_use]
     pub fn parked(&self) -> String {
         format!("{}{OWN}:parked", self.prefix)
     }
 }
 
-/// Member of a binding set: messages with this routing key, or whose key matches the pattern, go to `queue`.
+/// Member of a binding set: routes messages with this routing key, or with one that matches the pattern, to `queue`.
 #[must_use]
 pub fn binding_member(routing_key: &str, pattern: &str, queue: &str) -> String {
     format!("{routing_key}{SEP}{pattern}{SEP}{queue}")
 }
 
-/// Member of the binding set of a topic exchange, with the routing key as kombu's regular expression.
+/// Member of a topic exchange's binding set, with the routing key as the regular expression kombu makes of it.
 #[must_use]
 pub fn topic_binding(routing_key: &str, queue: &str) -> String {
     let escape = |word: &str| -> String {
@@ -179,27 +178,27 @@ pub fn topic_binding(routing_key: &str, queue: &str) -> String {
     binding_member(routing_key, &pattern, queue)
 }
 
-/// The queue that a member of a direct exchange's binding set leads messages of `routing_key` to.
+/// The queue to which a member of a binding set directly routes messages of `routing_key`. Only kombu routes by
+/// pattern.
 #[must_use]
 pub fn bound_queue<'m>(member: &'m str, routing_key: &str) -> Option<&'m str> {
     let mut parts = member.splitn(3, SEP);
-    let key = parts.next()?;
-    let queue = parts.nth(1)?;
-    (key == routing_key && !queue.is_empty()).then_some(queue)
+    let (key, pattern, queue) = (parts.next()?, parts.next()?, parts.next()?);
+    (key == routing_key && pattern.is_empty() && !queue.is_empty()).then_some(queue)
 }
 
-/// Key of a task's result, and channel on which it is announced.
+/// Key of a task's result, also the channel that announces it.
 ///
-/// `prefix` is the result backend's own `global_keyprefix`; as in Celery an underscore follows it unless it
-/// ends in one of `: _ - .`.
+/// `prefix` is the result backend's own `global_keyprefix`. As in Celery, an underscore follows it unless it ends
+/// in one of `: _ - .`.
 #[must_use]
 pub fn task_meta(prefix: &str, task_id: &str) -> String {
     format!("{prefix}{}celery-task-meta-{task_id}", joint(prefix))
 }
 
-/// Key of what the result backend keeps for a group: its saved result with an empty `suffix`; for a chord's
-/// header the parts `.j`, the number of added tasks `.t`, the size `.s`, and since Celery 5.7 the parts counted
-/// `.d` and who publishes the body `.c`.
+/// Key of a group in the result backend. An empty `suffix` is the saved result of the group. A chord's header has
+/// its results under `.j`, the number of added tasks under `.t` and its size under `.s`; since Celery 5.7 also the
+/// counted tasks under `.d` and the claim to publish the body under `.c`.
 #[must_use]
 pub fn group_meta(prefix: &str, group_id: &str, suffix: &str) -> String {
     format!("{prefix}{}celery-taskset-meta-{group_id}{suffix}", joint(prefix))
@@ -231,6 +230,8 @@ mod tests {
         assert_eq!(member, "celery\u{6}\u{16}\u{6}\u{16}celery");
         assert_eq!(bound_queue(&member, "celery"), Some("celery"));
         assert_eq!(bound_queue(&member, "other"), None);
+        assert_eq!(bound_queue(&topic_binding("a.*", "q"), "a.*"), None);
+        assert_eq!(bound_queue(&binding_member("celery", "", ""), "celery"), None);
         assert_eq!(keys.channel(3, "celery.pidbox"), "/3.celery.pidbox");
         assert_eq!(task_meta("", "x"), "celery-task-meta-x");
         assert_eq!(task_meta("rpfx", "x"), "rpfx_celery-task-meta-x");

@@ -16,7 +16,7 @@ use tradebot_base::config::RedisConfig;
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::market::{Market, PerMarket};
 use tradebot_base::secret::RedisUrl;
-use tradebot_wire::keys::Keys;
+use tradebot_wire::keys::{Keys, PRIORITY_STEPS};
 
 /// How old what is shown may be.
 const KEPT: Duration = Duration::from_secs(1);
@@ -160,12 +160,14 @@ impl Observer {
     async fn read_queues(&self, overview: &mut Overview) -> Result<(), RedisTrouble> {
         let mut sums = pipe();
         for queue in &self.queues {
-            for step in [0, 3, 6, 9] {
+            for step in PRIORITY_STEPS {
                 sums.llen(self.keys.list(queue, step));
             }
         }
         let lengths: Vec<u64> = self.broker.pipeline(&sums).await?;
-        let sums = lengths.chunks(4).map(|steps| steps.iter().sum());
+        let sums = lengths
+            .chunks(PRIORITY_STEPS.len())
+            .map(|steps| steps.iter().sum());
         overview.queues = self.queues.iter().cloned().zip(sums).collect();
         let mut rest = pipe();
         rest.hgetall(self.keys.waiting()).llen(self.keys.parked());

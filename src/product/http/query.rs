@@ -3,6 +3,7 @@
 use url::form_urlencoded;
 
 use crate::product::binance::exchange_info::Symbol;
+use crate::product::symbols::changes::is_place;
 
 /// The longest value of a parameter, in characters.
 const LONGEST: usize = 512;
@@ -129,16 +130,6 @@ impl Span {
     }
 }
 
-/// Whether a text can be a place in a stream of Redis: milliseconds, or milliseconds and a number.
-fn is_place(text: &str) -> bool {
-    let number =
-        |part: &str| (1..=18).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
-    match text.split_once('-') {
-        None => number(text),
-        Some((milliseconds, count)) => number(milliseconds) && number(count),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,6 +196,8 @@ mod tests {
         ] {
             assert!(Span::read(query).is_err(), "{query}");
         }
+        let longest = Span::read("since=9223372036854775807").unwrap();
+        assert_eq!(longest.since.as_deref(), Some("9223372036854775807"));
         let span = Span::read("since=1700000000000-3&limit=7").unwrap();
         assert_eq!((span.since.as_deref(), span.limit), (Some("1700000000000-3"), 7));
         assert_eq!(Span::read("").unwrap().limit, 100);

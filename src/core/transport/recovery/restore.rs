@@ -19,7 +19,7 @@ use super::super::crashes::{self, ALONE_FROM, MAX_CRASHES, MEMORY};
 use super::super::{DeliveryTag, Source, Transport};
 use tradebot_base::connection::{RedisTrouble, ScriptCall};
 use tradebot_wire::envelope::Envelope;
-use tradebot_wire::keys::SEP;
+use tradebot_wire::keys;
 
 static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/restore.lua")));
 
@@ -167,17 +167,16 @@ impl Transport {
         })
     }
 
-    /// The queue that an exchange's direct binding leads to. Patterns are left to kombu.
+    /// The queue to which an exchange routes directly.
     async fn bound_queue(&self, exchange: &str, routing_key: &str) -> Result<Option<String>, RedisTrouble> {
         let bindings: Vec<String> = self
             .connection
             .command(cmd("SMEMBERS").arg(self.keys.binding(exchange, false)))
             .await?;
-        Ok(bindings.iter().find_map(|binding| {
-            let mut parts = binding.split(SEP);
-            let (key, pattern, queue) = (parts.next()?, parts.next()?, parts.next()?);
-            (key == routing_key && pattern.is_empty()).then(|| queue.to_owned())
-        }))
+        let queue = bindings
+            .iter()
+            .find_map(|binding| keys::bound_queue(binding, routing_key));
+        Ok(queue.map(str::to_owned))
     }
 }
 
