@@ -1,7 +1,10 @@
-//! Integers beyond 64 bits, which Python writes as it writes any other and `serde_json` can hold only as floats.
+//! Integers beyond 64 bits: Python writes them like any other, `serde_json` can hold them only as floats.
 //!
-//! They pass through this worker (from a result to the next task, from a header to a retried message) and are
-//! not computed with. While in memory they are texts with a mark that no sender can know; writing takes it off.
+//! They only pass through this worker, from a result to the next task or from a header to a retried message. In
+//! memory they are strings with a random prefix that no sender can guess; writing removes it.
+//!
+//! serde_json's `arbitrary_precision` is no substitute: it would also keep the spelling of floats (`1.50`), in
+//! which Python and this worker normalise them, and it makes every reader in the workspace slower.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -12,14 +15,14 @@ use uuid::Uuid;
 /// Digits that always fit 64 bits.
 const SAFE_DIGITS: usize = 18;
 
-/// What marked texts begin with; needs no escape but that of its first character.
+/// The prefix of a marked integer. Only its first character needs an escape in JSON.
 static MARK: LazyLock<String> = LazyLock::new(|| format!("\u{f8ff}{}:", Uuid::new_v4().simple()));
-/// The mark with the quote before it, as it is written.
+/// The prefix as it is written in JSON, with the opening quote.
 static WRITTEN: LazyLock<String> = LazyLock::new(|| format!("\"\\uf8ff{}", &MARK['\u{f8ff}'.len_utf8()..]));
-/// Whether anything was ever marked; if not, writing has nothing to look for.
+/// Whether any integer was ever marked. Until then, writing need not search for the prefix.
 static ANY: AtomicBool = AtomicBool::new(false);
 
-/// A JSON text in which integers beyond 64 bits are marked texts; the text itself if it has none.
+/// Turns integers beyond 64 bits into marked strings. Returns the JSON itself if it has none.
 pub(super) fn mark(json: &[u8]) -> Cow<'_, [u8]> {
     if !has_long_number(json) {
         return Cow::Borrowed(json);
@@ -51,7 +54,7 @@ pub(super) fn mark(json: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// Takes the marks off a JSON text that was written.
+/// Turns marked strings in written JSON back into integers.
 pub(super) fn unmark(json: String) -> String {
     if !ANY.load(Ordering::Relaxed) || !json.contains(WRITTEN.as_str()) {
         return json;
@@ -60,7 +63,7 @@ pub(super) fn unmark(json: String) -> String {
     let mut parts = json.split(WRITTEN.as_str());
     out.push_str(parts.next().unwrap_or_default());
     for part in parts {
-        // The digits, up to the quote that ends the marked text.
+        // The digits end at the closing quote.
         let (digits, rest) = part.split_once('"').unwrap_or((part, ""));
         out.push_str(digits);
         out.push_str(rest);
@@ -68,7 +71,7 @@ pub(super) fn unmark(json: String) -> String {
     out
 }
 
-/// The digits of a marked text.
+/// The digits of a marked integer.
 pub(super) fn digits(text: &str) -> Option<&str> {
     if ANY.load(Ordering::Relaxed) {
         text.strip_prefix(MARK.as_str())
@@ -77,7 +80,8 @@ pub(super) fn digits(text: &str) -> Option<&str> {
     }
 }
 
-/// Whether there are more digits in a row somewhere than always fit; every so manieth byte tells.
+/// Whether the JSON has a run of more than [`SAFE_DIGITS`] digits. Such a run covers one of every
+/// `SAFE_DIGITS + 1` bytes, so only those are looked at.
 fn has_long_number(json: &[u8]) -> bool {
     let mut at = SAFE_DIGITS;
     while let Some(byte) = json.get(at) {

@@ -1,6 +1,6 @@
 //! The message body: `[args, kwargs, embed]` behind base64, compression and a serializer.
 //!
-//! JSON and msgpack are accepted. Everything else is refused: pickle runs code, and YAML can too.
+//! Only JSON and msgpack are accepted: loading pickle runs code, and so can loading YAML.
 
 use std::fmt;
 
@@ -11,15 +11,15 @@ use serde_json::{Map, Value};
 use super::body_error::BodyError;
 use super::{compression, msgpack, python_json};
 
-/// A body as it stands in a message.
+/// A body as the message holds it.
 pub(super) struct Encoded<'m> {
-    /// The body itself.
+    /// The encoded body.
     pub(super) text: Option<&'m str>,
     /// MIME type of the serializer; JSON when absent.
     pub(super) content_type: Option<&'m str>,
-    /// Whether the text is base64.
+    /// Whether `text` is base64.
     pub(super) is_base64: bool,
-    /// Name of the compression, if any.
+    /// Name of the compression method, if compressed.
     pub(super) compression: Option<&'m str>,
 }
 
@@ -30,13 +30,13 @@ pub struct Body {
     pub args: Vec<Value>,
     /// Keyword arguments.
     pub kwargs: Map<String, Value>,
-    /// What to do afterwards: `callbacks`, `errbacks`, `chain` (last element first) and `chord`; absent is null.
+    /// What runs afterwards: `callbacks`, `errbacks`, `chain` (the next task is last) and `chord`. Absent means null.
     pub embed: Map<String, Value>,
 }
 
 impl Body {
-    /// Decodes the body of a protocol 2 message, or the object with an `args` key that some producers put
-    /// under protocol 2 headers.
+    /// Decodes the body of a protocol 2 message. Some producers send an object with an `args` key instead of the
+    /// list; that is read too.
     pub(super) fn decode(encoded: &Encoded<'_>) -> Result<Self, BodyError> {
         if let Some(body) = Self::decode_usual(encoded) {
             return Ok(body);
@@ -59,7 +59,7 @@ impl Body {
         }
     }
 
-    /// The short way for what nearly every message holds: three parts, as JSON behind base64.
+    /// Fast path for nearly every message: three parts, as uncompressed JSON in base64.
     fn decode_usual(encoded: &Encoded<'_>) -> Option<Self> {
         if !encoded.is_base64
             || encoded.compression.is_some()
@@ -72,7 +72,7 @@ impl Body {
         Some(Self { args, kwargs, embed })
     }
 
-    /// The body as the JSON value it holds, whatever its shape.
+    /// The decoded body, whatever its shape.
     pub(super) fn decode_value(encoded: &Encoded<'_>) -> Result<Value, BodyError> {
         let text = encoded.text.ok_or(BodyError::Missing)?;
         let is_json = match encoded.content_type.unwrap_or("application/json") {
@@ -96,14 +96,14 @@ impl Body {
         }
     }
 
-    /// Base64 of the body's JSON, the form in which Python sends it.
+    /// The body as base64 of its JSON, the form Python sends.
     #[must_use]
     pub fn to_base64_json(&self) -> String {
         let parts = (&self.args, &self.kwargs, &self.embed);
         BASE64_STANDARD.encode(python_json::to_string(&parts).expect("JSON values are JSON"))
     }
 
-    /// One of the embed's lists of signatures, empty when absent or null.
+    /// The signatures under a name in the embed; empty if absent or null.
     #[must_use]
     pub fn embedded(&self, name: &str) -> &[Value] {
         self.embed
@@ -129,7 +129,7 @@ impl Body {
     }
 }
 
-/// The third part, without the members that are null: usually all are.
+/// The embed without its null members. Usually all of them are null.
 struct Embed(Map<String, Value>);
 
 impl<'de> Deserialize<'de> for Embed {

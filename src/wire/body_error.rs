@@ -1,44 +1,44 @@
-//! What can be wrong with a message body.
+//! Why a message body could not be decoded.
 
 use thiserror::Error;
 
-/// The most a decompressed body may hold, in bytes.
+/// The largest decompressed body that is accepted, in bytes.
 pub const MAX_BODY_BYTES: usize = 64 << 20;
 
 /// Why a body could not be decoded.
 #[derive(Debug, Error)]
 pub enum BodyError {
-    /// There is none, or it is not text.
+    /// The field `body` is absent or not a string.
     #[error("message has no body")]
     Missing,
-    /// `body_encoding` says base64 and it is not.
+    /// `body_encoding` says base64, but the body is not.
     #[error("message body is not base64: {0}")]
     Base64(#[from] base64::DecodeError),
-    /// A compression this worker does not know.
+    /// The compression method is unknown.
     #[error("message body is compressed with `{0}`, which this worker does not know")]
     UnknownCompression(String),
     /// The compressed bytes are damaged.
     #[error("message body does not decompress: {0}")]
     Compression(std::io::Error),
-    /// Larger than [`MAX_BODY_BYTES`] after decompression.
-    #[error("message body is larger than {MAX_BODY_BYTES} bytes")]
+    /// The decompressed body exceeds [`MAX_BODY_BYTES`].
+    #[error("message body is larger than {MAX_BODY_BYTES} bytes when decompressed")]
     TooLarge,
-    /// A serializer outside the accept-list.
-    #[error("message content type `{0}` is refused, accepted are application/json and application/x-msgpack")]
+    /// The serializer is not accepted.
+    #[error("message content type `{0}` is refused; send application/json or application/x-msgpack")]
     ContentDisallowed(String),
-    /// Not JSON.
+    /// The body is not JSON.
     #[error("message body is not JSON: {0}")]
     NotJson(#[from] serde_json::Error),
-    /// Not msgpack, or nothing that JSON could hold.
+    /// The body is not msgpack, or has no equivalent in JSON.
     #[error("message body is not msgpack: {0}")]
     NotMsgpack(String),
-    /// JSON of another shape than `[args, kwargs, embed]`.
+    /// The body is not `[args, kwargs, embed]`.
     #[error("message body is not `[args, kwargs, embed]` but {0}")]
     Shape(&'static str),
 }
 
 impl BodyError {
-    /// Whether the body may be whole, and only this worker does not accept its form.
+    /// Whether the body may be intact: this worker does not accept its encoding, but others may.
     #[must_use]
     pub fn is_not_accepted(&self) -> bool {
         matches!(self, Self::UnknownCompression(_) | Self::ContentDisallowed(_))

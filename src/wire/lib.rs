@@ -1,7 +1,7 @@
-//! What goes over the wire, without any I/O: messages, results, keys, times, and what follows from a task (canvas).
+//! The wire format of Celery on Redis, without I/O: messages, results, keys, times and workflows (canvas).
 //!
-//! Everything here is a pure function of its arguments. The facts come from Celery 5.5 to 5.7 and kombu of the same age,
-//! as observed on a Redis server.
+//! Everything here is a pure function of its arguments. The facts were observed on a Redis server with Celery 5.5
+//! to 5.7 and the kombu releases they use.
 
 mod big_int;
 pub mod body;

@@ -1,4 +1,4 @@
-//! msgpack bodies, turned into the JSON values that the same arguments would have had.
+//! Decoding of msgpack bodies into the JSON values that the same arguments would have.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use rmpv::Value as Packed;
@@ -6,10 +6,10 @@ use serde_json::{Map, Number, Value, json};
 
 use super::body_error::BodyError;
 
-/// How deeply a body may nest.
+/// The deepest nesting that is accepted.
 const MAX_DEPTH: usize = 128;
 
-/// Reads one msgpack document.
+/// Decodes one msgpack document.
 pub(super) fn decode(bytes: &[u8]) -> Result<Value, BodyError> {
     let mut rest = bytes;
     let packed = rmpv::decode::read_value_with_max_depth(&mut rest, MAX_DEPTH)

@@ -1,4 +1,4 @@
-//! Requests and answers of remote control, as kombu's pidbox writes them (`kombu.pidbox`).
+//! Requests and replies of remote control, in the format of `kombu.pidbox`.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Map, Value, json};
@@ -9,18 +9,18 @@ use super::body::{Body, Encoded};
 use super::body_error::BodyError;
 use super::python_json;
 
-/// The exchange of requests; a fanout, so on Redis the name of a channel.
+/// The fanout exchange of requests; on Redis, part of a channel's name.
 pub const EXCHANGE: &str = "celery.pidbox";
-/// The exchange of answers; direct.
+/// The direct exchange of replies.
 pub const REPLY_EXCHANGE: &str = "reply.celery.pidbox";
 
-/// Why a message is no request.
+/// Why a message is not a request.
 #[derive(Debug, Error)]
 pub enum PidboxError {
-    /// The envelope is not a JSON object.
+    /// The message is not a JSON object.
     #[error("the request is no JSON object")]
     NotAnObject,
-    /// The body cannot be read.
+    /// The body cannot be decoded.
     #[error("the request's body cannot be read")]
     Body(#[source] BodyError),
     /// The body is not an object that names a command.
@@ -28,45 +28,45 @@ pub enum PidboxError {
     NoMethod,
 }
 
-/// Where an answer goes.
+/// Where to send the reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyTo {
-    /// A direct exchange.
+    /// Name of a direct exchange.
     pub exchange: String,
-    /// Whom it is for.
+    /// Routing key of the client's reply queue.
     pub routing_key: String,
-    /// What the client knows its question by.
+    /// Copied into the reply, so that the client can match it to its request.
     pub ticket: Value,
 }
 
-/// A command for some nodes, or an answer for a client: what a pidbox message holds.
+/// A pidbox message: a request to nodes or a reply to a client.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
     /// The logical clock of the sender's mailbox.
     pub clock: u64,
-    /// The ticket of an answer.
+    /// The ticket, if this is a reply.
     pub ticket: Option<Value>,
     /// The decoded body.
     pub body: Map<String, Value>,
 }
 
-/// A command.
+/// A request to run a command.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
-    /// Its name.
+    /// Name of the command.
     pub method: String,
-    /// Its arguments by name.
+    /// Arguments by name.
     pub arguments: Map<String, Value>,
-    /// Nodes it is for; all if null.
+    /// Names of the nodes it is for; null for all.
     pub destination: Value,
-    /// Pattern of the nodes it is for, with the name of the way to match it.
+    /// Pattern of the nodes it is for, and how to match it: `glob` or `pcre`.
     pub pattern: Option<(String, String)>,
-    /// Who wants an answer.
+    /// Where to send a reply, if one is wanted.
     pub reply_to: Option<ReplyTo>,
 }
 
 impl Message {
-    /// Reads what came over the channel or lay in a list.
+    /// Reads a request from the channel or a reply from a list.
     ///
     /// # Errors
     /// [`PidboxError`].
@@ -92,7 +92,7 @@ impl Message {
         })
     }
 
-    /// Reads the body as a command.
+    /// Reads the body as a request.
     ///
     /// # Errors
     /// [`PidboxError::NoMethod`].
@@ -128,14 +128,14 @@ impl Message {
     }
 }
 
-/// The element with an answer, to push to the client's list.
+/// A reply, to push to the client's list.
 #[must_use]
 pub fn reply(node: &str, answer: &Value, to: &ReplyTo, clock: u64) -> String {
     let headers = json!({"ticket": to.ticket, "clock": clock});
     envelope(&json!({node: answer}), &headers, 1, &to.exchange, &to.routing_key)
 }
 
-/// The message that asks all nodes, to publish on the channel.
+/// A request to all nodes, to publish on the channel.
 #[must_use]
 pub fn call(method: &str, arguments: Value, to: &ReplyTo, clock: u64, expires: f64) -> String {
     let body = json!({
@@ -217,7 +217,7 @@ mod tests {
             let error = refused.err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains(reason), "{raw}: {error}");
         }
-        // What is only odd is taken as if it were absent, as Python takes it.
+        // As in Python, an optional part of the wrong type counts as absent.
         let odd = r#"{"body": "{\"method\": \"ping\", \"arguments\": 1, \"reply_to\": 2, \"pattern\": 3}"}"#;
         let request = Message::parse(odd.as_bytes()).unwrap().into_request().unwrap();
         assert!(request.arguments.is_empty() && request.reply_to.is_none());

@@ -1,9 +1,8 @@
-//! JSON exactly as Python's `json.dumps` writes it with default arguments.
+//! JSON as Python's `json.dumps` writes it by default.
 //!
-//! Separators are `", "` and `": "`, everything outside ASCII is escaped. Readers do not need that, but a
-//! value that has the same bytes whoever wrote it can be compared and hashed across the two systems.
-//! `serde_json` has no such formatter. Floats are the one difference: large and tiny ones are written
-//! `1e16`, where Python writes `1e+16`.
+//! The separators are `", "` and `": "`, and everything outside ASCII is escaped. Readers do not need that, but
+//! values with the same bytes on both sides can be compared and hashed. The one difference is in large and tiny
+//! floats: `1e16` here is `1e+16` in Python.
 
 use std::io::{self, Write};
 
@@ -21,24 +20,24 @@ use super::big_int;
 pub fn to_string<T: Serialize + ?Sized>(value: &T) -> Result<String, serde_json::Error> {
     let mut out = Vec::with_capacity(256);
     value.serialize(&mut Serializer::with_formatter(&mut out, PythonFormatter))?;
-    // Only ASCII is written below; the check is what keeps that a fact.
+    // The formatter writes only ASCII, so this cannot fail.
     String::from_utf8(out)
         .map(big_int::unmark)
         .map_err(serde::ser::Error::custom)
 }
 
-/// A value as JSON text, to be written as part of another.
+/// Serializes `value` once, to be written as part of other values.
 pub(super) fn to_raw<T: Serialize + ?Sized>(value: &T) -> Box<RawValue> {
     to_string(value)
         .and_then(RawValue::from_string)
         .expect("JSON values are JSON")
 }
 
-/// Reads a JSON text as something that [`to_string`] writes as it was read, integers of any size included: one
-/// beyond 64 bits is a text in between, which no task can compute with.
+/// Reads JSON so that [`to_string`] writes integers of any size back as they were. In between, those beyond 64 bits
+/// are strings.
 ///
 /// # Errors
-/// When the text is no JSON.
+/// Fails if the text is not JSON, or not that of a `T`.
 pub fn from_slice<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::Error> {
     serde_json::from_slice(&big_int::mark(json))
 }
@@ -75,8 +74,8 @@ impl Formatter for PythonFormatter {
         writer.write_all(&fragment.as_bytes()[ascii_from..])
     }
 
-    /// JSON that is passed on keeps its numbers and escapes to the letter; only the spacing and what is not
-    /// ASCII are written Python's way.
+    /// Raw JSON keeps its numbers and escapes exactly. Only its spacing becomes Python's, and characters outside
+    /// ASCII are escaped.
     fn write_raw_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         let mut rest = fragment;
         while let Some(start) = rest.find('"') {
@@ -90,7 +89,7 @@ impl Formatter for PythonFormatter {
     }
 }
 
-/// Writes JSON outside of strings with Python's spacing.
+/// Writes the JSON between strings with Python's spacing.
 fn write_spaced<W: ?Sized + Write>(writer: &mut W, json: &str) -> io::Result<()> {
     for token in json.split_ascii_whitespace() {
         for part in token.split_inclusive([',', ':']) {
@@ -103,7 +102,7 @@ fn write_spaced<W: ?Sized + Write>(writer: &mut W, json: &str) -> io::Result<()>
     Ok(())
 }
 
-/// Bytes of the JSON string that `json` begins with, quotes included.
+/// Length in bytes of the JSON string at the start of `json`, with its quotes.
 fn string_length(json: &str) -> usize {
     let mut escaped = true;
     let end = json.bytes().position(|byte| {
@@ -152,7 +151,7 @@ mod tests {
             assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), Value::String(text));
         }
 
-        /// An amount must not change by being read and written, not in its last digit either.
+        /// Reading and writing must not change an amount, not even in its last digit.
         #[test]
         fn any_float_survives_to_the_last_bit(number: f64) {
             let written = to_string(&number).unwrap();

@@ -1,9 +1,8 @@
-//! Values in Python's own notation, for people who read Flower.
+//! Values in Python's notation, for people who read Flower. Nothing parses these texts.
 //!
-//! Arguments and results are written as Celery's `saferepr` writes them (`celery.utils.saferepr`): cut at about
-//! 1,024 characters and at three levels of nesting, with all that was opened closed again. It quotes text always
-//! with `'` and escapes nothing else. What was raised is written as Python's own `repr` does.
-//! Nothing parses these texts.
+//! Arguments and results follow `celery.utils.saferepr`: cut at about 1,024 characters and three levels of nesting,
+//! with every open bracket closed. Strings are quoted with `'`, and nothing else is escaped. Exceptions follow
+//! Python's own `repr`.
 
 use serde_json::{Map, Number, Value};
 
@@ -37,13 +36,13 @@ pub fn value(value: &Value) -> String {
     writer.out
 }
 
-/// Values as Python's `repr` shows them, uncut, with commas between.
+/// Values as Python's `repr` shows them, separated by commas and never cut.
 #[must_use]
 pub fn plain(values: &[Value]) -> String {
     joined(values.iter().map(plain_value))
 }
 
-/// `saferepr`: a row of tokens until the characters are used up, then the closing brackets.
+/// `saferepr`: writes tokens until the characters are used up, then the closing brackets.
 struct Writer {
     out: String,
     left: usize,
@@ -61,7 +60,7 @@ impl Writer {
         }
     }
 
-    /// Writes one token, if there is room for any; `false` once there is not.
+    /// Writes a token if there is room left. Returns `false` once there is none.
     fn token(&mut self, token: impl FnOnce(usize) -> String) -> bool {
         if self.cut {
             return false;
@@ -127,7 +126,7 @@ impl Writer {
             }
         }
         self.depth -= 1;
-        // What was opened is closed, with room or without.
+        // Close the bracket even if there is no room left.
         self.left = self.left.saturating_sub(end.len());
         self.out.push_str(end);
     }
@@ -141,9 +140,9 @@ fn quoted(text: &str, left: usize) -> String {
     format!("'{}'", truncated(text, left).replace('\'', "\\'"))
 }
 
-/// `celery.utils.text.truncate`: cut text ends at a blank if it has one.
+/// `celery.utils.text.truncate`: cuts at a space if there is one.
 fn truncated(text: &str, length: usize) -> String {
-    // Most texts are shorter in bytes already.
+    // Most strings are already short enough in bytes.
     if text.len() < length {
         return text.to_owned();
     }
@@ -177,7 +176,7 @@ fn joined(parts: impl Iterator<Item = String>) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
-/// Python quotes with `'` unless that occurs in the text and `"` does not.
+/// Quotes a string as Python does: with `'`, unless the string has that and no `"`.
 fn plain_text(text: &str) -> String {
     if let Some(digits) = big_int::digits(text) {
         return digits.to_owned();
@@ -207,7 +206,7 @@ fn plain_text(text: &str) -> String {
     out
 }
 
-/// Floats as Python writes them: with an exponent, of two digits at least, beyond 16 digits and below 0.0001.
+/// A number as Python writes it: floats from 1e16 up and below 0.0001 have an exponent of at least two digits.
 fn python_number(number: &Number) -> String {
     let Some(float) = number.as_f64().filter(|_| number.is_f64()) else {
         return number.to_string();

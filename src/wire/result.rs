@@ -1,4 +1,4 @@
-//! The result document: what Celery stores under `celery-task-meta-<id>` and publishes on that channel.
+//! The result document, which Celery stores under `celery-task-meta-<id>` and publishes on the channel of that name.
 
 use chrono::{DateTime, Utc};
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -6,11 +6,10 @@ use serde_json::{Map, Value, json};
 
 use super::{envelope::Envelope, python_json, python_repr, timestamp};
 
-/// An exception as Python's result backend spells it.
+/// An exception as Python's result backend stores it.
 ///
-/// A Python client rebuilds it by importing `module` and calling its class with `message` as arguments; a
-/// module or class it cannot find becomes a class made on the spot. Classes of `builtins` are therefore the
-/// ones to report.
+/// A Python client rebuilds it: it imports `module` and calls the class with the arguments in `message`. If it cannot
+/// import the class, it makes one up, so prefer classes of `builtins`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Exception {
     /// Class name, for example `ValueError`.
@@ -22,12 +21,12 @@ pub struct Exception {
 }
 
 impl Exception {
-    /// A class of Python's `builtins` with one text argument.
+    /// An exception of Python's `builtins` with one string as its argument.
     pub fn builtin(kind: &str, message: impl Into<String>) -> Self {
         Self::new("builtins", kind, vec![Value::String(message.into())])
     }
 
-    /// Any class.
+    /// An exception of any class.
     #[must_use]
     pub fn new(module: &str, kind: &str, message: Vec<Value>) -> Self {
         Self {
@@ -43,12 +42,12 @@ impl Exception {
         Self::new("celery.exceptions", "TaskRevokedError", vec![json!(reason)])
     }
 
-    /// The exception in one line, as the last line of a Python traceback has it.
+    /// The exception as the last line of a Python traceback shows it.
     #[must_use]
     pub fn line(&self) -> String {
         let text = match self.message.as_slice() {
             [] => String::new(),
-            // The text of a `KeyError` is the key as `repr` shows it.
+            // Python shows the key of a `KeyError` with `repr`.
             [Value::String(one)] if self.kind != "KeyError" => format!(": {one}"),
             [one] => format!(": {}", python_repr::plain(std::slice::from_ref(one))),
             several => format!(": ({})", python_repr::plain(several)),
@@ -56,13 +55,13 @@ impl Exception {
         format!("{}{text}", self.kind)
     }
 
-    /// The exception as Python's `repr` shows it, which is how events tell of it: `ValueError('boom', 42)`.
+    /// The exception as Python's `repr` and Celery's events show it: `ValueError('boom', 42)`.
     #[must_use]
     pub fn repr(&self) -> String {
         format!("{}({})", self.kind, python_repr::plain(&self.message))
     }
 
-    /// Reads an exception as Celery's backends store one; anything else is an exception with that as its text.
+    /// Reads an exception as Celery's backends store it. Any other value becomes the text of an `Exception`.
     #[must_use]
     pub fn from_value(value: &Value) -> Self {
         let text = |name: &str| value.get(name).and_then(Value::as_str);
@@ -82,23 +81,23 @@ impl Exception {
     }
 }
 
-/// A state of a task together with what is stored for it.
+/// The state of a task, with what the result backend stores for it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum State {
-    /// Running; stored only when asked for.
+    /// Running; stored only with `task_track_started`.
     Started {
         /// Process id of the worker.
         pid: u32,
         /// Node name of the worker.
         hostname: String,
     },
-    /// Ended with this value.
+    /// Returned this value.
     Success(Value),
-    /// Failed and will be tried again.
+    /// Failed and will be retried; with the traceback.
     Retry(Exception, String),
-    /// Failed for good; the traceback is absent where no code raised, as for a hard time limit.
+    /// Failed for good. There is no traceback if no code raised, as with a hard time limit.
     Failure(Exception, Option<String>),
-    /// Not run, because revoked or expired, or ended by a revocation.
+    /// Revoked or expired before it ran, or revoked while it ran.
     Revoked(Exception),
 }
 
@@ -115,7 +114,7 @@ impl State {
         }
     }
 
-    /// What is stored as the result: the returned value, the exception, or what is known of a run.
+    /// The result to store: the returned value, the exception, or the process that runs the task.
     #[must_use]
     pub fn result(&self) -> Value {
         match self {
@@ -134,8 +133,8 @@ impl State {
     }
 }
 
-/// The document to store, in Celery's member order. `children` are the results of tasks this one published; with
-/// the name of a `worker` it has what `result_extended` adds.
+/// The document to store, with its members in Celery's order. `children` are the results of the tasks that this one
+/// published. If `worker` is given, the document has the members that `result_extended` adds.
 #[must_use]
 pub fn document(
     message: &Envelope,
@@ -154,7 +153,7 @@ pub fn document(
     python_json::to_string(&document).expect("names and JSON values are JSON")
 }
 
-/// Written member by member: nearly every run ends with one, and a map of it would be made for nothing else.
+/// Serialized member by member: nearly every run writes one, and a map would cost allocations.
 struct Document<'d> {
     message: &'d Envelope,
     state: &'d State,
@@ -198,7 +197,7 @@ impl Serialize for Document<'_> {
     }
 }
 
-/// The document of a task that was revoked by its id alone, without its message.
+/// The document of a task that was revoked by id, when its message is not at hand.
 #[must_use]
 pub fn revoked_document(id: &str, now: DateTime<Utc>) -> String {
     let fields = json!({
@@ -212,7 +211,7 @@ pub fn revoked_document(id: &str, now: DateTime<Utc>) -> String {
     python_json::to_string(&fields).expect("a map of JSON values is JSON")
 }
 
-/// What `result_extended` adds. A body that cannot be read has no arguments to show.
+/// Adds the members of `result_extended`. If the body cannot be decoded, the arguments are null.
 fn extend(fields: &mut Map<String, Value>, message: &Envelope, worker: &str) {
     let (args, kwargs) = match message.body() {
         Ok(body) => (json!(body.args), json!(body.kwargs)),
@@ -245,7 +244,7 @@ fn extend(fields: &mut Map<String, Value>, message: &Envelope, worker: &str) {
     }
 }
 
-/// A child in the pair encoding of `AsyncResult.as_tuple`.
+/// A child result, encoded as `AsyncResult.as_tuple` does.
 #[must_use]
 pub fn child(task_id: &str) -> Value {
     json!([[task_id, null], null])

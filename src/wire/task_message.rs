@@ -1,7 +1,7 @@
-//! Making task messages: what `apply_async` of a Python client would have sent.
+//! Task messages as `apply_async` of a Python client sends them.
 //!
-//! Every header that Python writes is written, with the same types: a Python worker that retries one of
-//! these messages computes with `retries`, and Flower shows `argsrepr`.
+//! All headers that Python writes are present, with the same types: a Python worker that retries such a message
+//! computes with `retries`, and Flower shows `argsrepr`.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
@@ -11,36 +11,36 @@ use super::body::Body;
 use super::envelope::{Envelope, Priority};
 use super::{python_repr, timestamp};
 
-/// A task to be published.
+/// A task to publish.
 #[derive(Debug, Clone, Default)]
 pub struct TaskMessage {
-    /// Registered name.
+    /// Registered name of the task.
     pub task: String,
-    /// Task id; a new UUID when empty.
+    /// Task id; if empty, a new UUID.
     pub id: String,
-    /// Arguments and what to do afterwards.
+    /// Arguments, and what runs afterwards.
     pub body: Body,
-    /// Destination.
+    /// Destination queue.
     pub queue: String,
-    /// Earliest start.
+    /// Earliest time to run.
     pub eta: Option<DateTime<Utc>>,
-    /// End of validity.
+    /// Time after which it must not run.
     pub expires: Option<DateTime<Utc>>,
-    /// 0 is served first.
+    /// Priority; 0 is served first.
     pub priority: Priority,
-    /// First task of the workflow; the task's own id when absent.
+    /// First task of the workflow; if absent, this one.
     pub root_id: Option<String>,
-    /// The task that publishes this one.
+    /// Task that publishes this one.
     pub parent_id: Option<String>,
-    /// Headers and properties that replace the ones made here, as a signature's options do.
+    /// Headers that override the standard ones, as a signature's options do.
     pub headers: Map<String, Value>,
-    /// Queue of replies, copied from a signature.
+    /// Reply queue, if the task comes from a signature.
     pub reply_to: Option<String>,
 }
 
 impl TaskMessage {
-    /// The envelope to push. `origin` names the publisher (`gen<pid>@<host>`), `now` is needed for the
-    /// `expiration` property.
+    /// The envelope to push. `origin` names the publisher (`gen<pid>@<host>`); the property `expiration` counts from
+    /// `now`.
     #[must_use]
     pub fn into_envelope(mut self, origin: &str, now: DateTime<Utc>) -> Envelope {
         if self.id.is_empty() {
@@ -103,7 +103,7 @@ impl TaskMessage {
     }
 }
 
-/// The publisher's name as Celery writes it into `origin`.
+/// The name of this publisher as Celery writes it into the header `origin`.
 #[must_use]
 pub fn origin(host: &str) -> String {
     format!("gen{}@{host}", std::process::id())

@@ -1,8 +1,8 @@
-//! `eta`, `expires` and `date_done`: Python's `isoformat` out, everything `dateutil` reads in.
+//! Times on the wire: written as Python's `isoformat` does, read as leniently as Celery does.
 
 use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, SecondsFormat, Timelike, Utc};
 
-/// Writes a time as `datetime.isoformat()` does: `+00:00`, and microseconds only when there are any.
+/// Writes a time as `datetime.isoformat()` does: with `+00:00`, and without a fraction if it is zero.
 #[must_use]
 pub fn isoformat(time: DateTime<Utc>) -> String {
     let format = if time.nanosecond() / 1000 == 0 {
@@ -13,11 +13,10 @@ pub fn isoformat(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(format, false)
 }
 
-/// Reads an ISO-8601 date or time as a Celery worker does; a time without offset is UTC.
+/// Reads an ISO-8601 date or time as a Celery worker does. Without an offset it is UTC.
 ///
-/// Accepts a date alone, `T` or a space between date and time, hours and minutes without seconds, one to
-/// nine digits of fraction, `Z`, `±HH:MM`, `±HHMM` and `±HH`. Returns `None` for anything else, which
-/// Celery calls an invalid task.
+/// Accepts a date alone, `T` or a space between date and time, a time without seconds, fractions of up to nine
+/// digits, `Z`, `±HH:MM`, `±HHMM` and `±HH`. Anything else is `None`; Celery treats that as an invalid task.
 #[must_use]
 pub fn parse(text: &str) -> Option<DateTime<Utc>> {
     let text = text.trim();
@@ -35,7 +34,7 @@ pub fn parse(text: &str) -> Option<DateTime<Utc>> {
     Some(naive.and_local_timezone(offset).single()?.with_timezone(&Utc))
 }
 
-/// Cuts a trailing offset off; none at all is UTC.
+/// Splits off the trailing offset; without one it is UTC.
 fn split_offset(text: &str) -> Option<(&str, FixedOffset)> {
     let utc = FixedOffset::east_opt(0)?;
     if let Some(naive) = text.strip_suffix(['Z', 'z']) {

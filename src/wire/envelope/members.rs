@@ -1,4 +1,4 @@
-//! The members of a JSON object, each kept as its own text until someone asks for its value.
+//! The members of a JSON object, each kept as its own text until its value is needed.
 
 use indexmap::IndexMap;
 use serde::de::{Deserialize, Deserializer};

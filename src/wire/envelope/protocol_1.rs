@@ -1,4 +1,4 @@
-//! Messages of Celery 3, turned into protocol 2 on reading.
+//! Conversion of protocol 1 messages (Celery 3) to protocol 2.
 
 use serde_json::{Map, Value, json};
 
@@ -6,7 +6,7 @@ use super::{Envelope, EnvelopeError};
 use crate::body::Body;
 
 impl Envelope {
-    /// Celery 3 put everything into the body; rebuild it as protocol 2.
+    /// Rebuilds the message as protocol 2. Protocol 1 has everything in the body.
     pub(super) fn adopt_protocol_1(&mut self) -> Result<(), EnvelopeError> {
         let value = Body::decode_value(&self.encoded_body()).map_err(|error| match self.publisher_tag() {
             Some(tag) if error.is_not_accepted() => EnvelopeError::Foreign {
