@@ -1,10 +1,10 @@
 //! Integers beyond 64 bits: Python writes them like any other, `serde_json` can hold them only as floats.
 //!
-//! They only pass through this worker, from a result to the next task or from a header to a retried message. In
-//! memory they are strings with a random prefix that no sender can guess; writing removes it.
+//! They only pass through this worker, for example from a result to the next task. In memory they are strings with a
+//! random prefix that no sender can guess; writing removes it.
 //!
-//! serde_json's `arbitrary_precision` is no substitute: it would also keep the spelling of floats (`1.50`), in
-//! which Python and this worker normalise them, and it makes every reader in the workspace slower.
+//! The feature `arbitrary_precision` of serde_json is no alternative. It is global and hands numbers to
+//! `deserialize_any` as maps, so that jsonwebtoken could no longer read the `exp` of a token.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;

@@ -1,83 +1,82 @@
-//! Canvas: what is published after a task, from the signatures embedded in its message.
+//! Canvas: the messages that follow a task, from the signatures embedded in its message.
 //!
-//! Celery does this work in the worker: the next step of a chain, a callback or the body of a chord may be a
-//! group, a chord or a chain itself, and is taken apart by whoever has just finished what comes before. The
-//! parts: `signature` reads and writes signatures, `freeze` gives ids to everything in one, `apply` says
-//! what applying one publishes, and `chord` what becomes of the results that a chord waits for. Nothing here
-//! touches Redis; the engine carries a [`Plan`] out.
+//! In Celery this is the worker's job. The next step of a chain, a callback or the body of a chord may itself be a
+//! group, a chord or a chain; the worker that finishes the task before it expands it. `signature` reads and writes
+//! signatures, `freeze` assigns ids to everything in one, `apply` determines the messages to publish, and `chord`
+//! joins the results that a chord waits for. Nothing here does I/O; the engine carries out a [`SuccessorPlan`].
 //!
-//! Where releases of Celery differ, the newest one is followed: 5.7 splits chords whose body is a chain, and
-//! does not repeat a chord's body in the tasks of a header that is not due yet. Workers from 5.2 on read both.
+//! Where releases of Celery differ, this follows the newest: 5.7 splits chords whose body is a chain, and does not
+//! repeat a chord's body in the tasks of a header that is not due yet. Workers from 5.2 on read both forms.
 //!
-//! Left to the Python workers on the queue, before anything is run ([`beyond_us`]): signatures of a kind that
-//! is not Celery's own, and such that go through an exchange which is no queue's own.
+//! Two kinds of signature are left to the Python workers on the queue ([`beyond_us`]): those with a `subtask_type`
+//! that is not Celery's, and those for an exchange that is not bound to one queue alone.
 
 mod apply;
 mod chord;
 mod freeze;
 mod message;
-mod outcome;
+mod result_tree;
 mod signature;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use self::apply::Publisher;
-use self::signature::{Kind, Options, Signature};
+use self::signature::{CallOptions, Signature, SubtaskType};
 use crate::body::Body;
 use crate::envelope::Envelope;
 use crate::result;
 
-pub use chord::{Abandoned, Joined, Part, abandoned, abandoned_body, join, missing, part_of_document};
+pub use chord::{Abandoned, ChordPart, Joined, abandoned, abandoned_body, join, missing, part_of_document};
 
-/// A message that follows from a task.
+/// A message to publish after a task.
 #[derive(Debug, PartialEq)]
 pub struct Successor {
-    /// Destination.
+    /// Destination queue.
     pub queue: String,
     /// The message.
     pub message: Envelope,
 }
 
-/// What is to be written to the result backend before successors are published.
+/// A write to the result backend that must precede the publishing of successors.
 #[derive(Debug, PartialEq)]
 pub enum Preparation {
-    /// How many results a chord waits for.
+    /// The number of results a chord waits for.
     ChordSize {
-        /// The header's group.
+        /// Group id of the header.
         group: String,
-        /// The number.
+        /// Number of results.
         size: usize,
     },
-    /// The result of a header with groups in it, as a saved `GroupResult`.
+    /// The saved `GroupResult` of a header that contains groups.
     SavedGroup {
-        /// The group.
+        /// Group id.
         group: String,
         /// `[[id, parent], members]`.
         result: Value,
     },
 }
 
-/// What follows from a task.
+/// Everything to write and publish after a task.
 #[derive(Debug, Default, PartialEq)]
-pub struct Plan {
-    /// To be written first.
+pub struct SuccessorPlan {
+    /// Writes that come first.
     pub preparations: Vec<Preparation>,
-    /// To be published.
+    /// Messages to publish.
     pub successors: Vec<Successor>,
-    /// The successors as the task's result lists them.
+    /// The children to list in the task's result.
     pub children: Vec<Value>,
 }
 
-impl Plan {
-    /// Adds what follows from something else.
+impl SuccessorPlan {
+    /// Appends another plan.
     pub fn extend(&mut self, other: Self) {
         self.preparations.extend(other.preparations);
         self.successors.extend(other.successors);
         self.children.extend(other.children);
     }
 
-    /// One message, which is the task's child.
+    /// A plan of one message, the task's only child.
     #[must_use]
     pub fn of(next: Successor) -> Self {
         Self {
@@ -88,36 +87,36 @@ impl Plan {
     }
 }
 
-/// Who publishes the successors.
+/// The task that publishes the successors, and the worker that runs it.
 #[derive(Debug, Clone, Copy)]
-pub struct Context<'a> {
+pub struct CanvasContext<'a> {
     /// The task that ended.
     pub task_id: &'a str,
-    /// First task of its workflow, if it is another one.
+    /// First task of its workflow, if that is another task.
     pub root: Option<&'a str>,
     /// `gen<pid>@<host>` of this worker.
     pub origin: &'a str,
-    /// Where signatures without a queue go.
+    /// Queue of signatures that name none.
     pub default_queue: &'a str,
-    /// The present.
+    /// The current time.
     pub now: DateTime<Utc>,
 }
 
-impl Context<'_> {
+impl CanvasContext<'_> {
     fn root_id(&self) -> &str {
         self.root.unwrap_or(self.task_id)
     }
 
-    /// Parent and root of what the task publishes.
-    fn lineage(&self) -> Options {
-        Options::from_iter([
+    /// The parent and root ids for what the task publishes.
+    fn lineage(&self) -> CallOptions {
+        CallOptions::from_iter([
             ("parent_id".into(), json!(self.task_id)),
             ("root_id".into(), json!(self.root_id())),
         ])
     }
 }
 
-/// Why this worker cannot carry a message's workflow on, if so.
+/// Why this worker cannot continue a message's workflow; `None` if it can.
 #[must_use]
 pub fn beyond_us(body: &Body) -> Option<&'static str> {
     let chord = body.embed.get("chord").filter(|chord| !chord.is_null());
@@ -135,26 +134,25 @@ pub fn beyond_us(body: &Body) -> Option<&'static str> {
     None
 }
 
-/// Whether anything that would be published at once needs an exchange.
+/// Whether a message that would be published right away needs an exchange.
 fn any_needs_an_exchange(signature: &Signature) -> bool {
     let any = |tasks: &[Signature]| tasks.iter().any(any_needs_an_exchange);
     signature.needs_an_exchange()
         || match &signature.kind {
-            Kind::Task | Kind::Chunks => false,
-            Kind::Chain(tasks) | Kind::Group(tasks) => any(tasks),
-            Kind::Chord { header, .. } => any(header),
+            SubtaskType::Task | SubtaskType::Chunks => false,
+            SubtaskType::Chain(tasks) | SubtaskType::Group(tasks) => any(tasks),
+            SubtaskType::Chord { header, .. } => any(header),
         }
 }
 
-/// What follows a success, in Celery's order: callbacks, then the next of the chain.
+/// The plan after a success, in Celery's order: callbacks, then the next task of the chain.
 ///
-/// Several callbacks form an anonymous group. Ids come from the signatures, so that a repeated run
-/// publishes the same ids.
+/// Several callbacks form an anonymous group. Ids come from the signatures, so a repeated run publishes the same ids.
 #[must_use]
-pub fn after_success(context: Context<'_>, body: &Body, result: &Value) -> Plan {
+pub fn after_success(context: CanvasContext<'_>, body: &Body, result: &Value) -> SuccessorPlan {
     let (callbacks, chain) = (body.embedded("callbacks"), body.embedded("chain"));
     if callbacks.is_empty() && chain.is_empty() {
-        return Plan::default();
+        return SuccessorPlan::default();
     }
     let mut publisher = Publisher::new(context);
     let args = std::slice::from_ref(result);
@@ -162,7 +160,7 @@ pub fn after_success(context: Context<'_>, body: &Body, result: &Value) -> Plan 
     let several = callbacks.len() > 1;
     let (groups, others): (Vec<Signature>, Vec<Signature>) = callbacks
         .into_iter()
-        .partition(|callback| several && matches!(callback.kind, Kind::Group(_)));
+        .partition(|callback| several && matches!(callback.kind, SubtaskType::Group(_)));
     for group in groups {
         publisher.apply(group, args, context.lineage(), true);
     }
@@ -184,13 +182,13 @@ pub fn after_success(context: Context<'_>, body: &Body, result: &Value) -> Plan 
     publisher.into_plan()
 }
 
-/// What follows a failure: the errbacks in their old form, called with the failed task's id, which is how a
-/// worker calls an errback that it does not run itself.
+/// The plan after a failure: the errbacks, called with the failed task's id. This is how Celery calls errbacks that
+/// run in another process.
 #[must_use]
-pub fn after_failure(context: Context<'_>, errbacks: &[Value]) -> Plan {
+pub fn after_failure(context: CanvasContext<'_>, errbacks: &[Value]) -> SuccessorPlan {
     let errbacks: Vec<Signature> = errbacks.iter().filter_map(Signature::read).collect();
     if errbacks.is_empty() {
-        return Plan::default();
+        return SuccessorPlan::default();
     }
     let mut publisher = Publisher::new(context);
     let failed = json!(context.task_id);
@@ -198,17 +196,17 @@ pub fn after_failure(context: Context<'_>, errbacks: &[Value]) -> Plan {
     publisher.into_plan()
 }
 
-/// What follows a header all of which has succeeded: its body, with the results before its arguments.
+/// The plan after a chord's header has succeeded: the body, with the results before its own arguments.
 #[must_use]
-pub fn after_header(context: Context<'_>, body: &Value, results: Vec<Value>) -> Plan {
+pub fn after_header(context: CanvasContext<'_>, body: &Value, results: Vec<Value>) -> SuccessorPlan {
     let mut publisher = Publisher::new(context);
     if let Some(body) = Signature::read(body) {
-        publisher.apply(body, &[Value::Array(results)], Options::new(), false);
+        publisher.apply(body, &[Value::Array(results)], CallOptions::new(), false);
     }
     publisher.into_plan()
 }
 
-/// Errbacks of a chord's body: ids of the tasks that have failed with the signatures to call for each.
+/// The errbacks of a chord's body: the ids of the failed tasks, each with the signatures to call.
 #[must_use]
 pub fn errbacks_of_body(body: &Value) -> Vec<(String, Vec<Value>)> {
     let Some(body) = Signature::read(body) else {
@@ -225,7 +223,7 @@ pub fn errbacks_of_body(body: &Value) -> Vec<(String, Vec<Value>)> {
         (id, errbacks)
     };
     match &body.kind {
-        Kind::Group(members) => {
+        SubtaskType::Group(members) => {
             let shared = body.list("link_error");
             members.iter().map(|member| of(member, &shared)).collect()
         }

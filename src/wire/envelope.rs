@@ -87,7 +87,8 @@ impl Envelope {
         Ok(envelope)
     }
 
-    fn of_any_message(raw: &[u8]) -> Result<Self, EnvelopeError> {
+    /// Reads any message of kombu, a task or not.
+    pub(super) fn of_any_message(raw: &[u8]) -> Result<Self, EnvelopeError> {
         let text = std::str::from_utf8(raw).map_err(serde_json::Error::custom)?;
         let mut fields: Members = match serde_json::from_str(text) {
             Err(error) if error.is_data() => {
@@ -228,7 +229,7 @@ impl Envelope {
     /// Decodes the body.
     ///
     /// # Errors
-    /// See [`BodyError`].
+    /// [`BodyError`] if it cannot be decoded.
     pub fn body(&self) -> Result<Body, BodyError> {
         Body::decode(&self.encoded_body())
     }
@@ -272,7 +273,7 @@ impl Envelope {
         }
     }
 
-    fn encoded_body(&self) -> Encoded<'_> {
+    pub(super) fn encoded_body(&self) -> Encoded<'_> {
         Encoded {
             text: self.field_text("body"),
             content_type: self.field_text("content-type"),

@@ -5,8 +5,9 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::body::{Body, Encoded};
+use super::body::Body;
 use super::body_error::BodyError;
+use super::envelope::Envelope;
 use super::python_json;
 
 /// The fanout exchange of requests; on Redis, part of a channel's name.
@@ -41,7 +42,7 @@ pub struct ReplyTo {
 
 /// A pidbox message: a request to nodes or a reply to a client.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Message {
+pub struct PidboxMessage {
     /// The logical clock of the sender's mailbox.
     pub clock: u64,
     /// The ticket, if this is a reply.
@@ -52,7 +53,7 @@ pub struct Message {
 
 /// A request to run a command.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Request {
+pub struct PidboxRequest {
     /// Name of the command.
     pub method: String,
     /// Arguments by name.
@@ -65,29 +66,21 @@ pub struct Request {
     pub reply_to: Option<ReplyTo>,
 }
 
-impl Message {
+impl PidboxMessage {
     /// Reads a request from the channel or a reply from a list.
     ///
     /// # Errors
     /// [`PidboxError`].
     pub fn parse(raw: &[u8]) -> Result<Self, PidboxError> {
-        let Ok(Value::Object(fields)) = serde_json::from_slice(raw) else {
-            return Err(PidboxError::NotAnObject);
-        };
-        let header = |name: &str| fields.get("headers").and_then(|headers| headers.get(name));
-        let property = |name: &str| fields.get("properties").and_then(|all| all.get(name));
-        let encoded = Encoded {
-            text: fields.get("body").and_then(Value::as_str),
-            content_type: fields.get("content-type").and_then(Value::as_str),
-            is_base64: property("body_encoding").and_then(Value::as_str) == Some("base64"),
-            compression: header("compression").and_then(Value::as_str),
-        };
-        let Value::Object(body) = Body::decode_value(&encoded).map_err(PidboxError::Body)? else {
+        let message = Envelope::of_any_message(raw).map_err(|_| PidboxError::NotAnObject)?;
+        let body = Body::decode_value(&message.encoded_body()).map_err(PidboxError::Body)?;
+        let Value::Object(body) = body else {
             return Err(PidboxError::NoMethod);
         };
+        let clock = message.header("clock").and_then(|clock| clock.as_u64());
         Ok(Self {
-            clock: header("clock").and_then(Value::as_u64).unwrap_or(0),
-            ticket: header("ticket").cloned(),
+            clock: clock.unwrap_or(0),
+            ticket: message.header("ticket"),
             body,
         })
     }
@@ -96,7 +89,7 @@ impl Message {
     ///
     /// # Errors
     /// [`PidboxError::NoMethod`].
-    pub fn into_request(mut self) -> Result<Request, PidboxError> {
+    pub fn into_request(mut self) -> Result<PidboxRequest, PidboxError> {
         let mut take = |name: &str| self.body.remove(name).unwrap_or(Value::Null);
         let Value::String(method) = take("method") else {
             return Err(PidboxError::NoMethod);
@@ -114,7 +107,7 @@ impl Message {
         let (reply_to, ticket) = (take("reply_to"), take("ticket"));
         let text = |name: &str| reply_to.get(name).and_then(Value::as_str).map(str::to_owned);
         let reply_to = text("exchange").zip(text("routing_key"));
-        Ok(Request {
+        Ok(PidboxRequest {
             method,
             arguments,
             destination: take("destination"),
@@ -179,7 +172,7 @@ mod tests {
     #[test]
     fn a_call_is_read_back_as_a_request() {
         let raw = call("hello", json!({"from_node": "w@h"}), &to(), 7, 1.5);
-        let message = Message::parse(raw.as_bytes()).unwrap();
+        let message = PidboxMessage::parse(raw.as_bytes()).unwrap();
         assert_eq!(message.clock, 7);
         let request = message.into_request().unwrap();
         assert_eq!(
@@ -193,7 +186,7 @@ mod tests {
     #[test]
     fn an_answer_carries_ticket_and_clock() {
         let raw = reply("w@h", &json!({"ok": "pong"}), &to(), 5);
-        let message = Message::parse(raw.as_bytes()).unwrap();
+        let message = PidboxMessage::parse(raw.as_bytes()).unwrap();
         assert_eq!((message.clock, message.ticket), (5, Some(json!("T"))));
         assert_eq!(message.body["w@h"], json!({"ok": "pong"}));
     }
@@ -213,13 +206,16 @@ mod tests {
                 "cannot be read",
             ),
         ] {
-            let refused = Message::parse(raw.as_bytes()).and_then(Message::into_request);
+            let refused = PidboxMessage::parse(raw.as_bytes()).and_then(PidboxMessage::into_request);
             let error = refused.err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains(reason), "{raw}: {error}");
         }
         // As in Python, an optional part of the wrong type counts as absent.
         let odd = r#"{"body": "{\"method\": \"ping\", \"arguments\": 1, \"reply_to\": 2, \"pattern\": 3}"}"#;
-        let request = Message::parse(odd.as_bytes()).unwrap().into_request().unwrap();
+        let request = PidboxMessage::parse(odd.as_bytes())
+            .unwrap()
+            .into_request()
+            .unwrap();
         assert!(request.arguments.is_empty() && request.reply_to.is_none());
     }
 }

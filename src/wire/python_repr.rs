@@ -14,7 +14,7 @@ const MAX_DEPTH: usize = 3;
 /// Positional arguments as a Python tuple: `()`, `(1,)`, `(1, 'a')`.
 #[must_use]
 pub fn args(values: &[Value]) -> String {
-    let mut writer = Writer::new(MAX_CHARS);
+    let mut writer = SafeRepr::new(MAX_CHARS);
     let end = if values.len() == 1 { ",)" } else { ")" };
     writer.items("(", end, values, |writer, value| writer.value(value));
     writer.out
@@ -23,7 +23,7 @@ pub fn args(values: &[Value]) -> String {
 /// Keyword arguments as a Python dict: `{'a': 1}`.
 #[must_use]
 pub fn kwargs(values: &Map<String, Value>) -> String {
-    let mut writer = Writer::new(MAX_CHARS);
+    let mut writer = SafeRepr::new(MAX_CHARS);
     writer.object(values);
     writer.out
 }
@@ -31,7 +31,7 @@ pub fn kwargs(values: &Map<String, Value>) -> String {
 /// Any value.
 #[must_use]
 pub fn value(value: &Value) -> String {
-    let mut writer = Writer::new(MAX_CHARS);
+    let mut writer = SafeRepr::new(MAX_CHARS);
     writer.value(value);
     writer.out
 }
@@ -43,14 +43,14 @@ pub fn plain(values: &[Value]) -> String {
 }
 
 /// `saferepr`: writes tokens until the characters are used up, then the closing brackets.
-struct Writer {
+struct SafeRepr {
     out: String,
     left: usize,
     depth: usize,
     cut: bool,
 }
 
-impl Writer {
+impl SafeRepr {
     fn new(left: usize) -> Self {
         Self {
             out: String::new(),

@@ -143,7 +143,7 @@ pub fn document(
     now: DateTime<Utc>,
     worker: Option<&str>,
 ) -> String {
-    let document = Document {
+    let document = ResultDocument {
         message,
         state,
         children,
@@ -154,7 +154,7 @@ pub fn document(
 }
 
 /// Serialized member by member: nearly every run writes one, and a map would cost allocations.
-struct Document<'d> {
+struct ResultDocument<'d> {
     message: &'d Envelope,
     state: &'d State,
     children: &'d [Value],
@@ -162,7 +162,7 @@ struct Document<'d> {
     worker: Option<&'d str>,
 }
 
-impl Serialize for Document<'_> {
+impl Serialize for ResultDocument<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { message, state, .. } = *self;
         let traceback = match state {

@@ -4,10 +4,10 @@ use regex_lite::{Regex, escape};
 use serde_json::Value;
 use tracing::warn;
 
-use tradebot_wire::pidbox::Request;
+use tradebot_wire::pidbox::PidboxRequest;
 
 /// Whether `node` is meant; as in kombu, names go before a pattern.
-pub(super) fn is_for(request: &Request, node: &str) -> bool {
+pub(super) fn is_for(request: &PidboxRequest, node: &str) -> bool {
     match (&request.destination, &request.pattern) {
         (Value::Array(names), _) if !names.is_empty() => names.iter().any(|name| name == node),
         // Python's `in` finds a part of the text too.
@@ -79,8 +79,8 @@ mod tests {
 
     use super::*;
 
-    fn request(destination: Value, pattern: Option<(&str, &str)>) -> Request {
-        Request {
+    fn request(destination: Value, pattern: Option<(&str, &str)>) -> PidboxRequest {
+        PidboxRequest {
             method: "ping".into(),
             arguments: Map::new(),
             destination,

@@ -13,7 +13,7 @@ use super::node::Node;
 use tradebot_base::connection::RedisTrouble;
 use tradebot_base::error_chain;
 use tradebot_wire::keys;
-use tradebot_wire::pidbox::{self, Message, ReplyTo};
+use tradebot_wire::pidbox::{self, PidboxMessage, ReplyTo};
 
 /// How long answers are waited for; Celery waits so long always.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -93,7 +93,7 @@ impl Node {
                 continue;
             };
             expected -= 1;
-            match Message::parse(&raw) {
+            match PidboxMessage::parse(&raw) {
                 Ok(message) if message.ticket.as_ref() == Some(&to.ticket) => {
                     self.mailbox().adjust(message.clock);
                     replies.extend(message.body.into_iter().filter(|(_, reply)| reply.is_object()));

@@ -14,7 +14,7 @@ use super::node::Node;
 use tradebot_base::connection::RedisTrouble;
 use tradebot_base::error_chain;
 use tradebot_wire::keys;
-use tradebot_wire::pidbox::{self, Message, ReplyTo};
+use tradebot_wire::pidbox::{self, PidboxMessage, ReplyTo};
 
 /// Seconds until an answer expires that its client does not read.
 const REPLY_EXPIRES_SECONDS: u64 = 60;
@@ -23,7 +23,7 @@ impl Node {
     /// Handles one message of the channel.
     pub(super) async fn serve(&self, raw: &[u8]) {
         self.engine().lamport().forward();
-        let request = Message::parse(raw).and_then(|message| {
+        let request = PidboxMessage::parse(raw).and_then(|message| {
             self.mailbox().adjust(message.clock);
             message.into_request()
         });

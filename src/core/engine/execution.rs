@@ -16,7 +16,7 @@ use crate::trace::TaskTrace;
 use crate::transport::DeliveryTag;
 use tradebot_base::error_chain;
 use tradebot_base::failpoint;
-use tradebot_wire::canvas::{self, Plan, Successor};
+use tradebot_wire::canvas::{self, Successor, SuccessorPlan};
 use tradebot_wire::python_repr;
 use tradebot_wire::result::{Exception, State};
 
@@ -192,7 +192,7 @@ impl Engine {
                 match self.next_try(&job, policy, &failure) {
                     Some(next) => (
                         State::Retry(failure.exception.clone(), traceback(&failure.exception)),
-                        Plan::of(next),
+                        SuccessorPlan::of(next),
                     ),
                     None => {
                         let text =

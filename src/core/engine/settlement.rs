@@ -19,7 +19,7 @@ use tradebot_base::connection::RedisTrouble;
 use tradebot_base::error_chain;
 use tradebot_base::failpoint;
 use tradebot_base::lifecycle::Stop;
-use tradebot_wire::canvas::{Plan, Successor};
+use tradebot_wire::canvas::{SuccessorPlan, Successor};
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::result::{Exception, State};
 
@@ -53,7 +53,7 @@ impl Settlement {
         tag: &DeliveryTag,
         message: &Envelope,
         state: &State,
-        plan: &Plan,
+        plan: &SuccessorPlan,
     ) -> Option<Settled> {
         self.prepare(plan).await?;
         // Celery stores a failure before it calls the errbacks: they are nobody's children.
@@ -109,7 +109,7 @@ impl Settlement {
             signal = why.signum,
             "task revoked"
         );
-        let settled = self.settle(tag, message, &state, &Plan::default()).await;
+        let settled = self.settle(tag, message, &state, &SuccessorPlan::default()).await;
         if settled.is_some() {
             self.events
                 .revoked(message.id(), why.terminated, why.signum, why.expired);

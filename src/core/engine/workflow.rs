@@ -9,7 +9,7 @@ use super::settlement::Settlement;
 use crate::results::chords::{Count, Ended};
 use crate::transport::{DeliveryTag, Push};
 use tradebot_base::failpoint;
-use tradebot_wire::canvas::{self, Abandoned, Context, Joined, Part, Plan};
+use tradebot_wire::canvas::{self, Abandoned, CanvasContext, ChordPart, Joined, SuccessorPlan};
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::result::{Exception, State};
 
@@ -23,14 +23,14 @@ const MAX_JOIN_LOOKS: usize = 60;
 
 /// A chord whose body was published together with an acknowledgement, in another database than its parts.
 pub(super) struct Unfinished {
-    part: Part,
+    part: ChordPart,
     succeeded: bool,
 }
 
 /// What a task's end concerns beside itself and its successors.
 pub(super) struct Concern {
     /// The chord that waits for its result.
-    part: Option<Part>,
+    part: Option<ChordPart>,
     /// What will not run because it has failed.
     abandoned: Vec<Abandoned>,
 }
@@ -43,7 +43,7 @@ impl Concern {
             return None;
         }
         let body = message.body().ok()?;
-        let part = Part::of(message, &body);
+        let part = ChordPart::of(message, &body);
         let abandoned = if failed {
             canvas::abandoned(body.embedded("chain"))
         } else {
@@ -64,8 +64,8 @@ pub(super) struct Remaining {
 
 impl Settlement {
     /// The context in which a message's successors are published.
-    pub(super) fn canvas_context<'a>(&'a self, message: &'a Envelope) -> Context<'a> {
-        Context {
+    pub(super) fn canvas_context<'a>(&'a self, message: &'a Envelope) -> CanvasContext<'a> {
+        CanvasContext {
             task_id: message.id(),
             root: message.text("root_id"),
             origin: &self.origin,
@@ -75,7 +75,7 @@ impl Settlement {
     }
 
     /// Writes what a plan's successors need to find when they run.
-    pub(super) async fn prepare(&self, plan: &Plan) -> Option<()> {
+    pub(super) async fn prepare(&self, plan: &SuccessorPlan) -> Option<()> {
         for preparation in &plan.preparations {
             self.until_done("prepare a chord", || self.results.chords().prepare(preparation))
                 .await?;
@@ -123,7 +123,7 @@ impl Settlement {
     async fn abandon(
         &self,
         tag: &DeliveryTag,
-        context: Context<'_>,
+        context: CanvasContext<'_>,
         (failed, children): (Vec<Abandoned>, &[Value]),
         (state, stored): (&State, bool),
         remaining: &mut Remaining,
@@ -145,8 +145,8 @@ impl Settlement {
     async fn return_part(
         &self,
         tag: &DeliveryTag,
-        context: Context<'_>,
-        part: Part,
+        context: CanvasContext<'_>,
+        part: ChordPart,
         state: &State,
         remaining: &mut Remaining,
     ) -> Option<()> {
@@ -187,20 +187,20 @@ impl Settlement {
     async fn fail_body(
         &self,
         tag: &DeliveryTag,
-        context: Context<'_>,
-        part: &Part,
+        context: CanvasContext<'_>,
+        part: &ChordPart,
         error: Exception,
         cause: Option<Exception>,
         remaining: &mut Remaining,
-    ) -> Option<Plan> {
+    ) -> Option<SuccessorPlan> {
         let is_group = part.body["subtask_type"] == "group";
         let exception = cause.filter(|_| is_group).unwrap_or(error);
         let traceback = super::execution::traceback(&exception);
         let state = State::Failure(exception, Some(traceback));
         let failed = canvas::abandoned_body(&part.body);
-        let mut plan = Plan::default();
+        let mut plan = SuccessorPlan::default();
         for (id, errbacks) in canvas::errbacks_of_body(&part.body) {
-            let context = Context {
+            let context = CanvasContext {
                 task_id: &id,
                 root: None,
                 ..context
@@ -217,7 +217,7 @@ impl Settlement {
     async fn end_chord(
         &self,
         tag: &DeliveryTag,
-        part: Part,
+        part: ChordPart,
         mut pushes: Vec<Push>,
         succeeded: bool,
         remaining: &mut Remaining,
@@ -287,7 +287,7 @@ impl Settlement {
     }
 
     /// Counts a part; waits while another worker, which may be dead, holds the complete chord.
-    async fn count_part(&self, part: &Part, state: &State) -> Option<Count> {
+    async fn count_part(&self, part: &ChordPart, state: &State) -> Option<Count> {
         let mut count = Count::Waiting;
         for _ in 0..MAX_LOOKS {
             count = self

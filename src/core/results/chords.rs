@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::transport::{DeliveryTag, Push};
 use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
-use tradebot_wire::canvas::{Part, Preparation};
+use tradebot_wire::canvas::{ChordPart, Preparation};
 use tradebot_wire::keys::{self, Keys};
 use tradebot_wire::python_json;
 use tradebot_wire::result::State;
@@ -35,7 +35,7 @@ pub(crate) enum Count {
     Broken,
     /// The header is complete, and the body is the caller's to publish.
     Complete {
-        /// The parts in their order, see [`Part::member`].
+        /// The parts in their order, see [`ChordPart::member`].
         parts: Vec<Value>,
         /// The saved result of the header, if it has groups in it.
         saved: Option<Value>,
@@ -108,7 +108,7 @@ impl Chords {
     ///
     /// # Errors
     /// [`RedisTrouble`]; counting it again changes nothing.
-    pub(crate) async fn count(&self, part: &Part, state: &State) -> Result<Count, RedisTrouble> {
+    pub(crate) async fn count(&self, part: &ChordPart, state: &State) -> Result<Count, RedisTrouble> {
         let mut call = ScriptCall::default();
         for key in self.keys(&part.group) {
             call.key(key);
@@ -135,7 +135,7 @@ impl Chords {
     pub(crate) async fn end(
         &self,
         broker: &Keys,
-        part: &Part,
+        part: &ChordPart,
         (tag, pushes): (Option<&DeliveryTag>, &[Push]),
         succeeded: bool,
     ) -> Result<Ended, RedisTrouble> {
@@ -165,13 +165,13 @@ impl Chords {
 }
 
 /// The score that orders the parts.
-fn place(part: &Part) -> String {
+fn place(part: &ChordPart) -> String {
     part.index
         .map_or_else(|| "+inf".into(), |index| index.to_string())
 }
 
 /// The claim of the part that completes a header. The same when its task is run again.
-fn claim(part: &Part) -> String {
+fn claim(part: &ChordPart) -> String {
     format!("{}:{}:{}", keys::OWN, part.task_id, place(part))
 }
 

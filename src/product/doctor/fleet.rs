@@ -20,7 +20,7 @@ use tradebot_base::clock::Clock;
 use tradebot_base::connection::Connection;
 use tradebot_base::market::Market;
 use tradebot_wire::keys::{self, Keys, OWN, PRIORITY_STEPS};
-use tradebot_wire::pidbox::{self, Message, ReplyTo};
+use tradebot_wire::pidbox::{self, PidboxMessage, ReplyTo};
 
 /// How long answers are waited for, unless all have come.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -335,7 +335,7 @@ async fn collect(
             continue;
         };
         expected -= 1;
-        if let Ok(message) = Message::parse(&raw)
+        if let Ok(message) = PidboxMessage::parse(&raw)
             && message.ticket.as_ref() == Some(&to.ticket)
         {
             answers.extend(message.body);

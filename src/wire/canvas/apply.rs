@@ -1,48 +1,48 @@
-//! Applying: what `apply_async` of a signature publishes, and writes before it.
+//! Applying: the messages that `apply_async` of a signature publishes, and the writes before them.
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::freeze::{Frame, joined};
-use super::outcome::{Outcome, Outcomes};
-use super::signature::{Kind, Options, Signature, listed};
-use super::{Context, Plan, Preparation, Successor};
+use super::result_tree::{ResultRef, ResultTree};
+use super::signature::{CallOptions, Signature, SubtaskType, listed};
+use super::{CanvasContext, Preparation, Successor, SuccessorPlan};
 
-/// Whoever applies signatures in the course of one task.
+/// Applies signatures on behalf of one task.
 pub(super) struct Publisher<'a> {
-    by: Context<'a>,
-    outcomes: Outcomes,
-    plan: Plan,
+    by: CanvasContext<'a>,
+    results: ResultTree,
+    plan: SuccessorPlan,
 }
 
 impl<'a> Publisher<'a> {
-    pub(super) fn new(by: Context<'a>) -> Self {
+    pub(super) fn new(by: CanvasContext<'a>) -> Self {
         Self {
             by,
-            outcomes: Outcomes::default(),
-            plan: Plan::default(),
+            results: ResultTree::default(),
+            plan: SuccessorPlan::default(),
         }
     }
 
-    /// What is to be done.
-    pub(super) fn into_plan(self) -> Plan {
+    /// The finished plan.
+    pub(super) fn into_plan(self) -> SuccessorPlan {
         self.plan
     }
 
-    /// Applies a signature; with `trail` its result becomes a child of the task that publishes it.
+    /// Applies a signature. With `trail`, its result becomes a child of the publishing task.
     pub(super) fn apply(
         &mut self,
         signature: Signature,
         args: &[Value],
-        options: Options,
+        options: CallOptions,
         trail: bool,
-    ) -> Outcome {
+    ) -> ResultRef {
         match signature.kind {
-            Kind::Task => self.apply_task(signature, args, options, trail),
-            Kind::Chunks => self.apply_chunks(&signature, options, trail),
-            Kind::Group(_) => self.apply_group(signature, args, options, trail),
-            Kind::Chain(_) => self.apply_chain(signature, args, options, trail),
-            Kind::Chord { .. } => self.apply_chord(signature, args, options, trail),
+            SubtaskType::Task => self.apply_task(signature, args, options, trail),
+            SubtaskType::Chunks => self.apply_chunks(&signature, options, trail),
+            SubtaskType::Group(_) => self.apply_group(signature, args, options, trail),
+            SubtaskType::Chain(_) => self.apply_chain(signature, args, options, trail),
+            SubtaskType::Chord { .. } => self.apply_chord(signature, args, options, trail),
         }
     }
 
@@ -50,26 +50,26 @@ impl<'a> Publisher<'a> {
         &mut self,
         mut task: Signature,
         args: &[Value],
-        mut options: Options,
+        mut options: CallOptions,
         trail: bool,
-    ) -> Outcome {
+    ) -> ResultRef {
         options.retain(|_, value| !value.is_null());
         task.merge(args, options);
         let (queue, message) = task.into_message(&self.by);
-        let outcome = self.outcomes.of_task(message.id());
+        let result = self.results.of_task(message.id());
         self.plan.successors.push(Successor { queue, message });
-        self.leave_trail(outcome, trail);
-        outcome
+        self.leave_trail(result, trail);
+        result
     }
 
-    /// A list in parts, with a starmap for each.
-    fn apply_chunks(&mut self, chunks: &Signature, options: Options, trail: bool) -> Outcome {
+    /// Applies a starmap to each chunk of the list.
+    fn apply_chunks(&mut self, chunks: &Signature, options: CallOptions, trail: bool) -> ResultRef {
         let items = listed(chunks.kwargs.get("it"));
         let size = chunks.kwargs.get("n").and_then(Value::as_u64).unwrap_or(1);
         let size = usize::try_from(size).unwrap_or(usize::MAX).max(1);
         let task = chunks.kwargs.get("task").unwrap_or(&Value::Null);
         let starmaps = items.chunks(size).map(|part| {
-            let mut starmap = Signature::new("celery.starmap", Kind::Task);
+            let mut starmap = Signature::new("celery.starmap", SubtaskType::Task);
             starmap.immutable = true;
             starmap.kwargs = Map::from_iter([("task".into(), task.clone()), ("it".into(), json!(part))]);
             starmap
@@ -82,11 +82,11 @@ impl<'a> Publisher<'a> {
         &mut self,
         mut group: Signature,
         args: &[Value],
-        options: Options,
+        options: CallOptions,
         trail: bool,
-    ) -> Outcome {
-        if matches!(&group.kind, Kind::Group(tasks) if tasks.is_empty()) {
-            return self.outcomes.freeze(&mut group, Frame::default());
+    ) -> ResultRef {
+        if matches!(&group.kind, SubtaskType::Group(tasks) if tasks.is_empty()) {
+            return self.results.freeze(&mut group, Frame::default());
         }
         group.merge(&[], options);
         let mut options = std::mem::take(&mut group.options);
@@ -108,34 +108,36 @@ impl<'a> Publisher<'a> {
                 size,
             });
         }
-        let mut outcomes = Vec::with_capacity(members.len());
-        for (task, outcome) in members {
+        let mut results = Vec::with_capacity(members.len());
+        for (task, result) in members {
             let mut options = options.clone();
             options.insert("chord".into(), chord_of(&task).unwrap_or_default());
             self.apply(task, args, options, false);
-            outcomes.push(outcome);
+            results.push(result);
         }
-        let outcome = match outcomes.as_slice() {
-            [only] if self.outcomes.members(*only).is_some() => *only,
-            _ => self.outcomes.of_group(&group_id, outcomes),
+        let result = match results.as_slice() {
+            [only] if self.results.members(*only).is_some() => *only,
+            _ => self.results.of_group(&group_id, results),
         };
-        self.leave_trail(outcome, trail);
-        outcome
+        self.leave_trail(result, trail);
+        result
     }
 
-    /// Freezes a group's tasks; groups among them belong to it.
+    /// Freezes the tasks of a group, including those of nested groups.
     fn prepare_members(
         &mut self,
         group: Signature,
         group_id: &str,
         root_id: Option<&str>,
-        members: &mut Vec<(Signature, Outcome)>,
+        members: &mut Vec<(Signature, ResultRef)>,
     ) {
-        let Kind::Group(tasks) = group.kind else { return };
+        let SubtaskType::Group(tasks) = group.kind else {
+            return;
+        };
         for (index, mut task) in tasks.into_iter().enumerate() {
             match &task.kind {
-                Kind::Group(_) => self.prepare_members(task, group_id, root_id, members),
-                Kind::Chain(steps) if steps.is_empty() => {}
+                SubtaskType::Group(_) => self.prepare_members(task, group_id, root_id, members),
+                SubtaskType::Chain(steps) if steps.is_empty() => {}
                 _ => {
                     let frame = Frame {
                         group_id: Some(group_id),
@@ -143,8 +145,8 @@ impl<'a> Publisher<'a> {
                         root_id,
                         ..Frame::default()
                     };
-                    let outcome = self.outcomes.freeze(&mut task, frame);
-                    members.push((task, outcome));
+                    let result = self.results.freeze(&mut task, frame);
+                    members.push((task, result));
                 }
             }
         }
@@ -154,9 +156,9 @@ impl<'a> Publisher<'a> {
         &mut self,
         mut chain: Signature,
         args: &[Value],
-        call_options: Options,
+        call_options: CallOptions,
         trail: bool,
-    ) -> Outcome {
+    ) -> ResultRef {
         let mut args = args.to_vec();
         if chain.immutable {
             args.clear();
@@ -179,41 +181,41 @@ impl<'a> Publisher<'a> {
             root_id: root_id.as_deref(),
             parent_id: None,
         };
-        let Kind::Chain(tasks) = chain.kind else {
-            return self.outcomes.of_task("");
+        let SubtaskType::Chain(tasks) = chain.kind else {
+            return self.results.of_task("");
         };
         let errbacks = listed(link_error.as_ref());
-        let (mut steps, outcome) = self.outcomes.steps(tasks, &args, &errbacks, frame, true);
+        let (mut steps, result) = self.results.steps(tasks, &args, &errbacks, frame, true);
         if let Some(last) = steps.first_mut() {
             for callback in listed(link.as_ref()) {
                 last.append("link", &callback);
             }
         }
-        let (Some(first), Some(outcome)) = (steps.pop(), outcome) else {
-            return self.outcomes.of_task("");
+        let (Some(first), Some(result)) = (steps.pop(), result) else {
+            return self.results.of_task("");
         };
         let steps: Vec<Value> = steps.iter().map(Signature::to_value).collect();
         let rest = joined(options.get("chain"), &steps);
         options.insert("chain".into(), Value::Array(rest));
         let applied = self.apply(first, &[], options, trail);
-        if steps.is_empty() { applied } else { outcome }
+        if steps.is_empty() { applied } else { result }
     }
 
     fn apply_chord(
         &mut self,
         mut chord: Signature,
         args: &[Value],
-        mut options: Options,
+        mut options: CallOptions,
         trail: bool,
-    ) -> Outcome {
+    ) -> ResultRef {
         let mut args = args.to_vec();
         if chord.immutable {
             args.clear();
         }
         args.append(&mut chord.args);
         let own_options = std::mem::take(&mut chord.options);
-        let Kind::Chord { header, mut body } = chord.kind else {
-            return self.outcomes.of_task("");
+        let SubtaskType::Chord { header, mut body } = chord.kind else {
+            return self.results.of_task("");
         };
         let delays = delays(&own_options, &mut options);
         let group_id = own_options.get("task_id").and_then(Value::as_str);
@@ -232,7 +234,7 @@ impl<'a> Publisher<'a> {
         }
         add_callbacks(&mut body, &callbacks);
         let for_body = merged.iter().filter(|(name, _)| *name != "parent_id");
-        let for_body: Options = for_body
+        let for_body: CallOptions = for_body
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
         body.merge(&[], for_body);
@@ -248,10 +250,10 @@ impl<'a> Publisher<'a> {
             root_id: root_id.as_deref(),
             ..Frame::default()
         };
-        let body_outcome = self.outcomes.freeze(&mut body, frame);
+        let body_result = self.results.freeze(&mut body, frame);
         if header.is_empty() {
-            self.apply(*body, &[json!([])], Options::new(), trail);
-            return body_outcome;
+            self.apply(*body, &[json!([])], CallOptions::new(), trail);
+            return body_result;
         }
         for name in ["chain", "chord", "group_index"] {
             merged.shift_remove(name);
@@ -265,39 +267,39 @@ impl<'a> Publisher<'a> {
             root_id: root_id.as_deref(),
             ..Frame::default()
         };
-        let header_outcome = self.outcomes.freeze_group(&mut group, frame);
-        self.save_if_nested(&group_id, header_outcome);
+        let header_result = self.results.freeze_group(&mut group, frame);
+        self.save_if_nested(&group_id, header_result);
         merged.shift_remove("group_id");
         merged.insert("task_id".into(), json!(group_id));
         merged.extend(delays);
         self.apply_group(group, &args, merged, trail);
-        body_outcome
+        body_result
     }
 
-    /// A header whose results are not all plain is saved, so that its structure can be rebuilt when it is joined.
-    fn save_if_nested(&mut self, group_id: &str, header: Outcome) {
-        let members = self.outcomes.members(header).unwrap_or_default();
+    /// Saves the result of a header that contains groups, so that joining can rebuild its structure.
+    fn save_if_nested(&mut self, group_id: &str, header: ResultRef) {
+        let members = self.results.members(header).unwrap_or_default();
         if members
             .iter()
-            .any(|member| self.outcomes.members(*member).is_some())
+            .any(|member| self.results.members(*member).is_some())
         {
             self.plan.preparations.push(Preparation::SavedGroup {
                 group: group_id.to_owned(),
-                result: self.outcomes.tuple(header),
+                result: self.results.tuple(header),
             });
         }
     }
 
-    fn leave_trail(&mut self, outcome: Outcome, trail: bool) {
+    fn leave_trail(&mut self, result: ResultRef, trail: bool) {
         if trail {
-            self.plan.children.push(self.outcomes.tuple(outcome));
+            self.plan.children.push(self.results.tuple(result));
         }
     }
 }
 
-/// A chord's countdown or eta delays its header.
-fn delays(own: &Options, of_call: &mut Options) -> Options {
-    let mut delays = Options::new();
+/// A chord's countdown or eta applies to its header.
+fn delays(own: &CallOptions, of_call: &mut CallOptions) -> CallOptions {
+    let mut delays = CallOptions::new();
     for name in ["countdown", "eta"] {
         let value = of_call.shift_remove(name).filter(|value| !value.is_null());
         if let Some(value) = value.or_else(|| own.get(name).cloned()) {
@@ -307,14 +309,14 @@ fn delays(own: &Options, of_call: &mut Options) -> Options {
     delays
 }
 
-/// A chord's own callbacks are its body's.
+/// Adds a chord's callbacks to its body.
 fn add_callbacks(body: &mut Signature, [links, errbacks]: &[Vec<Value>; 2]) {
     for callback in links {
         body.link(callback);
     }
     for errback in errbacks {
         match &body.kind {
-            Kind::Group(_) => body.link_error(errback),
+            SubtaskType::Group(_) => body.link_error(errback),
             _ => body.append("link_error", errback),
         }
     }

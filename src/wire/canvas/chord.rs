@@ -1,50 +1,50 @@
-//! Chords: the results of a header's tasks are counted, and the last of them brings the body.
+//! Chords: the results of the header's tasks are counted, and the last one triggers the body.
 
 use serde_json::{Value, json};
 
-use super::signature::{Kind, Signature, listed};
+use super::signature::{Signature, SubtaskType, listed};
 use crate::body::Body;
 use crate::envelope::Envelope;
 use crate::result::{Exception, State};
 
-/// One result that a chord waits for.
+/// A task of a chord's header, whose result the chord waits for.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Part {
-    /// The header's group.
+pub struct ChordPart {
+    /// Group id of the header.
     pub group: String,
-    /// Task that the result is of.
+    /// Id of the task.
     pub task_id: String,
-    /// Place in the header; the results are passed to the body in this order.
+    /// Position in the header, which orders the results for the body.
     pub index: Option<u64>,
-    /// The body.
+    /// Signature of the body.
     pub body: Value,
 }
 
-/// What a complete header gives to its body.
+/// The joined results of a complete header.
 #[derive(Debug, PartialEq)]
 pub enum Joined {
-    /// The results in the header's order.
+    /// All tasks succeeded; the results in the header's order.
     Results(Vec<Value>),
-    /// The body is not run; this is why.
+    /// A task failed, so the body does not run.
     Failed {
-        /// The chord's failure.
+        /// The failure of the chord.
         error: Exception,
-        /// The failure of the part that caused it.
+        /// The failure of the task that caused it.
         cause: Option<Exception>,
     },
 }
 
-/// A task that has failed without having run.
+/// A task that fails because it will never run.
 #[derive(Debug, PartialEq)]
 pub struct Abandoned {
-    /// A message with the headers that its result is made from.
+    /// A message with the headers that go into its result.
     pub message: Envelope,
     /// The chord that waits for it, if any.
-    pub part: Option<Part>,
+    pub part: Option<ChordPart>,
 }
 
-impl Part {
-    /// The part that a message is, if it belongs to a chord's header.
+impl ChordPart {
+    /// Reads the part from a message, if that belongs to a chord's header.
     #[must_use]
     pub fn of(message: &Envelope, body: &Body) -> Option<Self> {
         let chord = body.embed.get("chord").filter(|chord| !chord.is_null())?;
@@ -56,7 +56,7 @@ impl Part {
         })
     }
 
-    /// The part that a signature would have been.
+    /// Reads the part from a signature that was not published.
     fn of_signature(signature: &Value) -> Option<Self> {
         let options = signature.get("options")?;
         let text = |name: &str| Some(options.get(name)?.as_str()?.to_owned());
@@ -68,15 +68,15 @@ impl Part {
         })
     }
 
-    /// The member that counts the part: `[1, task, state, result]`.
+    /// The member to store for the part: `[1, task, state, result]`.
     #[must_use]
     pub fn member(&self, state: &State) -> Value {
         json!([1, self.task_id, state.name(), state.result()])
     }
 }
 
-/// Joins the parts of a complete header. `saved` is the header's saved result, there if parts of it are groups
-/// themselves; `[[id, parent], members]` as in result documents.
+/// Joins the parts of a complete header. `saved` is the header's saved result, `[[id, parent], members]`, which exists
+/// if the header contains groups.
 #[must_use]
 pub fn join(parts: &[Value], saved: Option<&Value>) -> Joined {
     if let Some(members) = saved.and_then(|saved| saved.get(1)?.as_array()) {
@@ -104,10 +104,10 @@ pub fn join(parts: &[Value], saved: Option<&Value>) -> Joined {
     Joined::Results(results)
 }
 
-/// Ids of the tasks that a header's saved result names and no part is from.
+/// Ids of the tasks in a header's saved result that have no part yet.
 ///
-/// Before 5.7 a group at the end of a chain in a header may go by the header's own id, and whoever expands it
-/// writes its size over the header's: the header then seems complete too early.
+/// Before Celery 5.7, a group at the end of a chain in a header may have the header's own id. The worker that expands
+/// it overwrites the header's size, and the header seems complete too early.
 #[must_use]
 pub fn missing(parts: &[Value], saved: Option<&Value>) -> Vec<String> {
     let mut missing = Vec::new();
@@ -127,7 +127,7 @@ pub fn missing(parts: &[Value], saved: Option<&Value>) -> Vec<String> {
     missing
 }
 
-/// A stored result as the part that it would have been, if it is the last word on its task.
+/// Converts a result document into a part, if the state in it is final.
 #[must_use]
 pub fn part_of_document(document: &Value) -> Option<Value> {
     let state = document.get("status")?.as_str()?;
@@ -135,12 +135,12 @@ pub fn part_of_document(document: &Value) -> Option<Value> {
         .then(|| json!([1, document.get("task_id"), state, document.get("result")]))
 }
 
-/// The id in a result's pair encoding.
+/// The id in an encoded result.
 fn id_of(saved: &Value) -> Option<&Value> {
     saved.get(0).map(|pair| pair.get(0).unwrap_or(pair))
 }
 
-/// The value of a saved result, found among the parts by its id.
+/// The value of a saved result: looks up the part by id.
 fn value_of(saved: &Value, parts: &[Value]) -> Result<Value, Exception> {
     if let Some(members) = saved.get(1).and_then(Value::as_array) {
         let values: Result<Vec<Value>, Exception> =
@@ -169,8 +169,8 @@ fn chord_error(text: String) -> Exception {
     Exception::new("celery.exceptions", "ChordError", vec![Value::String(text)])
 }
 
-/// What will not run when a task has failed, from the list of what should have followed it. A chord completes
-/// with its body, so that is what has failed; groups inside are nobody's to wait for by id, as in Celery.
+/// The tasks of the rest of a chain that will not run because a task has failed. For a chord that includes its body,
+/// whose result completes it. As in Celery, the members of groups are left out.
 #[must_use]
 pub fn abandoned(chain: &[Value]) -> Vec<Abandoned> {
     let mut failed = Vec::new();
@@ -186,20 +186,20 @@ pub fn abandoned(chain: &[Value]) -> Vec<Abandoned> {
     failed
 }
 
-/// What has failed when a chord's body is not run, itself first.
+/// The tasks that fail when a chord's body does not run, and all that follows the body.
 #[must_use]
 pub fn abandoned_body(body: &Value) -> Vec<Abandoned> {
     let mut failed: Vec<Abandoned> = Vec::new();
     let one_abandoned = |signature: &Value| {
         let mut failed = one_abandoned(signature)?;
-        // Celery has no request at hand to take the group from.
+        // Celery has no request here to take the group from.
         failed.message.set_header("group", Value::Null);
         failed.message.set_header("parent_id", Value::Null);
         Some(failed)
     };
     match Signature::read(body).map(|body| body.kind) {
-        // Whoever waits for a group waits for its members.
-        Some(Kind::Group(members)) => {
+        // Waiting for a group means waiting for its members.
+        Some(SubtaskType::Group(members)) => {
             failed.extend(
                 members
                     .iter()
@@ -207,7 +207,7 @@ pub fn abandoned_body(body: &Value) -> Vec<Abandoned> {
             );
             failed.extend(one_abandoned(body));
         }
-        Some(Kind::Chain(steps)) => {
+        Some(SubtaskType::Chain(steps)) => {
             let last = one_abandoned(body);
             let others = steps.iter().filter_map(|step| one_abandoned(&step.to_value()));
             // A chain has the id of its last step.
@@ -218,7 +218,7 @@ pub fn abandoned_body(body: &Value) -> Vec<Abandoned> {
                 failed.push(last);
             }
         }
-        Some(Kind::Chord { body: inner, .. }) => {
+        Some(SubtaskType::Chord { body: inner, .. }) => {
             failed.extend(abandoned_body(&inner.to_value()));
             failed.extend(one_abandoned(body));
         }
@@ -243,6 +243,6 @@ fn one_abandoned(signature: &Value) -> Option<Abandoned> {
     let headers = headers.as_object().cloned().unwrap_or_default();
     Some(Abandoned {
         message: Envelope::assemble(headers, serde_json::Map::new(), &Body::default()),
-        part: Part::of_signature(signature),
+        part: ChordPart::of_signature(signature),
     })
 }

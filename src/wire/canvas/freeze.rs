@@ -1,21 +1,21 @@
-//! Freezing: giving everything in a signature the ids that its messages and results will have.
+//! Freezing: assigns the ids that the messages and results of a signature will have.
 
 use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::outcome::{Outcome, Outcomes};
-use super::signature::{Kind, Options, Signature, listed};
+use super::result_tree::{ResultRef, ResultTree};
+use super::signature::{CallOptions, Signature, SubtaskType, listed};
 
-/// What a signature is part of.
+/// The surroundings of a signature.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Frame<'f> {
-    /// Id to use if it has none.
+    /// Id for a signature that has none.
     pub(super) id: Option<&'f str>,
-    /// Group that its result belongs to.
+    /// Group of its result.
     pub(super) group_id: Option<&'f str>,
-    /// Place in the group.
+    /// Position in the group.
     pub(super) group_index: Option<usize>,
     /// Body of the chord that waits for its result.
     pub(super) chord: Option<&'f Value>,
@@ -25,7 +25,7 @@ pub(super) struct Frame<'f> {
     pub(super) parent_id: Option<&'f str>,
 }
 
-/// Options of a chain that are consumed when it is run, instead of being passed to its first task.
+/// Options that apply to a chain itself and are not passed on to its first task.
 const CONSUMED: [&str; 8] = [
     "chord",
     "group_id",
@@ -37,18 +37,18 @@ const CONSUMED: [&str; 8] = [
     "task_id",
 ];
 
-impl Outcomes {
-    /// Freezes a signature. Ids that it has stay, so that a repeated run publishes the same ones.
-    pub(super) fn freeze(&mut self, signature: &mut Signature, frame: Frame<'_>) -> Outcome {
+impl ResultTree {
+    /// Freezes a signature. It keeps the ids it has, so a repeated run publishes the same ones.
+    pub(super) fn freeze(&mut self, signature: &mut Signature, frame: Frame<'_>) -> ResultRef {
         match &signature.kind {
-            Kind::Task | Kind::Chunks => self.freeze_task(signature, frame),
-            Kind::Group(_) => self.freeze_group(signature, frame),
-            Kind::Chain(_) => self.freeze_chain(signature, frame),
-            Kind::Chord { .. } => self.freeze_chord(signature, frame),
+            SubtaskType::Task | SubtaskType::Chunks => self.freeze_task(signature, frame),
+            SubtaskType::Group(_) => self.freeze_group(signature, frame),
+            SubtaskType::Chain(_) => self.freeze_chain(signature, frame),
+            SubtaskType::Chord { .. } => self.freeze_chord(signature, frame),
         }
     }
 
-    fn freeze_task(&mut self, task: &mut Signature, frame: Frame<'_>) -> Outcome {
+    fn freeze_task(&mut self, task: &mut Signature, frame: Frame<'_>) -> ResultRef {
         let id = own_id(task, frame.id);
         for (name, value) in [("root_id", frame.root_id), ("parent_id", frame.parent_id)] {
             if let Some(value) = value {
@@ -69,8 +69,8 @@ impl Outcomes {
         self.of_task(&id)
     }
 
-    /// Freezes a group and makes groups in it part of it.
-    pub(super) fn freeze_group(&mut self, group: &mut Signature, frame: Frame<'_>) -> Outcome {
+    /// Freezes a group and splices nested groups into it.
+    pub(super) fn freeze_group(&mut self, group: &mut Signature, frame: Frame<'_>) -> ResultRef {
         let id = own_id(group, None);
         for (name, value) in [
             ("group_id", frame.group_id.map(Value::from)),
@@ -91,16 +91,16 @@ impl Outcomes {
             }
         }
         let (root_id, parent_id) = (owned(group.text("root_id")), owned(group.text("parent_id")));
-        let Kind::Group(tasks) = &mut group.kind else {
+        let SubtaskType::Group(tasks) = &mut group.kind else {
             return self.of_group(&id, Vec::new());
         };
         let mut waiting: VecDeque<Signature> = std::mem::take(tasks).into();
         let mut members = Vec::new();
         while let Some(mut task) = waiting.pop_front() {
             match task.kind {
-                // Celery's order: `deque.extendleft` turns the members of an inner group round.
-                Kind::Group(inner) => inner.into_iter().for_each(|task| waiting.push_front(task)),
-                Kind::Chain(steps) if steps.is_empty() => {}
+                // As in Celery, `deque.extendleft` reverses the members of a nested group.
+                SubtaskType::Group(inner) => inner.into_iter().for_each(|task| waiting.push_front(task)),
+                SubtaskType::Chain(steps) if steps.is_empty() => {}
                 _ => {
                     members.push(self.freeze(
                         &mut task,
@@ -120,37 +120,37 @@ impl Outcomes {
         self.of_group(&id, members)
     }
 
-    fn freeze_chain(&mut self, chain: &mut Signature, frame: Frame<'_>) -> Outcome {
-        let Kind::Chain(tasks) = &mut chain.kind else {
+    fn freeze_chain(&mut self, chain: &mut Signature, frame: Frame<'_>) -> ResultRef {
+        let SubtaskType::Chain(tasks) = &mut chain.kind else {
             return self.of_task("");
         };
-        let (mut steps, outcome) = self.steps(std::mem::take(tasks), &[], &[], frame, false);
+        let (mut steps, result) = self.steps(std::mem::take(tasks), &[], &[], frame, false);
         steps.reverse();
         *tasks = steps;
-        match outcome {
-            Some(outcome) => {
-                let id = self.id(outcome).to_owned();
+        match result {
+            Some(result) => {
+                let id = self.id(result).to_owned();
                 chain.options.insert("task_id".into(), json!(id));
-                outcome
+                result
             }
             None => self.of_task(&own_id(chain, frame.id)),
         }
     }
 
-    fn freeze_chord(&mut self, chord: &mut Signature, frame: Frame<'_>) -> Outcome {
+    fn freeze_chord(&mut self, chord: &mut Signature, frame: Frame<'_>) -> ResultRef {
         let header_id = owned(chord.text("task_id"));
-        let Kind::Chord { header, body } = &mut chord.kind else {
+        let SubtaskType::Chord { header, body } = &mut chord.kind else {
             return self.of_task("");
         };
-        let body_outcome = self.freeze(
+        let body_result = self.freeze(
             body,
             Frame {
                 parent_id: None,
                 ..frame
             },
         );
-        // The header's tasks get the body when they are published: written down here as well, the messages of
-        // nested chords would double with each level.
+        // The header's tasks get the body when they are published. If they had it here too, messages of nested
+        // chords would double in size with each level.
         let mut group = Signature::group(std::mem::take(header));
         let group_frame = Frame {
             root_id: frame.root_id,
@@ -160,19 +160,19 @@ impl Outcomes {
         if let Some(id) = header_id {
             group.options.insert("task_id".into(), json!(id));
         }
-        let header_outcome = self.freeze_group(&mut group, group_frame);
-        if let Kind::Group(tasks) = group.kind {
+        let header_result = self.freeze_group(&mut group, group_frame);
+        if let SubtaskType::Group(tasks) = group.kind {
             *header = tasks;
         }
-        let id = self.id(header_outcome).to_owned();
+        let id = self.id(header_result).to_owned();
         chord.options.insert("task_id".into(), json!(id));
-        let first = self.first(body_outcome);
-        self.set_parent(first, Some(header_outcome));
-        body_outcome
+        let first = self.first(body_result);
+        self.set_parent(first, Some(header_result));
+        body_result
     }
 
-    /// Celery's `prepare_steps`: the tasks of a chain, the last one first, with groups in its middle made
-    /// chords; and the result of the last one. `executing` says that they are about to be published.
+    /// Celery's `prepare_steps`: returns the tasks of a chain, last one first, and the result of the last one. A group
+    /// that is followed by a task becomes a chord. `executing` means the chain is about to be published.
     pub(super) fn steps(
         &mut self,
         tasks: Vec<Signature>,
@@ -180,12 +180,12 @@ impl Outcomes {
         errbacks: &[Value],
         frame: Frame<'_>,
         executing: bool,
-    ) -> (Vec<Signature>, Option<Outcome>) {
+    ) -> (Vec<Signature>, Option<ResultRef>) {
         let mut waiting = led_by_a_task(tasks);
         let mut steps: Vec<Signature> = Vec::new();
-        let mut outcomes: Vec<Outcome> = Vec::new();
-        // What the result of the step before is linked to.
-        let mut before: Option<Outcome> = None;
+        let mut results: Vec<ResultRef> = Vec::new();
+        // The result of the step after this one in the chain, which gets this step's result as its parent.
+        let mut before: Option<ResultRef> = None;
         let mut frozen = 0_usize;
         while let Some(task) = waiting.pop_back() {
             let is_first = waiting.is_empty();
@@ -200,17 +200,17 @@ impl Outcomes {
             if is_first {
                 task.prepend(args);
             }
-            if let Kind::Chain(inner) = task.kind {
+            if let SubtaskType::Chain(inner) = task.kind {
                 waiting.extend(inner);
                 continue;
             }
-            if matches!(task.kind, Kind::Group(_))
-                && let (Some(body), Some(body_outcome)) = (steps.pop(), outcomes.pop())
+            if matches!(task.kind, SubtaskType::Group(_))
+                && let (Some(body), Some(body_result)) = (steps.pop(), results.pop())
             {
                 task = upgraded(task, body, frame.root_id);
-                before = self.unlinked(outcomes.last().copied(), body_outcome);
+                before = self.unlinked(results.last().copied(), body_result);
             }
-            let outcome = if frozen == 0 {
+            let result = if frozen == 0 {
                 self.freeze(
                     &mut task,
                     Frame {
@@ -229,24 +229,24 @@ impl Outcomes {
             if let Some(before) = before
                 && self.parent(before).is_none()
             {
-                self.set_parent(before, Some(outcome));
+                self.set_parent(before, Some(result));
             }
             for errback in errbacks {
                 task.link_error(errback);
             }
             before = Some(match task.kind {
                 // The body may be a chain, whose beginning follows the header.
-                Kind::Chord { .. } => self.first(outcome),
-                _ => outcome,
+                SubtaskType::Chord { .. } => self.first(result),
+                _ => result,
             });
             steps.push(task);
-            outcomes.push(outcome);
+            results.push(result);
         }
-        (steps, outcomes.first().copied())
+        (steps, results.first().copied())
     }
 
-    /// What of the steps behind is to be linked to a chord, once its body's own result no longer is in between.
-    fn unlinked(&mut self, last: Option<Outcome>, body: Outcome) -> Option<Outcome> {
+    /// Returns the result to link to a new chord. If the later steps are linked to the chord's body, cuts that link.
+    fn unlinked(&mut self, last: Option<ResultRef>, body: ResultRef) -> Option<ResultRef> {
         let mut node = last?;
         while let Some(parent) = self.parent(node) {
             if parent == body {
@@ -260,13 +260,13 @@ impl Outcomes {
 }
 
 impl Signature {
-    /// A chord and what follows the first step of its body, which is a chain. The body is written into every
-    /// task of the header: it should not hold the rest of the chain.
+    /// Splits a chord whose body is a chain into a chord with the first step as its body, and the other steps. Every
+    /// task of the header carries the body, so it should not hold the whole chain.
     fn split_body(self) -> Vec<Self> {
-        let Kind::Chord { header, body } = self.kind else {
+        let SubtaskType::Chord { header, body } = self.kind else {
             return vec![self];
         };
-        let passed_on: Options = body
+        let passed_on: CallOptions = body
             .options
             .iter()
             .filter(|(name, _)| !CONSUMED.contains(&name.as_str()))
@@ -279,7 +279,7 @@ impl Signature {
         };
         first.merge(&[], passed_on);
         let chord = Self {
-            kind: Kind::Chord {
+            kind: SubtaskType::Chord {
                 header,
                 body: Box::new(first),
             },
@@ -288,10 +288,10 @@ impl Signature {
         std::iter::once(chord).chain(rest).collect()
     }
 
-    /// The tasks of a chain, with its callbacks at the last of them and its errbacks at each.
+    /// The tasks of a chain: the last gets the chain's callbacks, each gets its errbacks.
     fn unchained(self) -> Vec<Self> {
         let (links, errbacks) = (self.list("link"), self.list("link_error"));
-        let Kind::Chain(mut tasks) = self.kind else {
+        let SubtaskType::Chain(mut tasks) = self.kind else {
             return vec![self];
         };
         if let Some(last) = tasks.last_mut() {
@@ -303,9 +303,9 @@ impl Signature {
         tasks
     }
 
-    /// Splits chords in a chain whose bodies are chains.
+    /// Splits the chords in a chain that have a chain as their body.
     pub(super) fn split_chords(&mut self) {
-        let Kind::Chain(tasks) = &mut self.kind else {
+        let SubtaskType::Chain(tasks) = &mut self.kind else {
             return;
         };
         let mut waiting: VecDeque<Self> = std::mem::take(tasks).into();
@@ -323,14 +323,14 @@ impl Signature {
     }
 }
 
-/// Nested chains at the beginning spliced in, and empty groups there left out unless nothing else is there.
+/// Splices in nested chains at the beginning, and drops empty groups there unless nothing else is left.
 fn led_by_a_task(tasks: Vec<Signature>) -> VecDeque<Signature> {
     let mut waiting: VecDeque<Signature> = tasks.into();
     let mut left_out = None;
     while let Some(head) = waiting.pop_front() {
         match head.unrolled() {
             Signature {
-                kind: Kind::Chain(inner),
+                kind: SubtaskType::Chain(inner),
                 ..
             } => inner.into_iter().rev().for_each(|task| waiting.push_front(task)),
             empty if empty.is_empty_group() && !waiting.is_empty() => left_out = Some(empty),
@@ -344,13 +344,13 @@ fn led_by_a_task(tasks: Vec<Signature>) -> VecDeque<Signature> {
     waiting
 }
 
-/// A group followed by a task is a chord.
+/// Combines a group and the task after it into a chord.
 fn upgraded(group: Signature, body: Signature, root_id: Option<&str>) -> Signature {
-    let Kind::Group(header) = group.kind else {
+    let SubtaskType::Group(header) = group.kind else {
         return group;
     };
     let body = Box::new(body);
-    let mut chord = Signature::new("celery.chord", Kind::Chord { header, body });
+    let mut chord = Signature::new("celery.chord", SubtaskType::Chord { header, body });
     chord.kwargs.insert("kwargs".into(), json!({}));
     if let Some(id) = root_id {
         chord.options.insert("root_id".into(), json!(id));
@@ -359,14 +359,14 @@ fn upgraded(group: Signature, body: Signature, root_id: Option<&str>) -> Signatu
 }
 
 fn is_chord_before_a_chain(task: &Signature) -> bool {
-    let Kind::Chord { body, .. } = &task.kind else {
+    let SubtaskType::Chord { body, .. } = &task.kind else {
         return false;
     };
-    matches!(&body.kind, Kind::Chain(steps)
-        if steps.first().is_some_and(|first| !matches!(first.kind, Kind::Group(_))))
+    matches!(&body.kind, SubtaskType::Chain(steps)
+        if steps.first().is_some_and(|first| !matches!(first.kind, SubtaskType::Group(_))))
 }
 
-/// The id of a signature, given to it if it has none.
+/// The id of a signature. A signature without one gets `given` or a new UUID.
 fn own_id(signature: &mut Signature, given: Option<&str>) -> String {
     if let Some(id) = signature.text("task_id") {
         return id.to_owned();
@@ -380,7 +380,7 @@ fn owned(text: Option<&str>) -> Option<String> {
     text.map(str::to_owned)
 }
 
-/// Lists in the order of both, without what is in the first already.
+/// Concatenates two lists.
 pub(super) fn joined(first: Option<&Value>, second: &[Value]) -> Vec<Value> {
     let mut all = listed(first);
     all.extend(second.iter().cloned());

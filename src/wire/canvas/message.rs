@@ -1,16 +1,16 @@
-//! The message that a signature of one task becomes.
+//! Conversion of a single task's signature into a message.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 
-use super::Context;
+use super::CanvasContext;
 use super::signature::Signature;
 use crate::body::Body;
 use crate::envelope::{Envelope, Priority};
 use crate::task_message::TaskMessage;
 use crate::timestamp;
 
-/// Options that become headers of the same or another name.
+/// Headers, each with the option that sets it.
 const HEADERS: [(&str, &str); 9] = [
     ("group", "group_id"),
     ("group_index", "group_index"),
@@ -24,15 +24,15 @@ const HEADERS: [(&str, &str); 9] = [
 ];
 
 impl Signature {
-    /// Where the message goes: the option `queue`, else the routing key (direct exchanges are bound to the
-    /// queues of their names), else the default queue.
-    fn queue<'a>(&'a self, by: &Context<'a>) -> &'a str {
+    /// The destination: the option `queue`, else the routing key (a direct exchange is bound to the queue of the same
+    /// name), else the default queue.
+    fn queue<'a>(&'a self, by: &CanvasContext<'a>) -> &'a str {
         self.text("queue")
             .or_else(|| self.text("routing_key"))
             .unwrap_or(by.default_queue)
     }
 
-    /// Whether the message would have to go through an exchange that is not bound to one queue alone.
+    /// Whether the message must go through an exchange that is not bound to one queue alone.
     pub(super) fn needs_an_exchange(&self) -> bool {
         let exchange = self.text("exchange").filter(|name| !name.is_empty());
         self.option("queue").is_some_and(|queue| !queue.is_string())
@@ -41,7 +41,7 @@ impl Signature {
     }
 
     /// The message to publish, and its queue.
-    pub(super) fn into_message(self, by: &Context<'_>) -> (String, Envelope) {
+    pub(super) fn into_message(self, by: &CanvasContext<'_>) -> (String, Envelope) {
         let queue = self.queue(by).to_owned();
         let message = TaskMessage {
             task: self.task.clone(),
@@ -84,7 +84,7 @@ impl Signature {
         }
     }
 
-    /// Headers that a signature's options set.
+    /// The headers that the options set.
     fn headers(&self) -> Map<String, Value> {
         let option = |name: &str| self.option(name).cloned();
         let mut headers = option("headers")
@@ -111,7 +111,7 @@ impl Signature {
         headers
     }
 
-    /// A time option: ISO text, bare or as kombu's JSON spells a `datetime`, or a number of seconds from now.
+    /// A time option: an ISO string, a `datetime` of kombu's JSON, or a number of seconds from now.
     fn time(&self, name: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let value = self.option(name)?;
         value

@@ -1,34 +1,34 @@
-//! A signature: a task call in JSON, as it is embedded in messages, or several of them combined.
+//! Signatures: task calls in JSON as embedded in messages, single or combined.
 
 use serde_json::{Map, Value, json};
 
-/// What `apply_async` would be called with, beside the arguments.
-pub(super) type Options = Map<String, Value>;
+/// The options of `apply_async`.
+pub(super) type CallOptions = Map<String, Value>;
 
-/// One signature. Members that are not known here are kept.
+/// A signature. Unknown members are kept.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Signature {
     pub(super) task: String,
     pub(super) args: Vec<Value>,
     pub(super) kwargs: Map<String, Value>,
-    pub(super) options: Options,
+    pub(super) options: CallOptions,
     pub(super) immutable: bool,
-    pub(super) kind: Kind,
+    pub(super) kind: SubtaskType,
     pub(super) others: Map<String, Value>,
 }
 
-/// What a signature combines; Celery's `subtask_type`.
+/// Celery's `subtask_type`: how a signature combines others.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Kind {
-    /// One task. Maps and starmaps are tasks of Python workers (`celery.map`, `celery.starmap`).
+pub(super) enum SubtaskType {
+    /// A single task. Maps and starmaps are tasks of Python workers (`celery.map`, `celery.starmap`).
     Task,
-    /// A starmap per part of a list.
+    /// A starmap for each chunk of a list.
     Chunks,
-    /// One after the other.
+    /// Tasks that run one after the other.
     Chain(Vec<Signature>),
-    /// All at once.
+    /// Tasks that run in parallel.
     Group(Vec<Signature>),
-    /// All of the header at once, then the body with their results.
+    /// A header of parallel tasks, then a body that gets their results.
     Chord {
         header: Vec<Signature>,
         body: Box<Signature>,
@@ -36,7 +36,7 @@ pub(super) enum Kind {
 }
 
 impl Signature {
-    /// Reads a signature; `None` when it is none, or of a kind that is not known.
+    /// Reads a signature; `None` if it is not one or its `subtask_type` is unknown.
     pub(super) fn read(value: &Value) -> Option<Self> {
         let fields = value.as_object()?;
         let object = |name: &str| match fields.get(name) {
@@ -45,13 +45,13 @@ impl Signature {
         };
         let mut kwargs = object("kwargs")?;
         let kind = match fields.get("subtask_type").unwrap_or(&Value::Null) {
-            Value::Null => Kind::Task,
+            Value::Null => SubtaskType::Task,
             Value::String(kind) => match kind.as_str() {
-                "xmap" | "xstarmap" => Kind::Task,
-                "chunks" => Kind::Chunks,
-                "chain" => Kind::Chain(read_all(&kwargs.shift_remove("tasks")?)?),
-                "group" => Kind::Group(read_all(&kwargs.shift_remove("tasks")?)?),
-                "chord" => Kind::Chord {
+                "xmap" | "xstarmap" => SubtaskType::Task,
+                "chunks" => SubtaskType::Chunks,
+                "chain" => SubtaskType::Chain(read_all(&kwargs.shift_remove("tasks")?)?),
+                "group" => SubtaskType::Group(read_all(&kwargs.shift_remove("tasks")?)?),
+                "chord" => SubtaskType::Chord {
                     header: read_header(&kwargs.shift_remove("header")?)?,
                     body: Box::new(Self::read(&kwargs.shift_remove("body")?)?),
                 },
@@ -79,13 +79,13 @@ impl Signature {
         })
     }
 
-    /// A signature without options of its own.
-    pub(super) fn new(task: &str, kind: Kind) -> Self {
+    /// A signature without arguments and options.
+    pub(super) fn new(task: &str, kind: SubtaskType) -> Self {
         Self {
             task: task.to_owned(),
             args: Vec::new(),
             kwargs: Map::new(),
-            options: Options::new(),
+            options: CallOptions::new(),
             immutable: false,
             kind,
             others: Map::new(),
@@ -94,7 +94,7 @@ impl Signature {
 
     /// A group of signatures.
     pub(super) fn group(tasks: Vec<Self>) -> Self {
-        Self::new("celery.group", Kind::Group(tasks))
+        Self::new("celery.group", SubtaskType::Group(tasks))
     }
 
     /// The signature in JSON.
@@ -102,17 +102,17 @@ impl Signature {
         let mut kwargs = self.kwargs.clone();
         let list = |tasks: &[Self]| Value::Array(tasks.iter().map(Self::to_value).collect());
         let subtask_type = match &self.kind {
-            Kind::Task => Value::Null,
-            Kind::Chunks => json!("chunks"),
-            Kind::Chain(tasks) => {
+            SubtaskType::Task => Value::Null,
+            SubtaskType::Chunks => json!("chunks"),
+            SubtaskType::Chain(tasks) => {
                 kwargs.insert("tasks".into(), list(tasks));
                 json!("chain")
             }
-            Kind::Group(tasks) => {
+            SubtaskType::Group(tasks) => {
                 kwargs.insert("tasks".into(), list(tasks));
                 json!("group")
             }
-            Kind::Chord { header, body } => {
+            SubtaskType::Chord { header, body } => {
                 kwargs.insert("header".into(), list(header));
                 kwargs.insert("body".into(), body.to_value());
                 json!("chord")
@@ -128,9 +128,8 @@ impl Signature {
         Value::Object(fields)
     }
 
-    /// Puts arguments before the signature's own, unless it is immutable, and lays options over its own,
-    /// except those that must not change: the group, and stamps.
-    pub(super) fn merge(&mut self, args: &[Value], options: Options) {
+    /// Prepends arguments unless the signature is immutable, and overrides its options except the group and stamps.
+    pub(super) fn merge(&mut self, args: &[Value], options: CallOptions) {
         for (name, value) in options {
             if !(self.keeps(&name) && self.options.contains_key(&name)) {
                 self.options.insert(name, value);
@@ -139,14 +138,14 @@ impl Signature {
         self.prepend(args);
     }
 
-    /// Puts arguments before the signature's own, unless it is immutable.
+    /// Prepends arguments unless the signature is immutable.
     pub(super) fn prepend(&mut self, args: &[Value]) {
         if !self.immutable {
             self.args.splice(0..0, args.iter().cloned());
         }
     }
 
-    /// Whether the option, once there, is not replaced.
+    /// Whether the option must not be overridden once it is set.
     fn keeps(&self, name: &str) -> bool {
         let stamped = || {
             let stamps = self.options.get("stamped_headers").and_then(Value::as_array);
@@ -160,17 +159,17 @@ impl Signature {
         self.options.get(name).filter(|value| !value.is_null())
     }
 
-    /// An option that is text.
+    /// An option that is a string.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.option(name)?.as_str()
     }
 
-    /// An option that may be one value or a list of them.
+    /// An option that is a list, or one value in place of a list.
     pub(super) fn list(&self, name: &str) -> Vec<Value> {
         listed(self.options.get(name))
     }
 
-    /// Adds to an option that is a list, unless it is there already.
+    /// Appends to an option that is a list, unless it contains the value.
     pub(super) fn append(&mut self, name: &str, value: &Value) {
         let mut values = self.list(name);
         if !values.contains(value) {
@@ -179,11 +178,11 @@ impl Signature {
         self.options.insert(name.to_owned(), Value::Array(values));
     }
 
-    /// `link`: adds a callback where its kind has it run.
+    /// Celery's `link`: adds a callback to the task that should run it.
     pub(super) fn link(&mut self, callback: &Value) {
         match &mut self.kind {
-            Kind::Chord { body, .. } => body.link(callback),
-            Kind::Group(tasks) if !tasks.is_empty() => {
+            SubtaskType::Chord { body, .. } => body.link(callback),
+            SubtaskType::Group(tasks) if !tasks.is_empty() => {
                 let mut callback = callback.clone();
                 callback["immutable"] = json!(true);
                 tasks[0].link(&callback);
@@ -192,51 +191,51 @@ impl Signature {
         }
     }
 
-    /// `link_error`: adds an errback where its kind has it run.
+    /// Celery's `link_error`: adds an errback to the tasks that should run it.
     pub(super) fn link_error(&mut self, errback: &Value) {
         match &mut self.kind {
-            Kind::Chord { header, body } => {
+            SubtaskType::Chord { header, body } => {
                 let nested = header
                     .iter_mut()
-                    .filter(|task| matches!(task.kind, Kind::Chord { .. }));
+                    .filter(|task| matches!(task.kind, SubtaskType::Chord { .. }));
                 nested.for_each(|chord| chord.link_error(errback));
                 body.link_error(errback);
             }
-            Kind::Group(tasks) => tasks.iter_mut().for_each(|task| task.link_error(errback)),
+            SubtaskType::Group(tasks) => tasks.iter_mut().for_each(|task| task.link_error(errback)),
             _ => self.append("link_error", errback),
         }
     }
 
-    /// How many results of it an enclosing chord waits for.
+    /// The number of its results that an enclosing chord waits for.
     pub(super) fn size(&self) -> usize {
         match &self.kind {
-            Kind::Task | Kind::Chunks => 1,
-            Kind::Group(tasks) => tasks.iter().map(Self::size).sum(),
-            Kind::Chain(tasks) => tasks
+            SubtaskType::Task | SubtaskType::Chunks => 1,
+            SubtaskType::Group(tasks) => tasks.iter().map(Self::size).sum(),
+            SubtaskType::Chain(tasks) => tasks
                 .iter()
                 .rev()
                 .map(Self::size)
                 .find(|size| *size > 0)
                 .unwrap_or(0),
-            Kind::Chord { body, .. } => body.size(),
+            SubtaskType::Chord { body, .. } => body.size(),
         }
     }
 
-    /// Whether it is a group of nothing.
+    /// Whether this is a group without tasks.
     pub(super) fn is_empty_group(&self) -> bool {
-        matches!(&self.kind, Kind::Group(tasks) if tasks.is_empty())
+        matches!(&self.kind, SubtaskType::Group(tasks) if tasks.is_empty())
     }
 
-    /// A group of one task is that task.
+    /// Replaces a group of one task by the task.
     pub(super) fn unrolled(self) -> Self {
         match self.kind {
-            Kind::Group(mut tasks) if tasks.len() == 1 => tasks.remove(0),
+            SubtaskType::Group(mut tasks) if tasks.len() == 1 => tasks.remove(0),
             kind => Self { kind, ..self },
         }
     }
 }
 
-/// A value that may be one or a list of them, or nothing.
+/// A list, or one value in place of a list. Null and absent are empty lists.
 pub(super) fn listed(value: Option<&Value>) -> Vec<Value> {
     match value {
         None | Some(Value::Null) => Vec::new(),
@@ -249,14 +248,14 @@ fn read_all(value: &Value) -> Option<Vec<Signature>> {
     value.as_array()?.iter().map(Signature::read).collect()
 }
 
-/// A chord's header: a list, or a group or chain of which only the tasks count, or one task.
+/// Reads a chord's header: a list of tasks, a group, a chain or a single task.
 fn read_header(value: &Value) -> Option<Vec<Signature>> {
     if value.is_array() {
         return read_all(value);
     }
     let header = Signature::read(value)?;
     match header.kind {
-        Kind::Group(tasks) | Kind::Chain(tasks) => Some(tasks),
+        SubtaskType::Group(tasks) | SubtaskType::Chain(tasks) => Some(tasks),
         _ => Some(vec![header]),
     }
 }

@@ -23,8 +23,8 @@ fn body(embed: &Value) -> Body {
     }
 }
 
-fn context() -> Context<'static> {
-    Context {
+fn context() -> CanvasContext<'static> {
+    CanvasContext {
         task_id: "h",
         root: Some("r"),
         origin: "gen1@h",
@@ -33,7 +33,7 @@ fn context() -> Context<'static> {
     }
 }
 
-fn plan(embed: &Value) -> Plan {
+fn plan(embed: &Value) -> SuccessorPlan {
     after_success(context(), &body(embed), &json!(7))
 }
 

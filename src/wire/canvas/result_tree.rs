@@ -1,0 +1,93 @@
+//! The future results of a workflow, as Celery's `AsyncResult` and `GroupResult` represent them: each has an id, a
+//! parent and, if it is a group's, members.
+
+use serde_json::{Value, json};
+
+/// The most ancestors that are written for a result. Readers rebuild them recursively.
+const MAX_PARENTS: usize = 100;
+
+/// A result in a [`ResultTree`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ResultRef(usize);
+
+/// All results of a workflow.
+#[derive(Debug, Default)]
+pub(super) struct ResultTree(Vec<ResultNode>);
+
+#[derive(Debug)]
+struct ResultNode {
+    id: String,
+    parent: Option<ResultRef>,
+    members: Option<Vec<ResultRef>>,
+}
+
+impl ResultTree {
+    /// Adds the result of a task.
+    pub(super) fn of_task(&mut self, id: &str) -> ResultRef {
+        self.add(id, None)
+    }
+
+    /// Adds the result of a group.
+    pub(super) fn of_group(&mut self, id: &str, members: Vec<ResultRef>) -> ResultRef {
+        self.add(id, Some(members))
+    }
+
+    pub(super) fn id(&self, result: ResultRef) -> &str {
+        &self.0[result.0].id
+    }
+
+    pub(super) fn members(&self, result: ResultRef) -> Option<&[ResultRef]> {
+        self.0[result.0].members.as_deref()
+    }
+
+    pub(super) fn parent(&self, result: ResultRef) -> Option<ResultRef> {
+        self.0[result.0].parent
+    }
+
+    pub(super) fn set_parent(&mut self, result: ResultRef, parent: Option<ResultRef>) {
+        self.0[result.0].parent = parent;
+    }
+
+    /// The earliest ancestor, or the result itself if it has no parent.
+    pub(super) fn first(&self, result: ResultRef) -> ResultRef {
+        let mut first = result;
+        // Parents never form a cycle; the bound makes sure that this ends.
+        for _ in 0..self.0.len() {
+            match self.parent(first) {
+                Some(parent) => first = parent,
+                None => break,
+            }
+        }
+        first
+    }
+
+    /// The encoding of `AsyncResult.as_tuple`: `[[id, parent], members]`.
+    pub(super) fn tuple(&self, result: ResultRef) -> Value {
+        let mut lineage = vec![result];
+        while let Some(parent) = self.parent(lineage[lineage.len() - 1])
+            && lineage.len() < MAX_PARENTS
+        {
+            lineage.push(parent);
+        }
+        let mut tuple = Value::Null;
+        for one in lineage.into_iter().rev() {
+            let members = self.members(one).map(|members| {
+                members
+                    .iter()
+                    .map(|member| self.tuple(*member))
+                    .collect::<Vec<_>>()
+            });
+            tuple = json!([[self.id(one), tuple], members]);
+        }
+        tuple
+    }
+
+    fn add(&mut self, id: &str, members: Option<Vec<ResultRef>>) -> ResultRef {
+        self.0.push(ResultNode {
+            id: id.to_owned(),
+            parent: None,
+            members,
+        });
+        ResultRef(self.0.len() - 1)
+    }
+}
