@@ -31,7 +31,7 @@ use self::buffer::Buffer;
 use self::line::Line;
 use tradebot_base::clock::SharedClock;
 use tradebot_wire::envelope::Envelope;
-use tradebot_wire::result::{Exception, State};
+use tradebot_wire::result::{Exception, TaskState};
 use tradebot_wire::{python_repr, timestamp};
 
 /// Seconds between two heartbeats, which is Celery's default. Receivers take a worker for lost after twice that.
@@ -151,7 +151,7 @@ impl Events {
 
     /// `task-succeeded`, `task-failed` or `task-retried`: how a task ended that ran so long. A final outcome must be
     /// stored.
-    pub fn ended(&self, message: &Envelope, state: &State, runtime: Duration) {
+    pub fn ended(&self, message: &Envelope, state: &TaskState, runtime: Duration) {
         if !self.switch.is_on() {
             return;
         }
@@ -161,20 +161,20 @@ impl Events {
             line.optional("traceback", traceback);
         };
         match state {
-            State::Success(value) => {
+            TaskState::Success(value) => {
                 let result = python_repr::value(value);
                 self.task("task-succeeded", id, |line| {
                     line.text("result", &result);
                     line.seconds("runtime", runtime);
                 });
             }
-            State::Retry(exception, traceback) => self.task("task-retried", id, |line| {
+            TaskState::Retry(exception, traceback) => self.task("task-retried", id, |line| {
                 raised(line, exception, Some(traceback));
             }),
-            State::Failure(exception, traceback) => self.task("task-failed", id, |line| {
+            TaskState::Failure(exception, traceback) => self.task("task-failed", id, |line| {
                 raised(line, exception, traceback.as_deref());
             }),
-            State::Started { .. } | State::Revoked(_) => {}
+            TaskState::Started { .. } | TaskState::Revoked(_) => {}
         }
     }
 

@@ -18,7 +18,7 @@ use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::keys;
 use tradebot_wire::python_json;
-use tradebot_wire::result::{self, State};
+use tradebot_wire::result::{self, TaskState};
 
 /// Stores and announces one result document. The functions are those of the settling script.
 const STORE: &str = concat!(
@@ -82,9 +82,17 @@ impl Results {
     /// The document for a state of a task; `None` when the producer wants no result. As in Celery an ignored
     /// result is ignored for failures too, unless errors are to be stored.
     #[must_use]
-    pub fn document(&self, message: &Envelope, state: &State, children: &[Value]) -> Option<StoredResult> {
+    pub fn document(
+        &self,
+        message: &Envelope,
+        state: &TaskState,
+        children: &[Value],
+    ) -> Option<StoredResult> {
         if message.ignore_result().unwrap_or(self.options.ignore) {
-            let is_error = matches!(state, State::Retry(..) | State::Failure(..) | State::Revoked(_));
+            let is_error = matches!(
+                state,
+                TaskState::Retry(..) | TaskState::Failure(..) | TaskState::Revoked(_)
+            );
             if !(self.options.store_errors && is_error) {
                 return None;
             }
@@ -129,7 +137,7 @@ impl Results {
         if !self.options.track_started {
             return None;
         }
-        let state = State::Started {
+        let state = TaskState::Started {
             pid: std::process::id(),
             hostname: hostname.to_owned(),
         };

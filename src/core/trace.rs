@@ -9,7 +9,7 @@ use tracing::{Instrument, Span, info_span};
 use tradebot_base::trace::{self, TARGET};
 use tradebot_wire::canvas::Successor;
 use tradebot_wire::envelope::Envelope;
-use tradebot_wire::result::State;
+use tradebot_wire::result::TaskState;
 
 /// The span of one run of a task.
 pub(crate) struct TaskTrace(Span);
@@ -50,13 +50,13 @@ impl TaskTrace {
     }
 
     /// Records the state that the run ended in.
-    pub(crate) fn end(&self, state: &State) {
+    pub(crate) fn end(&self, state: &TaskState) {
         let (name, error) = match state {
-            State::Success(_) => ("SUCCESS", None),
-            State::Retry(exception, _) => ("RETRY", Some(exception)),
-            State::Failure(exception, _) => ("FAILURE", Some(exception)),
-            State::Revoked(exception) => ("REVOKED", Some(exception)),
-            State::Started { .. } => return,
+            TaskState::Success(_) => ("SUCCESS", None),
+            TaskState::Retry(exception, _) => ("RETRY", Some(exception)),
+            TaskState::Failure(exception, _) => ("FAILURE", Some(exception)),
+            TaskState::Revoked(exception) => ("REVOKED", Some(exception)),
+            TaskState::Started { .. } => return,
         };
         self.0.record("celery.state", name);
         if let Some(exception) = error

@@ -134,8 +134,8 @@ struct Embed(Map<String, Value>);
 
 impl<'de> Deserialize<'de> for Embed {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
+        struct EmbedVisitor;
+        impl<'de> Visitor<'de> for EmbedVisitor {
             type Value = Embed;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -152,7 +152,7 @@ impl<'de> Deserialize<'de> for Embed {
                 Ok(Embed(members))
             }
         }
-        deserializer.deserialize_map(Members)
+        deserializer.deserialize_map(EmbedVisitor)
     }
 }
 

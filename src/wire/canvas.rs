@@ -21,7 +21,7 @@ mod signature;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use self::apply::Publisher;
+use self::apply::CanvasPublisher;
 use self::signature::{CallOptions, Signature, SubtaskType};
 use crate::body::Body;
 use crate::envelope::Envelope;
@@ -154,7 +154,7 @@ pub fn after_success(context: CanvasContext<'_>, body: &Body, result: &Value) ->
     if callbacks.is_empty() && chain.is_empty() {
         return SuccessorPlan::default();
     }
-    let mut publisher = Publisher::new(context);
+    let mut publisher = CanvasPublisher::new(context);
     let args = std::slice::from_ref(result);
     let callbacks: Vec<Signature> = callbacks.iter().filter_map(Signature::read).collect();
     let several = callbacks.len() > 1;
@@ -190,7 +190,7 @@ pub fn after_failure(context: CanvasContext<'_>, errbacks: &[Value]) -> Successo
     if errbacks.is_empty() {
         return SuccessorPlan::default();
     }
-    let mut publisher = Publisher::new(context);
+    let mut publisher = CanvasPublisher::new(context);
     let failed = json!(context.task_id);
     publisher.apply(Signature::group(errbacks), &[failed], context.lineage(), true);
     publisher.into_plan()
@@ -199,7 +199,7 @@ pub fn after_failure(context: CanvasContext<'_>, errbacks: &[Value]) -> Successo
 /// The plan after a chord's header has succeeded: the body, with the results before its own arguments.
 #[must_use]
 pub fn after_header(context: CanvasContext<'_>, body: &Value, results: Vec<Value>) -> SuccessorPlan {
-    let mut publisher = Publisher::new(context);
+    let mut publisher = CanvasPublisher::new(context);
     if let Some(body) = Signature::read(body) {
         publisher.apply(body, &[Value::Array(results)], CallOptions::new(), false);
     }

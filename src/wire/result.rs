@@ -83,7 +83,7 @@ impl Exception {
 
 /// The state of a task, with what the result backend stores for it.
 #[derive(Debug, Clone, PartialEq)]
-pub enum State {
+pub enum TaskState {
     /// Running; stored only with `task_track_started`.
     Started {
         /// Process id of the worker.
@@ -101,7 +101,7 @@ pub enum State {
     Revoked(Exception),
 }
 
-impl State {
+impl TaskState {
     /// The name Celery gives the state.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -138,7 +138,7 @@ impl State {
 #[must_use]
 pub fn document(
     message: &Envelope,
-    state: &State,
+    state: &TaskState,
     children: &[Value],
     now: DateTime<Utc>,
     worker: Option<&str>,
@@ -156,7 +156,7 @@ pub fn document(
 /// Serialized member by member: nearly every run writes one, and a map would cost allocations.
 struct ResultDocument<'d> {
     message: &'d Envelope,
-    state: &'d State,
+    state: &'d TaskState,
     children: &'d [Value],
     now: DateTime<Utc>,
     worker: Option<&'d str>,
@@ -166,15 +166,15 @@ impl Serialize for ResultDocument<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { message, state, .. } = *self;
         let traceback = match state {
-            State::Retry(_, traceback) => Some(traceback.as_str()),
-            State::Failure(_, traceback) => traceback.as_deref(),
-            State::Started { .. } | State::Success(_) | State::Revoked(_) => None,
+            TaskState::Retry(_, traceback) => Some(traceback.as_str()),
+            TaskState::Failure(_, traceback) => traceback.as_deref(),
+            TaskState::Started { .. } | TaskState::Success(_) | TaskState::Revoked(_) => None,
         };
         let done = state.is_ready().then(|| timestamp::isoformat(self.now));
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("status", state.name())?;
         match state {
-            State::Success(value) => map.serialize_entry("result", value)?,
+            TaskState::Success(value) => map.serialize_entry("result", value)?,
             _ => map.serialize_entry("result", &state.result())?,
         }
         map.serialize_entry("traceback", &traceback)?;
@@ -266,10 +266,10 @@ mod tests {
     #[test]
     fn documents_have_the_bytes_python_writes() {
         assert_eq!(
-            document(&message(""), &State::Success(json!(9)), &[], noon(), None),
+            document(&message(""), &TaskState::Success(json!(9)), &[], noon(), None),
             r#"{"status": "SUCCESS", "result": 9, "traceback": null, "children": [], "date_done": "2026-11-23T10:38:06.712300+00:00", "task_id": "5af2ac67"}"#
         );
-        let failure = State::Failure(
+        let failure = TaskState::Failure(
             Exception::new("builtins", "ValueError", vec![json!("boom"), json!(42)]),
             Some("Traceback\n".into()),
         );
@@ -283,7 +283,7 @@ mod tests {
             ),
             r#"{"status": "FAILURE", "result": {"exc_type": "ValueError", "exc_message": ["boom", 42], "exc_module": "builtins"}, "traceback": "Traceback\n", "children": [[["c", null], null]], "date_done": "2026-11-23T10:38:06.712300+00:00", "group_id": "g", "parent_id": "p", "task_id": "5af2ac67"}"#
         );
-        let expired = State::Revoked(Exception::revoked("expired"));
+        let expired = TaskState::Revoked(Exception::revoked("expired"));
         assert!(
             document(&message(""), &expired, &[], noon(), None).contains(r#""exc_message": ["expired"]"#)
         );
@@ -328,16 +328,16 @@ mod tests {
             "properties": {"delivery_info": {"exchange": "", "routing_key": "q"}}}"#;
         let message = Envelope::parse(raw.as_bytes()).unwrap();
         assert_eq!(
-            document(&message, &State::Success(json!(7)), &[], noon(), Some("w@h")),
+            document(&message, &TaskState::Success(json!(7)), &[], noon(), Some("w@h")),
             r#"{"status": "SUCCESS", "result": 7, "traceback": null, "children": [], "date_done": "2026-11-23T10:38:06.712300+00:00", "name": "t", "args": [1, "x"], "kwargs": {"k": null}, "worker": "w@h", "retries": 2, "queue": "q", "stamped_headers": ["mid"], "mid": "abc", "task_id": "i"}"#
         );
     }
 
     #[test]
     fn only_final_states_have_a_date() {
-        let retry = State::Retry(Exception::builtin("KeyError", "nope"), "Traceback".into());
+        let retry = TaskState::Retry(Exception::builtin("KeyError", "nope"), "Traceback".into());
         assert!(document(&message(""), &retry, &[], noon(), None).contains(r#""date_done": null"#));
-        let started = State::Started {
+        let started = TaskState::Started {
             pid: 7,
             hostname: "w@h".into(),
         };

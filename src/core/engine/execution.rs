@@ -18,7 +18,7 @@ use tradebot_base::error_chain;
 use tradebot_base::failpoint;
 use tradebot_wire::canvas::{self, Successor, SuccessorPlan};
 use tradebot_wire::python_repr;
-use tradebot_wire::result::{Exception, State};
+use tradebot_wire::result::{Exception, TaskState};
 
 /// Hard and soft time limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -183,7 +183,7 @@ impl Engine {
         let (state, mut plan) = match returned {
             Ok(value) => {
                 let plan = canvas::after_success(context, &job.body, &value);
-                (State::Success(value), plan)
+                (TaskState::Success(value), plan)
             }
             Err(mut failure) => {
                 if matches!(failure.kind, FailureKind::RetryRequested(_)) {
@@ -191,14 +191,14 @@ impl Engine {
                 }
                 match self.next_try(&job, policy, &failure) {
                     Some(next) => (
-                        State::Retry(failure.exception.clone(), traceback(&failure.exception)),
+                        TaskState::Retry(failure.exception.clone(), traceback(&failure.exception)),
                         SuccessorPlan::of(next),
                     ),
                     None => {
                         let text =
                             (!is_hard_limit(&failure.exception)).then(|| traceback(&failure.exception));
                         (
-                            State::Failure(failure.exception, text),
+                            TaskState::Failure(failure.exception, text),
                             canvas::after_failure(context, job.body.embedded("errbacks")),
                         )
                     }
@@ -208,7 +208,7 @@ impl Engine {
         trace.end(&state);
         trace.pass_on(&mut plan.successors);
         // Of a retry before its message can be received again, of an end once it can be found.
-        let retried = matches!(state, State::Retry(..));
+        let retried = matches!(state, TaskState::Retry(..));
         if retried {
             self.events.ended(&job.message, &state, runtime);
         }
@@ -353,12 +353,12 @@ pub(super) fn traceback(exception: &Exception) -> String {
 }
 
 /// The one log line of a task's outcome.
-fn report(job: &Job, state: &State, successors: &[Successor], runtime: Duration) {
+fn report(job: &Job, state: &TaskState, successors: &[Successor], runtime: Duration) {
     let (name, id) = (job.message.task(), job.message.id());
     let runtime_seconds = runtime.as_secs_f64();
     let retries = job.message.retries();
     match state {
-        State::Success(value) => {
+        TaskState::Success(value) => {
             let result = tracing::enabled!(tracing::Level::INFO).then(|| python_repr::value(value));
             info!(
                 task.name = name,
@@ -370,7 +370,7 @@ fn report(job: &Job, state: &State, successors: &[Successor], runtime: Duration)
                 "task succeeded"
             );
         }
-        State::Retry(exception, _) => {
+        TaskState::Retry(exception, _) => {
             let eta = successors
                 .first()
                 .and_then(|next| next.message.text("eta"))
@@ -387,7 +387,7 @@ fn report(job: &Job, state: &State, successors: &[Successor], runtime: Duration)
                 "task failed and will be tried again"
             );
         }
-        State::Failure(exception, _) => {
+        TaskState::Failure(exception, _) => {
             let error = exception.line();
             error!(
                 task.name = name,
@@ -399,6 +399,6 @@ fn report(job: &Job, state: &State, successors: &[Successor], runtime: Duration)
                 "task failed"
             );
         }
-        State::Started { .. } | State::Revoked(_) => {}
+        TaskState::Started { .. } | TaskState::Revoked(_) => {}
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tradebot_wire::result::State;
+use tradebot_wire::result::TaskState;
 
 /// Upper bounds of the buckets of runtimes, in microseconds; a last one takes the rest.
 const BOUNDS: [u64; 10] = [
@@ -43,11 +43,11 @@ pub struct OutcomeCounts {
 }
 
 impl Outcomes {
-    pub(super) fn note(&self, state: &State, runtime: Duration) {
+    pub(super) fn note(&self, state: &TaskState, runtime: Duration) {
         let end = match state {
-            State::Retry(..) => &self.retried,
-            State::Failure(..) => &self.failed,
-            State::Revoked(..) => &self.revoked,
+            TaskState::Retry(..) => &self.retried,
+            TaskState::Failure(..) => &self.failed,
+            TaskState::Revoked(..) => &self.revoked,
             _ => &self.succeeded,
         };
         end.fetch_add(1, Relaxed);
@@ -100,11 +100,14 @@ mod tests {
         let outcomes = Outcomes::default();
         let error = || Exception::builtin("ValueError", "x");
         outcomes.note(
-            &State::Success(serde_json::Value::Null),
+            &TaskState::Success(serde_json::Value::Null),
             Duration::from_micros(1_000),
         );
-        outcomes.note(&State::Failure(error(), None), Duration::from_millis(2));
-        outcomes.note(&State::Retry(error(), String::new()), Duration::from_secs(400));
+        outcomes.note(&TaskState::Failure(error(), None), Duration::from_millis(2));
+        outcomes.note(
+            &TaskState::Retry(error(), String::new()),
+            Duration::from_secs(400),
+        );
         outcomes.note_revoked();
         let counts = outcomes.counts();
         assert_eq!(

@@ -19,9 +19,9 @@ use tradebot_base::connection::RedisTrouble;
 use tradebot_base::error_chain;
 use tradebot_base::failpoint;
 use tradebot_base::lifecycle::Stop;
-use tradebot_wire::canvas::{SuccessorPlan, Successor};
+use tradebot_wire::canvas::{Successor, SuccessorPlan};
 use tradebot_wire::envelope::Envelope;
-use tradebot_wire::result::{Exception, State};
+use tradebot_wire::result::{Exception, TaskState};
 
 /// Writes outcomes, results, follow-up messages and acknowledgements, and tries again until Redis takes them.
 pub(super) struct Settlement {
@@ -52,13 +52,13 @@ impl Settlement {
         &self,
         tag: &DeliveryTag,
         message: &Envelope,
-        state: &State,
+        state: &TaskState,
         plan: &SuccessorPlan,
     ) -> Option<Settled> {
         self.prepare(plan).await?;
         // Celery stores a failure before it calls the errbacks: they are nobody's children.
         let children: &[Value] = match state {
-            State::Failure(..) => &[],
+            TaskState::Failure(..) => &[],
             _ => &plan.children,
         };
         let document = self.results.document(message, state, children);
@@ -100,7 +100,7 @@ impl Settlement {
 
     /// Ends a delivery whose task was revoked, has expired or was ended by a revocation.
     pub(super) async fn settle_revoked(&self, tag: &DeliveryTag, message: &Envelope, why: Revocation) {
-        let state = State::Revoked(Exception::revoked(why.reason));
+        let state = TaskState::Revoked(Exception::revoked(why.reason));
         info!(
             task.name = message.task(),
             task.id = message.id(),

@@ -11,7 +11,7 @@ use crate::transport::{DeliveryTag, Push};
 use tradebot_base::failpoint;
 use tradebot_wire::canvas::{self, Abandoned, CanvasContext, ChordPart, Joined, SuccessorPlan};
 use tradebot_wire::envelope::Envelope;
-use tradebot_wire::result::{Exception, State};
+use tradebot_wire::result::{Exception, TaskState};
 
 /// How often a chord that another worker holds is looked at, and how many times: until the longest claim that
 /// any worker makes (Celery's, with its time to publish) is over.
@@ -37,8 +37,8 @@ pub(super) struct Concern {
 
 impl Concern {
     /// `None` for most tasks, found without a look into the body unless they failed or belong to a group.
-    pub(super) fn of(message: &Envelope, state: &State) -> Option<Self> {
-        let failed = matches!(state, State::Failure(..));
+    pub(super) fn of(message: &Envelope, state: &TaskState) -> Option<Self> {
+        let failed = matches!(state, TaskState::Failure(..));
         if !state.is_ready() || !failed && message.header("group").is_none() {
             return None;
         }
@@ -91,7 +91,7 @@ impl Settlement {
         tag: &DeliveryTag,
         message: &Envelope,
         concern: Concern,
-        state: &State,
+        state: &TaskState,
     ) -> Option<Remaining> {
         let mut remaining = Remaining::default();
         let context = self.canvas_context(message);
@@ -125,7 +125,7 @@ impl Settlement {
         tag: &DeliveryTag,
         context: CanvasContext<'_>,
         (failed, children): (Vec<Abandoned>, &[Value]),
-        (state, stored): (&State, bool),
+        (state, stored): (&TaskState, bool),
         remaining: &mut Remaining,
     ) -> Option<()> {
         for Abandoned { message, part } in failed {
@@ -147,7 +147,7 @@ impl Settlement {
         tag: &DeliveryTag,
         context: CanvasContext<'_>,
         part: ChordPart,
-        state: &State,
+        state: &TaskState,
         remaining: &mut Remaining,
     ) -> Option<()> {
         let (mut parts, saved) = match self.count_part(&part, state).await? {
@@ -196,7 +196,7 @@ impl Settlement {
         let is_group = part.body["subtask_type"] == "group";
         let exception = cause.filter(|_| is_group).unwrap_or(error);
         let traceback = super::execution::traceback(&exception);
-        let state = State::Failure(exception, Some(traceback));
+        let state = TaskState::Failure(exception, Some(traceback));
         let failed = canvas::abandoned_body(&part.body);
         let mut plan = SuccessorPlan::default();
         for (id, errbacks) in canvas::errbacks_of_body(&part.body) {
@@ -287,7 +287,7 @@ impl Settlement {
     }
 
     /// Counts a part; waits while another worker, which may be dead, holds the complete chord.
-    async fn count_part(&self, part: &ChordPart, state: &State) -> Option<Count> {
+    async fn count_part(&self, part: &ChordPart, state: &TaskState) -> Option<Count> {
         let mut count = Count::Waiting;
         for _ in 0..MAX_LOOKS {
             count = self

@@ -55,10 +55,10 @@ fn a_task_is_told_of_with_the_fields_that_python_sends() {
     events.received(&message);
     events.started(&message);
     let took = Duration::from_millis(1500);
-    events.ended(&message, &State::Success(json!({"a": [1, "x"]})), took);
+    events.ended(&message, &TaskState::Success(json!({"a": [1, "x"]})), took);
     let exception = Exception::new("builtins", "ValueError", vec![json!("it's"), json!(42)]);
-    events.ended(&message, &State::Retry(exception.clone(), "tb".into()), took);
-    events.ended(&message, &State::Failure(exception, None), took);
+    events.ended(&message, &TaskState::Retry(exception.clone(), "tb".into()), took);
+    events.ended(&message, &TaskState::Failure(exception, None), took);
     events.revoked("i", true, Some(15), false);
     events.rejected("i", true);
     events.cancelled("i");
@@ -110,7 +110,7 @@ fn switched_off_nothing_is_written_and_the_clock_stands() {
     let (events, message) = (events(false, false), envelope());
     events.received(&message);
     events.started(&message);
-    events.ended(&message, &State::Success(json!(1)), Duration::ZERO);
+    events.ended(&message, &TaskState::Success(json!(1)), Duration::ZERO);
     events.revoked("i", false, None, true);
     events.sent("q", &message);
     assert_eq!(taken(&events), []);

@@ -14,7 +14,7 @@ use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
 use tradebot_wire::canvas::{ChordPart, Preparation};
 use tradebot_wire::keys::{self, Keys};
 use tradebot_wire::python_json;
-use tradebot_wire::result::State;
+use tradebot_wire::result::TaskState;
 
 /// How long the one that completed a header may take to publish its body before another may, in seconds. No
 /// longer than a lease, so that the claim of a worker that died is over when its messages are run again.
@@ -108,7 +108,7 @@ impl Chords {
     ///
     /// # Errors
     /// [`RedisTrouble`]; counting it again changes nothing.
-    pub(crate) async fn count(&self, part: &ChordPart, state: &State) -> Result<Count, RedisTrouble> {
+    pub(crate) async fn count(&self, part: &ChordPart, state: &TaskState) -> Result<Count, RedisTrouble> {
         let mut call = ScriptCall::default();
         for key in self.keys(&part.group) {
             call.key(key);

@@ -9,13 +9,13 @@ use super::signature::{CallOptions, Signature, SubtaskType, listed};
 use super::{CanvasContext, Preparation, Successor, SuccessorPlan};
 
 /// Applies signatures on behalf of one task.
-pub(super) struct Publisher<'a> {
+pub(super) struct CanvasPublisher<'a> {
     by: CanvasContext<'a>,
     results: ResultTree,
     plan: SuccessorPlan,
 }
 
-impl<'a> Publisher<'a> {
+impl<'a> CanvasPublisher<'a> {
     pub(super) fn new(by: CanvasContext<'a>) -> Self {
         Self {
             by,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::signature::{Signature, SubtaskType, listed};
 use crate::body::Body;
 use crate::envelope::Envelope;
-use crate::result::{Exception, State};
+use crate::result::{Exception, TaskState};
 
 /// A task of a chord's header, whose result the chord waits for.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,7 +70,7 @@ impl ChordPart {
 
     /// The member to store for the part: `[1, task, state, result]`.
     #[must_use]
-    pub fn member(&self, state: &State) -> Value {
+    pub fn member(&self, state: &TaskState) -> Value {
         json!([1, self.task_id, state.name(), state.result()])
     }
 }
