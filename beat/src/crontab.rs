@@ -133,7 +133,8 @@ impl Crontab {
 
     /// The first match after `time`; `None` if there is none before the year of [`HORIZON_YEARS`].
     pub(crate) fn next_after(&self, time: NaiveDateTime) -> Option<NaiveDateTime> {
-        let minute = time.with_second(0)?.with_nanosecond(0)? + TimeDelta::minutes(1);
+        let minute = time.with_second(0)?.with_nanosecond(0)?;
+        let minute = minute.checked_add_signed(TimeDelta::minutes(1))?;
         if let Some(found) = self
             .time_from(minute.time())
             .filter(|_| self.matches_date(minute.date()))

@@ -1,154 +1,79 @@
-//! A crontab in a time zone: the instants at which it is due, and the rule for the days on which clocks change.
+//! A crontab in a time zone: when it is due, and what happens on the days when clocks change.
 //!
-//! The rule:
-//! - **Clocks go forward.** A time that does not exist runs as long after the change as it would have come after it on
-//!   an unchanged clock: `30 2 * * *` at 03:30, once. Celery does the same.
-//! - **Clocks go back, restricted hours** (the hour field leaves hours out). A time that comes twice runs at the first
-//!   only: `30 2 * * *` once. Celery does the same.
-//! - **Every hour** (the hour field matches all 24). The crontab follows the clock as it shows: both passes of a
-//!   repeated hour run, and a missing hour is missing. `30 * * * *` so runs every 60 minutes of real time through both
-//!   changes. Celery leaves the repeated hour out, a gap of two hours (celery issue 10107); that is not imitated.
+//! - **Clocks go forward.** A time that is skipped runs as late as it would by an unchanged clock: `30 2 * * *` at 03:30,
+//!   once. Celery does the same.
+//! - **Clocks go back, restricted hours** (the hour field leaves hours out). A time that comes twice runs the first time
+//!   only. Celery does the same.
+//! - **Clocks go back, every hour** (the hour field matches all 24). The crontab follows the clock on the wall: a repeated
+//!   hour runs twice, a skipped hour does not run. `30 * * * *` runs every 60 minutes through both changes. Celery skips
+//!   the repeated hour, a gap of two hours (celery issue 10107); we do not copy that.
 //!
-//! No slot is an instant twice: where a shifted time meets a regular one, there is one run.
+//! Each instant is one slot, even where a skipped time and a regular time fall on the same one.
 
 use chrono::{DateTime, LocalResult, NaiveDateTime, Offset, TimeDelta, TimeZone, Utc};
-use chrono_tz::Tz;
+use chrono_tz::{GapInfo, Tz};
 
 use crate::crontab::Crontab;
 
-/// How far ahead a change of clocks is looked for at a time: within it there is at most one.
-const WINDOW: TimeDelta = TimeDelta::days(7);
-/// No zone has ever moved its clocks by more in one step.
+/// No zone has ever moved its clocks further in one step.
 const LARGEST_STEP: TimeDelta = TimeDelta::hours(25);
-/// The smallest step between two instants here.
-const TICK: TimeDelta = TimeDelta::microseconds(1);
 
 /// The first instant after `after` at which the crontab is due in `zone`.
+///
+/// Walks through local times. Near a change these are not in the order of their instants, so the walk starts early and
+/// keeps the soonest instant until it meets a regular one after `after`.
 pub(crate) fn next_after(crontab: &Crontab, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    let regular = next_regular(crontab, zone, after)?;
-    let shifted = if crontab.is_hourly() {
-        None
-    } else {
-        shifted_after(crontab, zone, after, regular)
-    };
-    Some(shifted.unwrap_or(regular))
-}
-
-/// The next instant at which the local clock shows a matching time, for the first time unless the crontab is hourly.
-fn next_regular(crontab: &Crontab, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    let mut from = after;
-    let mut offset = offset_at(zone, from);
+    let hourly = crontab.is_hourly();
+    let mut soonest: Option<DateTime<Tz>> = None;
+    let mut local = earliest_local(zone, after)?;
     loop {
-        let due = instant(crontab.next_after(from.naive_utc() + offset)?, offset);
-        // The clock may change before that; then nothing is due until it does.
-        let change = first_change(zone, from, due, offset);
-        match change {
-            Some(change) => {
-                offset = offset_at(zone, change);
-                from = change - TICK;
-                // The instant before the change, as if it had the new offset.
-                let due = instant(crontab.next_after(from.naive_utc() + offset)?, offset);
-                if first_change(zone, change, due, offset).is_none() {
-                    if crontab.is_hourly() || !is_second_pass(zone, due) {
-                        return Some(due);
-                    }
-                    from = due;
-                } else {
-                    from = change;
-                }
-            }
-            None if crontab.is_hourly() || !is_second_pass(zone, due) => return Some(due),
-            None => from = due,
+        let Some(next) = crontab.next_after(local) else {
+            return soonest.map(|due| due.to_utc());
+        };
+        local = next;
+        let (regular, extra) = match zone.from_local_datetime(&local) {
+            LocalResult::Single(once) => (Some(once), None),
+            LocalResult::Ambiguous(first, second) => (Some(first), Some(second).filter(|_| hourly)),
+            LocalResult::None => (None, shifted(zone, local).filter(|_| !hourly)),
+        };
+        let candidates = [soonest, regular, extra].into_iter().flatten();
+        soonest = candidates.filter(|due| *due > after).min();
+        if regular.is_some_and(|due| due > after) {
+            return soonest.map(|due| due.to_utc());
         }
     }
 }
 
-/// The next instant of a time that a change forward left out, if there is one before the next regular time.
-fn shifted_after(
-    crontab: &Crontab,
-    zone: Tz,
-    after: DateTime<Utc>,
-    regular: DateTime<Utc>,
-) -> Option<DateTime<Utc>> {
-    // Where the crontab has few days, several changes may come before its next time.
-    let mut from = after - LARGEST_STEP;
-    loop {
-        let change = first_change(zone, from, regular, offset_at(zone, from))?;
-        let shifted = shifted_by(crontab, zone, change, after);
-        if shifted.is_some_and(|shifted| shifted < regular) {
-            return shifted;
-        }
-        from = change;
-    }
+/// A local time before all those that may still be due after `after`, whatever a change nearby does.
+fn earliest_local(zone: Tz, after: DateTime<Utc>) -> Option<NaiveDateTime> {
+    let nearby = [-LARGEST_STEP, TimeDelta::zero(), LARGEST_STEP];
+    let offset = nearby
+        .into_iter()
+        .filter_map(|step| after.checked_add_signed(step))
+        .map(|near| {
+            zone.offset_from_utc_datetime(&near.naive_utc())
+                .fix()
+                .local_minus_utc()
+        })
+        .min()?;
+    after
+        .naive_utc()
+        .checked_add_signed(TimeDelta::seconds(offset.into()))
 }
 
-/// The first shifted instant after `after` of the times that `change` left out.
-fn shifted_by(
-    crontab: &Crontab,
-    zone: Tz,
-    change: DateTime<Utc>,
-    after: DateTime<Utc>,
-) -> Option<DateTime<Utc>> {
-    let old = offset_at(zone, change - TICK);
-    let gap = offset_at(zone, change) - old;
-    let start = (change - TICK).max(after);
-    let due = instant(crontab.next_after(start.naive_utc() + old)?, old);
-    (due < change + gap).then_some(due)
-}
-
-/// The first instant in `(from, to]` whose offset is not `offset`, which is that of `from`.
-fn first_change(
-    zone: Tz,
-    from: DateTime<Utc>,
-    to: DateTime<Utc>,
-    offset: TimeDelta,
-) -> Option<DateTime<Utc>> {
-    let mut same = from;
-    let mut other = loop {
-        let end = (same + WINDOW).min(to);
-        if offset_at(zone, end) != offset {
-            break end;
-        }
-        if end == to {
-            return None;
-        }
-        same = end;
-    };
-    while other - same > TICK {
-        let middle = same + (other - same) / 2;
-        if offset_at(zone, middle) == offset {
-            same = middle;
-        } else {
-            other = middle;
-        }
-    }
-    Some(other)
-}
-
-fn is_second_pass(zone: Tz, due: DateTime<Utc>) -> bool {
-    let local = due.with_timezone(&zone).naive_local();
-    matches!(zone.from_local_datetime(&local), LocalResult::Ambiguous(first, _) if first < due)
-}
-
-fn offset_at(zone: Tz, time: DateTime<Utc>) -> TimeDelta {
-    if zone == Tz::UTC {
-        return TimeDelta::zero();
-    }
-    TimeDelta::seconds(
-        zone.offset_from_utc_datetime(&time.naive_utc())
-            .fix()
-            .local_minus_utc()
-            .into(),
-    )
-}
-
-fn instant(local: NaiveDateTime, offset: TimeDelta) -> DateTime<Utc> {
-    (local - offset).and_utc()
+/// When a skipped local time runs: at the instant it would have had without the change.
+fn shifted(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Tz>> {
+    let (_, before) = GapInfo::new(&local, &zone)?.begin?;
+    let instant = local.checked_sub_offset(before.fix())?;
+    Some(zone.from_utc_datetime(&instant))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The smallest step between two instants here.
+    const TICK: TimeDelta = TimeDelta::microseconds(1);
 
     /// All instants of a day's plan, in UTC, from `from` on.
     fn due(line: &str, zone: Tz, from: &str, count: usize) -> Vec<String> {
