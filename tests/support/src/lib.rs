@@ -32,6 +32,7 @@
 mod accounts;
 mod background;
 mod captures;
+mod chance;
 mod chaos_proxy;
 mod eventually;
 mod exchange;
@@ -44,6 +45,7 @@ mod redis_server;
 mod reply;
 
 pub use captures::{Capture, Captures, Market, captures};
+pub use chance::seeded_rng;
 pub use chaos_proxy::ChaosProxy;
 pub use eventually::{eventually, stretched};
 pub use exchange::{Request, ScriptedExchange};
