@@ -1,4 +1,4 @@
-//! What a person asks of the schedule: explain, list, run now, pause and resume.
+//! The one-off commands: explain, list, run now, pause and resume.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -9,21 +9,24 @@ use thiserror::Error;
 use tradebot_base::connection::RedisTrouble;
 use uuid::Uuid;
 
-use crate::due::{Decision, Record, State, decide};
-use crate::entry::{CatchUp, Entry};
+use crate::due::{Decision, Progress, SlotRecord, decide};
+use crate::entry::{CatchUp, ScheduleEntry};
 use crate::slots::{Micros, Plan, time};
 use crate::store::Store;
 
-/// How many slots `--explain` shows.
+/// How many slots `--explain` shows per entry.
 const SHOWN: usize = 5;
 
-/// A name that is not on the schedule.
+/// The schedule has no entry with this name.
 #[derive(Debug, Error)]
-#[error("there is no entry `{0}`; the schedule has {1}")]
-pub(crate) struct NoSuchEntry(String, String);
+#[error("there is no entry `{name}`; the schedule has {known}")]
+pub(crate) struct UnknownEntry {
+    name: String,
+    known: String,
+}
 
-/// Each entry with its queue and its next slots, as if the schedule began now.
-pub(crate) fn explain(entries: &[Entry], now: DateTime<Utc>) -> String {
+/// Describes each entry, with its next slots as if the schedule started now.
+pub(crate) fn explain(entries: &[ScheduleEntry], now: DateTime<Utc>) -> String {
     let mut text = String::new();
     for entry in entries {
         let catch_up = match entry.catch_up {
@@ -31,7 +34,7 @@ pub(crate) fn explain(entries: &[Entry], now: DateTime<Utc>) -> String {
             CatchUp::One => "one".to_owned(),
             CatchUp::All(limit) => format!("all, at most {limit}"),
         };
-        let state = if entry.enabled { "" } else { "  (not enabled)" };
+        let state = if entry.enabled { "" } else { "  (disabled)" };
         let _ = writeln!(text, "{}{state}", entry.name);
         let _ = writeln!(text, "  task      {}", entry.task);
         let _ = writeln!(text, "  plan      {}", entry.plan);
@@ -48,35 +51,9 @@ pub(crate) fn explain(entries: &[Entry], now: DateTime<Utc>) -> String {
     text
 }
 
-/// The slots of a plan that begins now: an interval has its first at once.
-fn next_slots(plan: &Plan, now: Micros) -> Vec<Micros> {
-    let mut slots = Vec::with_capacity(SHOWN);
-    let mut after = match plan {
-        Plan::Interval(_) => now - 1,
-        Plan::Crontab(..) => now,
-    };
-    while slots.len() < SHOWN
-        && let Some(slot) = plan.next(now, after)
-    {
-        slots.push(slot);
-        after = slot;
-    }
-    slots
-}
-
-/// An instant in the zone of the plan.
-fn local(plan: &Plan, slot: Micros) -> String {
-    match plan {
-        Plan::Interval(_) => time(slot).to_rfc3339_opts(SecondsFormat::Secs, true),
-        Plan::Crontab(_, zone) => time(slot)
-            .with_timezone(zone)
-            .to_rfc3339_opts(SecondsFormat::Secs, true),
-    }
-}
-
-/// Each entry with what the beats recorded of it.
+/// A table of the entries and their records.
 pub(crate) async fn list(
-    entries: &[Entry],
+    entries: &[ScheduleEntry],
     store: &Store,
     now: DateTime<Utc>,
 ) -> Result<String, RedisTrouble> {
@@ -86,7 +63,7 @@ pub(crate) async fn list(
     let mut rows = vec![["ENTRY", "STATE", "RUNS", "LAST SENT", "NEXT", "QUEUE", "PLAN"].map(str::to_owned)];
     for (entry, record) in entries.iter().zip(records) {
         let state = match (entry.enabled, paused.contains(&entry.name)) {
-            (false, _) => "not enabled",
+            (false, _) => "disabled",
             (true, true) => "paused",
             (true, false) => "active",
         };
@@ -105,10 +82,83 @@ pub(crate) async fn list(
     Ok(table(&rows))
 }
 
-fn next(entry: &Entry, record: Option<Record>, now: Micros) -> String {
-    let mut state = State::default();
-    state.adopt(record);
-    match decide(entry, &mut state, now, false) {
+/// The entry with this name.
+pub(crate) fn find<'e>(entries: &'e [ScheduleEntry], name: &str) -> Result<&'e ScheduleEntry, UnknownEntry> {
+    entries.iter().find(|entry| entry.name == name).ok_or_else(|| {
+        let mut known: Vec<&str> = entries.iter().take(20).map(|entry| entry.name.as_str()).collect();
+        if entries.len() > known.len() {
+            known.push("…");
+        }
+        UnknownEntry {
+            name: name.to_owned(),
+            known: known.join(", "),
+        }
+    })
+}
+
+/// Sends an entry's task now and leaves its slots alone. Returns the task's id.
+pub(crate) async fn run_now(
+    entry: &ScheduleEntry,
+    store: &Store,
+    now: DateTime<Utc>,
+    origin: &str,
+) -> Result<String, RedisTrouble> {
+    let id = Uuid::new_v4().to_string();
+    let now = now.timestamp_micros();
+    let message = entry.message(id.clone(), entry.expiry(now, now, now), now, origin);
+    let list = store.keys().list_for(&entry.queue, entry.priority);
+    store
+        .connection()
+        .command::<i64>(cmd("LPUSH").arg(list).arg(message))
+        .await?;
+    Ok(format!("{id}\n"))
+}
+
+/// Pauses or resumes entries.
+pub(crate) async fn set_paused(
+    entries: &[ScheduleEntry],
+    names: &[String],
+    store: &Store,
+    paused: bool,
+) -> anyhow::Result<String> {
+    for name in names {
+        find(entries, name)?;
+    }
+    let changed = store.set_paused(names, paused).await?;
+    let state = if paused { "paused" } else { "active" };
+    Ok(format!("{changed} changed, now {state}: {}\n", names.join(", ")))
+}
+
+/// The next slots of a plan that starts now; the first slot of an interval is now.
+fn next_slots(plan: &Plan, now: Micros) -> Vec<Micros> {
+    let mut slots = Vec::with_capacity(SHOWN);
+    let mut after = match plan {
+        Plan::Interval(_) => now - 1,
+        Plan::Crontab(..) => now,
+    };
+    while slots.len() < SHOWN
+        && let Some(slot) = plan.next(now, after)
+    {
+        slots.push(slot);
+        after = slot;
+    }
+    slots
+}
+
+/// A slot in the plan's time zone.
+fn local(plan: &Plan, slot: Micros) -> String {
+    match plan {
+        Plan::Interval(_) => time(slot).to_rfc3339_opts(SecondsFormat::Secs, true),
+        Plan::Crontab(_, zone) => time(slot)
+            .with_timezone(zone)
+            .to_rfc3339_opts(SecondsFormat::Secs, true),
+    }
+}
+
+fn next(entry: &ScheduleEntry, record: Option<SlotRecord>, now: Micros) -> String {
+    let mut progress = Progress::default();
+    progress.adopt(record);
+    match decide(entry, &mut progress, now, false) {
         _ if !entry.enabled => "-".to_owned(),
         Decision::Never => "never".to_owned(),
         Decision::Wait(until) => local(&entry.plan, until),
@@ -137,49 +187,4 @@ fn table(rows: &[[String; 7]]) -> String {
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
     }
     text
-}
-
-/// Sends an entry's task at once; its slots are what they were. Answers with the task's id.
-pub(crate) async fn run_now(
-    entries: &[Entry],
-    name: &str,
-    store: &Store,
-    now: DateTime<Utc>,
-    origin: &str,
-) -> anyhow::Result<String> {
-    let entry = named(entries, name)?;
-    let id = Uuid::new_v4().to_string();
-    let now = now.timestamp_micros();
-    let message = entry.message(id.clone(), now, now, now, origin);
-    let list = store.keys().list_for(&entry.queue, entry.priority);
-    store
-        .connection()
-        .command::<i64>(cmd("LPUSH").arg(list).arg(message))
-        .await?;
-    Ok(format!("{id}\n"))
-}
-
-/// Pauses entries or has them go on.
-pub(crate) async fn set_paused(
-    entries: &[Entry],
-    names: &[String],
-    store: &Store,
-    paused: bool,
-) -> anyhow::Result<String> {
-    for name in names {
-        named(entries, name)?;
-    }
-    let changed = store.set_paused(names, paused).await?;
-    let state = if paused { "paused" } else { "active" };
-    Ok(format!("{changed} changed, now {state}: {}\n", names.join(", ")))
-}
-
-fn named<'e>(entries: &'e [Entry], name: &str) -> Result<&'e Entry, NoSuchEntry> {
-    entries.iter().find(|entry| entry.name == name).ok_or_else(|| {
-        let mut known: Vec<&str> = entries.iter().take(20).map(|entry| entry.name.as_str()).collect();
-        if entries.len() > known.len() {
-            known.push("…");
-        }
-        NoSuchEntry(name.to_owned(), known.join(", "))
-    })
 }

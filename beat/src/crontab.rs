@@ -1,23 +1,22 @@
-//! Celery's `crontab`: which minutes it names, in local time.
+//! Celery's `crontab`: which minutes match, in local time.
 //!
-//! The libraries for cron expressions follow Vixie cron or Quartz: with both restricted, day of the month *or* day of
-//! the week has to match, Sunday may be 7, `5/15` starts at five, and a range must not run backwards. In Celery
-//! (`celery.schedules.crontab`) both days have to match, 7 is an error, `5/15` is an error, `fri-mon` wraps around, and
-//! month names are numbers wherever they stand. An entry that is taken over from a Python beat must keep its times, so
-//! the expressions are read here.
+//! The cron libraries follow Vixie cron or Quartz: if day of month and day of week are both restricted, either may match;
+//! Sunday may be 7, `5/15` starts at five, and a range must not run backwards. In Celery (`celery.schedules.crontab`) both
+//! days must match, 7 and `5/15` are errors, `fri-mon` wraps around, and a month's name stands for its number in any
+//! field. An entry taken over from a Python beat must keep its times, so we parse the expressions ourselves.
 //!
-//! What Celery takes by accident is refused: text behind a complete range or behind the name of a day or month
-//! (`1-5/2/3`, `fri/2`). Expressions that match no date are refused by both, the 30th of February for example.
+//! We refuse what Celery accepts by accident: text after a complete range or after the name of a day or month (`1-5/2/3`,
+//! `fri/2`). Both refuse expressions that match no date, such as the 30th of February.
 //!
-//! Zones and the change of clocks are in [`crate::zone`].
+//! [`crate::zone`] deals with time zones and clock changes.
 
 use std::fmt;
 
 use chrono::{Datelike, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Timelike};
 use thiserror::Error;
 
-/// Years that are searched for a match. The 29th of February falls on a given weekday every 28 years, or every 40
-/// where a century without a leap day lies between.
+/// How many years to search for a match. The 29th of February falls on a given weekday every 28 years, or after 40 if
+/// the century between has no leap day.
 const HORIZON_YEARS: i32 = 41;
 
 /// One of the five fields.
@@ -31,7 +30,7 @@ pub(crate) enum Field {
 }
 
 impl Field {
-    /// In the order of `crontab.from_string` and of cron itself.
+    /// In the order of cron and of `crontab.from_string`.
     pub(crate) const ALL: [Self; 5] = [
         Self::Minute,
         Self::Hour,
@@ -40,7 +39,7 @@ impl Field {
         Self::DayOfWeek,
     ];
 
-    /// Celery's name of the argument.
+    /// The name of Celery's argument.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Minute => "minute",
@@ -73,7 +72,7 @@ impl Field {
     }
 }
 
-/// Why a text is no crontab.
+/// Why a crontab cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum CrontabError {
     #[error("expected five fields, `minute hour day_of_month month_of_year day_of_week`, found {0}")]
@@ -87,11 +86,11 @@ pub(crate) enum CrontabError {
         text: String,
         reason: &'static str,
     },
-    #[error("no date ever matches day_of_month, month_of_year and day_of_week together")]
+    #[error("no date matches day_of_month, month_of_year and day_of_week together")]
     Never,
 }
 
-/// A crontab: five sets of numbers, and the texts they came from.
+/// A crontab: five sets of numbers, and the texts they were parsed from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Crontab {
     sets: [u64; 5],
@@ -99,7 +98,7 @@ pub(crate) struct Crontab {
 }
 
 impl Crontab {
-    /// Reads the five fields in the order of [`Field::ALL`].
+    /// Parses the five fields, in the order of [`Field::ALL`].
     pub(crate) fn new(texts: [String; 5]) -> Result<Self, CrontabError> {
         let mut sets = [0; 5];
         for ((set, field), text) in sets.iter_mut().zip(Field::ALL).zip(&texts) {
@@ -113,7 +112,7 @@ impl Crontab {
         }
     }
 
-    /// Reads one line of five fields separated by blanks.
+    /// Parses one line of five fields, separated by blanks.
     pub(crate) fn from_line(line: &str) -> Result<Self, CrontabError> {
         let fields: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         let found = fields.len();
@@ -121,17 +120,17 @@ impl Crontab {
         Self::new(texts)
     }
 
-    /// The text of a field as it was given.
+    /// The text of a field as given.
     pub(crate) fn text(&self, field: Field) -> &str {
         &self.texts[field as usize]
     }
 
-    /// Whether every hour matches: such a crontab follows the hours that pass, not those of a day's plan.
+    /// Whether every hour matches. Clock changes treat such a crontab differently, see [`crate::zone`].
     pub(crate) fn is_hourly(&self) -> bool {
         self.set(Field::Hour) == Field::Hour.every()
     }
 
-    /// The first match after `time`; `None` if there is none before the year of [`HORIZON_YEARS`].
+    /// The first match after `time`; `None` if there is none within [`HORIZON_YEARS`].
     pub(crate) fn next_after(&self, time: NaiveDateTime) -> Option<NaiveDateTime> {
         let minute = time.with_second(0)?.with_nanosecond(0)?;
         let minute = minute.checked_add_signed(TimeDelta::minutes(1))?;
@@ -145,7 +144,7 @@ impl Crontab {
         Some(date.and_time(self.time_from(NaiveTime::MIN)?))
     }
 
-    /// The first matching time of a day that is not before `start`.
+    /// The first matching time of day at or after `start`.
     fn time_from(&self, start: NaiveTime) -> Option<NaiveTime> {
         let at_or_after = |field: Field, number: u32| {
             let rest = self.set(field) >> number << number;
@@ -199,7 +198,7 @@ impl Crontab {
     }
 }
 
-/// As cron writes it: minute, hour, day of the month, month, day of the week.
+/// One line, in the order of cron.
 impl fmt::Display for Crontab {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.texts.join(" "))
@@ -219,7 +218,7 @@ fn parse(field: Field, text: &str) -> Result<u64, CrontabError> {
     Ok(set)
 }
 
-/// One part between commas; an error is the end of a sentence.
+/// Parses one part between commas. An error is the end of the sentence in [`CrontabError::Field`].
 fn parse_part(field: Field, part: &str) -> Result<u64, &'static str> {
     let (range, step) = match part.split_once('/') {
         Some((range, step)) => (range, Some(step)),
@@ -250,7 +249,7 @@ fn parse_part(field: Field, part: &str) -> Result<u64, &'static str> {
         .fold(0, |set, number| set | 1 << number))
 }
 
-/// A number, or a name whose first three letters are those of a month or weekday.
+/// A number, or a name that starts with the three letters of a month or weekday.
 fn number(field: Field, text: &str) -> Result<u32, &'static str> {
     const MONTHS: [&str; 12] = [
         "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",

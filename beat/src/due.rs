@@ -1,108 +1,106 @@
-//! The decision: given what was sent last and the time, what is to be sent now, or until when nothing is.
+//! The decision: from the record of an entry and the time, which slots to claim now, or how long to wait.
 //!
-//! Pure, and the same in every beat. What it decides only happens if the record in Redis is still the one it was
-//! decided upon, see [`crate::store`].
+//! Pure, and the same in every beat. A claim succeeds only if the record in Redis still fits the decision, see
+//! [`crate::store`].
 
 use std::time::Duration;
 
-use crate::entry::{CatchUp, Entry};
+use crate::entry::{CatchUp, ScheduleEntry};
 use crate::slots::{Micros, Plan};
 
-/// A message so late is still on time: `skip` sends it, and nothing is counted as caught up.
+/// A message up to this late is on time: `skip` still sends it, and it does not count as caught up.
 pub(crate) const ON_TIME: Duration = Duration::from_secs(5);
-/// How far the last slot may lie in the future before the clock counts as set back. By less two machines may differ.
+/// How far ahead the last slot may be before the clock counts as set back: the clocks of two machines may differ by less.
 pub(crate) const TOLERANCE: Micros = 60_000_000;
 
-/// What Redis keeps of an entry.
+/// What Redis keeps about an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Record {
-    /// The last slot that was sent or passed over.
+pub(crate) struct SlotRecord {
+    /// The last slot that was sent or passed.
     pub(crate) last: Micros,
-    /// A point of an interval's grid.
+    /// A point on an interval's grid.
     pub(crate) anchor: Micros,
     /// The last slot that was sent.
     pub(crate) sent: Option<Micros>,
-    /// How many were sent.
+    /// How many slots were sent.
     pub(crate) runs: u64,
 }
 
-/// What the record has to be for a slot to be taken.
+/// The condition on the record under which a slot may be claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Guard {
-    /// There is none.
+    /// There is no record.
     First,
-    /// Its last slot lies before.
+    /// Its last slot is earlier.
     After,
-    /// Its last slot is this one: for a clock that was set back behind it.
+    /// Its last slot is this one, which lies in the future since the clock was set back.
     Instead(Micros),
 }
 
-/// What one beat knows of an entry.
+/// What one beat knows about an entry.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct State {
-    record: Option<Record>,
-    /// With a clock that was set back: where it stood when that was noticed.
+pub(crate) struct Progress {
+    record: Option<SlotRecord>,
+    /// The time at which this beat noticed that the clock had been set back.
     set_back: Option<Micros>,
 }
 
-impl State {
-    /// Takes over what Redis has; says whether that is news.
-    pub(crate) fn adopt(&mut self, record: Option<Record>) -> bool {
-        let news = self.record != record;
-        if news {
+impl Progress {
+    /// Takes over the record from Redis.
+    pub(crate) fn adopt(&mut self, record: Option<SlotRecord>) {
+        if self.record != record {
             (self.record, self.set_back) = (record, None);
         }
-        news
     }
 
-    pub(crate) fn record(&self) -> Option<&Record> {
+    pub(crate) fn record(&self) -> Option<&SlotRecord> {
         self.record.as_ref()
-    }
-
-    /// Whether this is all that is known: this record, and no clock that was set back.
-    pub(crate) fn stands_at(&self, record: &Record) -> bool {
-        self.set_back.is_none() && self.record.as_ref() == Some(record)
     }
 }
 
-/// What to do about an entry.
+/// What to do about an entry now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// It is never due again.
+    /// Nothing, ever: the entry has no further slot.
     Never,
-    /// Nothing is due before this.
+    /// Nothing before this time.
     Wait(Micros),
     Act(Act),
 }
 
-/// Slots to be taken.
+/// Slots to claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Act {
-    /// For the first of them; the others come after it.
+    /// For the first slot; the others come after it.
     pub(crate) guard: Guard,
     pub(crate) anchor: Micros,
-    /// One message each, in this order.
+    /// Get one message each, in this order.
     pub(crate) slots: Vec<Micros>,
-    /// Recorded without a message.
+    /// Is recorded without a message.
     pub(crate) pass: Option<Micros>,
-    /// Slots that get no message.
+    /// How many slots get no message.
     pub(crate) missed: u64,
-    /// Messages for slots that passed while nothing could be sent.
+    /// How many messages are for slots that passed while nothing could be sent.
     pub(crate) caught_up: u64,
 }
 
-/// Decides. `jumped` says that the clock has leapt over the slots before `now`: none of them was missed then, and no
-/// more than one message makes up for them.
-pub(crate) fn decide(entry: &Entry, state: &mut State, now: Micros, jumped: bool) -> Decision {
-    let Some(record) = state.record else {
+/// Decides what to do about an entry. After a clock jump the slots before `now` were leapt over rather than missed: at
+/// most one message makes up for them.
+pub(crate) fn decide(
+    entry: &ScheduleEntry,
+    progress: &mut Progress,
+    now: Micros,
+    clock_jumped: bool,
+) -> Decision {
+    let Some(record) = progress.record else {
         return first(entry, now);
     };
     let plan = &entry.plan;
     let anchor = record.anchor;
-    let mut last = state.set_back.unwrap_or(record.last);
-    // That may be so again before anything was sent by the new time.
+    let mut last = progress.set_back.unwrap_or(record.last);
+    // The clock may be set back again before anything is sent by the new time.
     if is_set_back(plan, anchor, last, now) {
-        state.set_back = Some(now);
+        progress.set_back = Some(now);
         last = now;
     }
     let wait = || match plan.next(anchor, last) {
@@ -113,7 +111,7 @@ pub(crate) fn decide(entry: &Entry, state: &mut State, now: Micros, jumped: bool
         if entry.due(slot) <= now {
             return Some((slot, count));
         }
-        // Its jitter has not passed yet; what came before it is due all the same.
+        // The last slot's jitter has not passed yet, but earlier slots are due.
         plan.passed(anchor, last, slot - 1)
     });
     let Some((slot, count)) = due else {
@@ -124,7 +122,7 @@ pub(crate) fn decide(entry: &Entry, state: &mut State, now: Micros, jumped: bool
     let wanted = match entry.catch_up {
         CatchUp::Skip => on_time,
         CatchUp::One => 1,
-        CatchUp::All(limit) if jumped => u64::from(limit > 0),
+        CatchUp::All(limit) if clock_jumped => u64::from(limit > 0),
         CatchUp::All(limit) => count.min(limit as u64),
     };
     let slots = match wanted {
@@ -134,7 +132,7 @@ pub(crate) fn decide(entry: &Entry, state: &mut State, now: Micros, jumped: bool
     };
     let sent = slots.len() as u64;
     Decision::Act(Act {
-        guard: state
+        guard: progress
             .set_back
             .map_or(Guard::After, |_| Guard::Instead(record.last)),
         anchor,
@@ -145,9 +143,9 @@ pub(crate) fn decide(entry: &Entry, state: &mut State, now: Micros, jumped: bool
     })
 }
 
-/// Of an entry that no beat has seen before, an interval is due at once; a crontab is noted, so that from now on its
-/// slots can be missed.
-fn first(entry: &Entry, now: Micros) -> Decision {
+/// Decides about an entry without a record. An interval is due at once. A crontab only gets its record, so that slots
+/// missed from now on can be caught up.
+fn first(entry: &ScheduleEntry, now: Micros) -> Decision {
     let at_once = matches!(entry.plan, Plan::Interval(_));
     Decision::Act(Act {
         guard: Guard::First,
@@ -159,8 +157,8 @@ fn first(entry: &Entry, now: Micros) -> Decision {
     })
 }
 
-/// Whether the last slot is so far ahead that waiting for it would stop the entry: by more than two machines' clocks
-/// differ, and by more than two of its own steps.
+/// Whether the last slot is so far ahead that waiting for it would stall the entry: by more than clocks of two machines
+/// differ, and by more than two steps of the plan.
 fn is_set_back(plan: &Plan, anchor: Micros, last: Micros, now: Micros) -> bool {
     if last <= now.saturating_add(TOLERANCE) {
         return false;

@@ -1,7 +1,8 @@
-//! What is sent: schedule entries and their options.
+//! Schedule entries: which task to send, when, and with which options.
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 use tradebot_base::config::ScheduleConfig;
 use tradebot_base::market::Market;
@@ -13,34 +14,34 @@ use uuid::Uuid;
 
 use crate::slots::{Micros, Plan, time};
 
-/// The namespace of task ids; never to be changed, or a slot has two ids during an upgrade.
+/// The namespace of task ids. Never change it: during an upgrade a slot would have two ids and be sent twice.
 const IDS: Uuid = Uuid::from_u128(0x8f5a_31c4_6f0e_5b7c_9d0c_2f6b_9a4e_7d11);
 
-/// What happens to slots that passed while nothing could be sent.
+/// What to do about slots that passed while nothing could be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CatchUp {
-    /// Nothing: the next slot is the next one sent.
+    /// Send none of them.
     Skip,
-    /// One message, for the last of them.
+    /// Send one message, for the last of them.
     One,
-    /// One message each, for the last so many.
+    /// Send one message each, for at most this many of the last ones.
     All(usize),
 }
 
-/// How long a message is valid.
+/// When a message expires.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Expires {
-    /// Until the following slot.
+    /// When the next slot is due.
     NextSlot,
-    /// For so long.
+    /// This long after it was sent.
     After(Duration),
     Never,
 }
 
 /// One task on the schedule.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Entry {
-    /// The entry's name; its slots are recorded under it.
+pub(crate) struct ScheduleEntry {
+    /// The entry's name, under which its slots are recorded.
     pub(crate) name: String,
     /// The task's registered name.
     pub(crate) task: String,
@@ -52,14 +53,14 @@ pub(crate) struct Entry {
     pub(crate) plan: Plan,
     pub(crate) enabled: bool,
     pub(crate) catch_up: CatchUp,
-    /// Each message is sent by a part of this after its slot, the same for every beat.
+    /// The longest random delay of a message after its slot; all beats draw the same one.
     pub(crate) jitter: Duration,
-    /// Not sent while the previous message has no result, for at most so long.
+    /// Send nothing while the previous message has no result, but wait for that no longer than this.
     pub(crate) unless_pending: Option<Duration>,
 }
 
-impl Entry {
-    /// An entry with everything that can be left out left out.
+impl ScheduleEntry {
+    /// An entry with the default options.
     pub(crate) fn new(name: impl Into<String>, task: impl Into<String>, queue: &str, plan: Plan) -> Self {
         Self {
             name: name.into(),
@@ -77,7 +78,7 @@ impl Entry {
         }
     }
 
-    /// The id of a slot's task: the same whoever sends it.
+    /// The id of a slot's task, the same in every beat.
     pub(crate) fn task_id(&self, slot: Micros) -> String {
         self.slot_id(slot).to_string()
     }
@@ -86,7 +87,7 @@ impl Entry {
         Uuid::new_v5(&IDS, format!("{}@{slot}", self.name).as_bytes())
     }
 
-    /// When a slot's message is due: at the slot, or later by its jitter.
+    /// When a slot's message is due: at the slot plus its jitter.
     pub(crate) fn due(&self, slot: Micros) -> Micros {
         let most = self.jitter.as_micros();
         if most == 0 {
@@ -96,21 +97,26 @@ impl Entry {
         slot.saturating_add(Micros::try_from(drawn).unwrap_or(0))
     }
 
-    /// The message of a slot, sent at `now`; `anchor` is that of the entry's grid.
-    pub(crate) fn message(
-        &self,
-        id: String,
-        slot: Micros,
-        anchor: Micros,
-        now: Micros,
-        origin: &str,
-    ) -> String {
+    /// When the message of a slot expires if it is sent at `now`; `anchor` is a point on the entry's grid.
+    pub(crate) fn expiry(&self, anchor: Micros, slot: Micros, now: Micros) -> Option<DateTime<Utc>> {
         let valid = match self.expires {
+            // A message that no worker takes before the next one comes must not pile up.
             Expires::NextSlot => self.plan.gap(anchor, slot),
             Expires::After(time) => Some(time),
             Expires::Never => None,
         };
-        let valid = valid.and_then(|valid| Micros::try_from(valid.as_micros()).ok());
+        let valid = Micros::try_from(valid?.as_micros()).ok()?;
+        Some(time(now.saturating_add(valid)))
+    }
+
+    /// The message to push, sent at `now`.
+    pub(crate) fn message(
+        &self,
+        id: String,
+        expires: Option<DateTime<Utc>>,
+        now: Micros,
+        origin: &str,
+    ) -> String {
         let message = TaskMessage {
             task: self.task.clone(),
             id,
@@ -120,8 +126,7 @@ impl Entry {
                 ..Body::default()
             },
             queue: self.queue.clone(),
-            // A message that nobody took before the next one has a successor: it must not pile up.
-            expires: valid.map(|valid| time(now.saturating_add(valid))),
+            expires,
             priority: self.priority,
             ..TaskMessage::default()
         };
@@ -132,10 +137,10 @@ impl Entry {
 }
 
 /// The warm-ups of the markets that have an interval.
-pub(crate) fn warmups(config: &ScheduleConfig, queue: &str) -> Vec<Entry> {
+pub(crate) fn warmups(config: &ScheduleConfig, queue: &str) -> Vec<ScheduleEntry> {
     let entry = |market: Market| {
         let every = (*config.warmup_interval.get(market))?;
-        Some(Entry::new(
+        Some(ScheduleEntry::new(
             market.schedule_entry(),
             market.warmup_task(),
             queue,
@@ -152,12 +157,12 @@ mod tests {
 
     use super::*;
 
-    fn minutely() -> Entry {
-        Entry::new("e", "t", "celery", Plan::every(Duration::from_secs(60)))
+    fn minutely() -> ScheduleEntry {
+        ScheduleEntry::new("e", "t", "celery", Plan::every(Duration::from_secs(60)))
     }
 
     #[test]
-    fn markets_without_an_interval_are_left_out() {
+    fn markets_without_an_interval_have_no_warmup() {
         let config = ScheduleConfig {
             warmup_interval: PerMarket {
                 spot: None,
@@ -180,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_name_entry_and_slot_and_stay_the_same_in_every_release() {
+    fn ids_depend_on_entry_and_slot_alone_and_never_change() {
         let mut entry = minutely();
         let id = entry.task_id(1_764_000_000_000_000);
         assert_eq!(
@@ -193,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_delays_each_slot_by_a_part_of_it_that_is_always_the_same() {
+    fn jitter_delays_each_slot_by_a_fixed_random_part_of_it() {
         let mut entry = minutely();
         assert_eq!(entry.due(7), 7);
         entry.jitter = Duration::from_secs(10);
@@ -207,12 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn messages_expire_with_the_next_slot_unless_told_otherwise() {
+    fn messages_expire_with_the_next_slot_by_default() {
         let mut entry = minutely();
         let now = 1_764_000_003_000_000;
         let slot = 1_764_000_000_000_000;
-        let expires = |entry: &Entry| {
-            let message = entry.message("id".into(), slot, slot, now, "gen1@h");
+        let expires = |entry: &ScheduleEntry| {
+            let message = entry.message("id".into(), entry.expiry(slot, slot, now), now, "gen1@h");
             let envelope = Envelope::parse(message.as_bytes()).unwrap();
             envelope.text("expires").map(str::to_owned)
         };

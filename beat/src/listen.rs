@@ -1,9 +1,8 @@
-//! A listener for `GET /metrics` and `GET /healthz`, and nothing else.
+//! A small HTTP listener for `GET /metrics` and `GET /healthz`.
 //!
-//! An HTTP library would be half of this binary. What is needed here is one request per connection, of which only the
-//! first line matters: it is read within a bound and a deadline, answered, and the connection closed.
+//! An HTTP library would double the size of this binary. These two routes need one request per connection and only its
+//! first line: read it within a size limit and a deadline, answer, close.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,44 +13,40 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 use tradebot_base::clock::SharedClock;
 
-use crate::metrics::{Metrics, is_healthy};
+use crate::metrics::Metrics;
 
+/// How long a connection may take from request to answer.
 const DEADLINE: Duration = Duration::from_secs(5);
 const LONGEST_REQUEST: usize = 8 * 1024;
-const CONNECTIONS: usize = 16;
+const MAX_CONNECTIONS: usize = 16;
+/// How long to wait before accepting again after a failure, such as too many open files.
+const ACCEPT_RETRY: Duration = Duration::from_millis(500);
 
-/// Answers until the process ends.
+/// Answers requests until the process ends.
 pub(crate) async fn serve(listener: TcpListener, metrics: Metrics, clock: SharedClock) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
             return;
         };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Too many open files, most likely: that may pass.
-                warn!(%error, "no connection could be taken");
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                warn!(%error, "cannot accept a connection, retrying");
+                tokio::time::sleep(ACCEPT_RETRY).await;
                 continue;
             }
         };
         let (metrics, clock) = (metrics.clone(), Arc::clone(&clock));
         tokio::spawn(async move {
-            if let Err(error) = timeout(DEADLINE, answer(stream, &metrics, &clock))
-                .await
-                .unwrap_or(Ok(()))
-            {
-                debug!(%peer, %error, "a request was not answered");
+            match timeout(DEADLINE, answer(stream, &metrics, &clock)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(%peer, %error, "could not answer a request"),
+                Err(_) => debug!(%peer, "closed a connection that took too long"),
             }
-            drop(place);
+            drop(permit);
         });
     }
-}
-
-/// Opens the listener.
-pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
 }
 
 async fn answer(mut stream: TcpStream, metrics: &Metrics, clock: &SharedClock) -> std::io::Result<()> {
@@ -65,32 +60,26 @@ async fn answer(mut stream: TcpStream, metrics: &Metrics, clock: &SharedClock) -
     let mut words = request.split_whitespace();
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let path = path.split('?').next().unwrap_or_default();
-    let (status, kind, body) = match (method, path) {
+    let healthy = metrics.is_healthy(clock.now().timestamp_micros());
+    let text = |text: &str| ("text/plain", text.to_owned());
+    let (status, (content_type, body)) = match (method, path) {
         ("GET" | "HEAD", "/metrics") => (
             "200 OK",
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            metrics.text(),
+            (
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                metrics.text(),
+            ),
         ),
-        ("GET" | "HEAD", "/healthz") if is_healthy(&metrics.heard, clock.now().timestamp()) => {
-            ("200 OK", "text/plain", "ok\n".to_owned())
-        }
-        ("GET" | "HEAD", "/healthz") => (
-            "503 Service Unavailable",
-            "text/plain",
-            "the broker does not answer\n".to_owned(),
-        ),
-        ("GET" | "HEAD", _) => (
-            "404 Not Found",
-            "text/plain",
-            "there are /metrics and /healthz\n".to_owned(),
-        ),
-        _ => ("405 Method Not Allowed", "text/plain", "only GET\n".to_owned()),
+        ("GET" | "HEAD", "/healthz") if healthy => ("200 OK", text("ok\n")),
+        ("GET" | "HEAD", "/healthz") => ("503 Service Unavailable", text("the broker does not answer\n")),
+        ("GET" | "HEAD", _) => ("404 Not Found", text("try /metrics or /healthz\n")),
+        _ => ("405 Method Not Allowed", text("use GET\n")),
     };
     let length = body.len();
     let body = if method == "HEAD" { "" } else { &body };
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    let response = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     );
-    stream.write_all(format!("{head}{body}").as_bytes()).await?;
+    stream.write_all(response.as_bytes()).await?;
     stream.shutdown().await
 }

@@ -6,14 +6,14 @@ use clap_mangen::Man;
 use tradebot_base::config::{LogConfig, RedisConfig, ScheduleConfig};
 use tradebot_base::manual::{Extras, title, variables_of};
 
-use crate::Args;
+use crate::args::Args;
 
 const FILES: &[(&str, &str)] = &[(
     "FILE of --schedule",
-    "Entries beside the two warm-ups, in TOML; schedule.example.toml of the sources names every option",
+    "Entries to add to the two warm-ups, in TOML; schedule.example.toml in the sources shows every option",
 )];
 
-/// The page as roff.
+/// The manual page in roff.
 pub(crate) fn page() -> Result<String> {
     let mut program = Args::command().disable_help_subcommand(true);
     program.build();
@@ -39,5 +39,5 @@ pub(crate) fn page() -> Result<String> {
     man.render_options_section(&mut page)?;
     man.render_subcommands_section(&mut page)?;
     page.extend_from_slice(extras.sections().as_bytes());
-    String::from_utf8(page).context("a manual page is text")
+    String::from_utf8(page).context("cannot print the manual page: it is not UTF-8")
 }

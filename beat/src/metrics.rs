@@ -1,7 +1,7 @@
-//! What the beat counts, in Prometheus' text form.
+//! The beat's metrics, in OpenMetrics text.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -17,28 +17,28 @@ const LATENESS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 60.0,
 ];
 
-/// The numbers of one beat; clones share them.
+/// How long the broker may be silent before the beat is unhealthy.
+const HEALTHY_SECONDS: i64 = 15;
+
+/// The metrics of one beat; clones share them.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     registry: Arc<Registry>,
-    /// From when a message was due until the broker had it.
-    pub(crate) lateness: Histogram,
-    pub(crate) sent: Counter,
+    lateness: Histogram,
+    sent: Counter,
     pub(crate) missed: Counter,
     pub(crate) caught_up: Counter,
-    /// Slots without a message because the one before was pending.
     pub(crate) pending: Counter,
-    /// Slots without a message because the entry is paused.
     pub(crate) paused: Counter,
-    /// Messages that a queue's key did not take.
     pub(crate) refused: Counter,
     pub(crate) clock_jumps: Counter,
     pub(crate) broker_errors: Counter,
-    pub(crate) entries: Gauge,
+    entries: Gauge,
     pub(crate) leader: Gauge,
-    /// Unix seconds of the last answer of the broker.
-    pub(crate) heard: Gauge<i64, AtomicI64>,
-    pub(crate) last_sent: Gauge<f64, AtomicU64>,
+    /// In Unix seconds.
+    last_answer: Gauge<i64, AtomicI64>,
+    /// In Unix seconds.
+    last_sent: Gauge<f64, AtomicU64>,
 }
 
 impl Metrics {
@@ -47,7 +47,7 @@ impl Metrics {
         let lateness = Histogram::new(LATENESS);
         registry.register(
             "lateness_seconds",
-            "From when a message was due until the broker had it",
+            "Seconds from when a message was due until the broker had it",
             lateness.clone(),
         );
         let mut counter = |name: &str, help: &str| {
@@ -56,34 +56,31 @@ impl Metrics {
             counter
         };
         let sent = counter("sent", "Messages sent by this beat");
-        let missed = counter(
-            "missed",
-            "Slots that passed without a message while nothing could be sent",
-        );
+        let missed = counter("missed", "Slots skipped because nothing could be sent in time");
         let caught_up = counter(
             "caught_up",
-            "Messages sent for slots that passed while nothing could be sent",
+            "Messages sent late because nothing could be sent in time",
         );
         let pending = counter(
             "pending",
-            "Slots without a message because the one before was pending",
+            "Slots skipped because the previous message had no result yet",
         );
-        let paused = counter("paused", "Slots without a message because the entry is paused");
-        let refused = counter("refused", "Messages that a queue's key did not take");
-        let clock_jumps = counter("clock_jumps", "How often the clock was set");
+        let paused = counter("paused", "Slots skipped because the entry was paused");
+        let refused = counter("refused", "Messages that Redis refused to queue");
+        let clock_jumps = counter("clock_jumps", "Times the clock was set");
         let broker_errors = counter("broker_errors", "Attempts that failed because of the broker");
         let (entries, leader) = (Gauge::default(), Gauge::default());
         registry.register("entries", "Entries on the schedule", entries.clone());
         registry.register(
             "leader",
-            "1 while this beat sends, 0 while it looks on",
+            "1 while this beat leads, 0 while it follows",
             leader.clone(),
         );
-        let (heard, last_sent) = (Gauge::default(), Gauge::default());
+        let (last_answer, last_sent) = (Gauge::default(), Gauge::default());
         registry.register(
             "last_broker_answer_timestamp_seconds",
             "When the broker last answered",
-            heard.clone(),
+            last_answer.clone(),
         );
         registry.register(
             "last_sent_timestamp_seconds",
@@ -103,33 +100,36 @@ impl Metrics {
             broker_errors,
             entries,
             leader,
-            heard,
+            last_answer,
             last_sent,
         }
     }
 
-    pub(crate) fn note_entries(&self, count: usize) {
+    pub(crate) fn set_entries(&self, count: usize) {
         self.entries.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Counts a message that was sent at `now`, so long after it was due.
-    pub(crate) fn note_sent(&self, late: Duration, now: Micros) {
+    /// Counts a message sent at `now`, this late.
+    pub(crate) fn message_sent(&self, late: Duration, now: Micros) {
         self.sent.inc();
         self.lateness.observe(late.as_secs_f64());
         self.last_sent
             .set(Duration::from_micros(now.unsigned_abs()).as_secs_f64());
     }
 
-    /// All numbers as OpenMetrics text, which Prometheus reads.
+    pub(crate) fn broker_answered_at(&self, now: Micros) {
+        self.last_answer.set(now / 1_000_000);
+    }
+
+    /// Whether the broker has answered lately.
+    pub(crate) fn is_healthy(&self, now: Micros) -> bool {
+        (now / 1_000_000 - self.last_answer.get()).abs() <= HEALTHY_SECONDS
+    }
+
+    /// All metrics as OpenMetrics text, which Prometheus reads.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
-        encode(&mut text, &self.registry).expect("memory takes every text");
+        encode(&mut text, &self.registry).expect("writing to a string cannot fail");
         text
     }
-}
-
-/// Whether a broker that last answered at `heard` is still there at `now`, both in Unix seconds.
-pub(crate) fn is_healthy(heard: &Gauge<i64, AtomicI64>, now: i64) -> bool {
-    let heard = heard.inner().load(Ordering::Relaxed);
-    (now - heard).abs() <= 15
 }

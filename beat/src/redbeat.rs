@@ -1,12 +1,12 @@
-//! The schedule in RedBeat's keys, so that its tooling and a Python RedBeat can take over and back.
+//! The schedule in RedBeat's keys, which a Python RedBeat and its tools can share and take over.
 //!
 //! With `--redbeat` the schedule is what `redbeat::schedule` holds: our entries, written as RedBeat writes those of its
-//! configuration, and whatever else is there. The scheduler that holds `redbeat::lock` runs it, ours or Python's. Ours
-//! sends a slot by a script that compares the entry's `meta`, pushes the message and moves `meta` and score on: several
-//! of ours send a slot once even where the lock fails. Slots lie on the entry's grid; Python's drift with each run.
+//! configuration, and all others in it. The scheduler that holds `redbeat::lock` runs it, ours or Python's. Ours sends a
+//! slot by a script that compares the entry's `meta`, pushes the message and updates `meta` and score, so that several of
+//! ours send a slot once even if the lock fails. Our slots lie on the entry's grid; Python's drift with each run.
 //!
-//! Entries that cannot be run here as Python would (`rrule`, relative intervals, options such as `countdown`) stay as
-//! they are. Nothing is deleted: RedBeat's tooling does that.
+//! Entries that need what this beat does not support (`rrule`, relative intervals, options such as `countdown`) are left
+//! to Python. This beat deletes no entry: RedBeat's tools do that.
 
 mod definition;
 
@@ -23,34 +23,36 @@ use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
 use tradebot_core::wire::keys::Keys;
 
-use crate::entry::Entry;
+use crate::entry::ScheduleEntry;
 use crate::metrics::Metrics;
-use crate::running::{Beat, HEARTBEAT, HEARTBEAT_SECONDS, Instance, LONGEST_SLEEP, Parts, Standing};
+use crate::running::{
+    HEARTBEAT_INTERVAL, HEARTBEAT_TTL_SECONDS, Instance, LONGEST_SLEEP, Scheduler, Setup, Status,
+};
 use crate::slots::{Micros, Plan};
 
-/// How long the lock outlives its last renewal; a Python RedBeat looks for it every five seconds.
+/// How long the lock outlives its last renewal; a Python RedBeat tries for it every five seconds.
 const LOCK: Duration = Duration::from_secs(5);
-/// Entries asked for at a time, and run in one tick.
+/// How many entries one command reads and one turn runs.
 const ROUND: usize = 1000;
-/// Entries looked at in one tick, those that are left alone or disabled included.
+/// How many entries one turn looks at, unsupported and disabled ones included.
 const MOST: usize = 100_000;
-/// An entry whose slot is so far in the future ran by a clock that was set back since.
+/// If the last run is further ahead than this, the clock was set back since.
 const FUTURE: Micros = 60_000_000;
 
-/// Names of RedBeat's keys, and what Python has in its configuration.
+/// RedBeat's settings, as in the configuration of the Python application.
 #[derive(Debug, Clone)]
 pub(crate) struct RedbeatOptions {
     /// `redbeat_key_prefix`.
     pub(crate) prefix: String,
-    /// `timezone` of the Python application, in which crontabs are.
+    /// `timezone`, which applies to crontabs.
     pub(crate) zone: Tz,
     /// Queue of entries that name none.
     pub(crate) queue: String,
 }
 
-/// A scheduler that shares RedBeat's keys.
+/// A scheduler on RedBeat's keys.
 pub(crate) struct Redbeat {
-    entries: Vec<Entry>,
+    entries: Vec<ScheduleEntry>,
     connection: Connection,
     keys: Keys,
     options: RedbeatOptions,
@@ -59,44 +61,44 @@ pub(crate) struct Redbeat {
     metrics: Metrics,
     holds_lock: bool,
     installed: bool,
-    beaten: Option<Instant>,
+    heartbeat_at: Option<Instant>,
     last_slot: Option<Micros>,
-    /// Entries that are left alone, as was said already.
-    left: HashSet<String>,
+    /// Keys of the unsupported entries that the log has named.
+    unsupported: HashSet<String>,
     lock: Script,
     claim: Script,
     release: Script,
 }
 
-/// An entry on the schedule, as Redis has it.
-struct Scheduled {
+/// An entry as read from Redis.
+struct RedbeatEntry {
     key: String,
-    entry: Entry,
+    entry: ScheduleEntry,
     meta: String,
     last_run: Option<Micros>,
     runs: u64,
 }
 
 impl Redbeat {
-    /// Our entries must be such that RedBeat can have them.
-    pub(crate) fn new(parts: Parts, options: RedbeatOptions) -> Result<Self> {
-        for entry in &parts.entries {
-            definition::definition(entry, options.zone, parts.instance.started_at)?;
+    /// Fails if RedBeat cannot represent one of our entries.
+    pub(crate) fn new(setup: Setup, options: RedbeatOptions) -> Result<Self> {
+        for entry in &setup.entries {
+            definition::definition(entry, options.zone, setup.instance.started_at)?;
         }
-        parts.metrics.note_entries(parts.entries.len());
+        setup.metrics.set_entries(setup.entries.len());
         Ok(Self {
-            entries: parts.entries,
-            connection: parts.store.connection().clone(),
-            keys: parts.store.keys().clone(),
+            entries: setup.entries,
+            connection: setup.store.connection().clone(),
+            keys: setup.store.keys().clone(),
             options,
-            clock: parts.clock,
-            instance: parts.instance,
-            metrics: parts.metrics,
+            clock: setup.clock,
+            instance: setup.instance,
+            metrics: setup.metrics,
             holds_lock: false,
             installed: false,
-            beaten: None,
+            heartbeat_at: None,
             last_slot: None,
-            left: HashSet::new(),
+            unsupported: HashSet::new(),
             lock: Script::new(include_str!("scripts/redbeat_lock.lua")),
             claim: Script::new(include_str!("scripts/redbeat_claim.lua")),
             release: Script::new(include_str!("scripts/leave.lua")),
@@ -107,14 +109,14 @@ impl Redbeat {
         self.clock.now().timestamp_micros()
     }
 
-    fn named(&self, rest: &str) -> String {
+    fn key(&self, rest: &str) -> String {
         format!("{}{rest}", self.options.prefix)
     }
 
-    /// Takes or extends the lock of all schedulers.
+    /// Takes or extends the lock that all schedulers share; returns whether this beat holds it.
     async fn take_lock(&mut self) -> Result<bool, RedisTrouble> {
         let mut call = ScriptCall::default();
-        call.key(self.named(":lock"))
+        call.key(self.key(":lock"))
             .arg(&self.instance.id)
             .number(LOCK.as_millis());
         let held: i64 = self.connection.script(None, &self.lock, &call).await?;
@@ -129,32 +131,32 @@ impl Redbeat {
                 }
             );
             self.metrics.leader.set(held.into());
-            self.beaten = None;
-            // Whoever had it meanwhile may have installed other entries in place of ours.
+            self.heartbeat_at = None;
+            // Another scheduler may have replaced our entries meanwhile.
             self.installed &= held;
         }
         self.holds_lock = held;
         Ok(held)
     }
 
-    /// Writes our entries as RedBeat writes those of its configuration: what ran before stays known.
+    /// Writes our entries as RedBeat writes those of its configuration, and keeps the last run of those already there.
     async fn install(&mut self) -> Result<(), RedisTrouble> {
         let now = self.now();
         for part in self.entries.chunks(ROUND) {
             let mut ask = Pipeline::new();
             for entry in part {
-                ask.cmd("HGET").arg(self.named(&entry.name)).arg("meta");
+                ask.cmd("HGET").arg(self.key(&entry.name)).arg("meta");
             }
             let metas: Vec<Option<String>> = self.connection.pipeline(&ask).await?;
             let mut write = Pipeline::new();
             write.atomic();
             for (entry, meta) in part.iter().zip(metas) {
-                let key = self.named(&entry.name);
+                let key = self.key(&entry.name);
                 let Ok(definition) = definition::definition(entry, self.options.zone, now) else {
                     continue;
                 };
                 let (last_run, _) = meta.as_deref().map_or((None, 0), definition::last_run);
-                // RedBeat runs what never ran at once; a crontab here begins with its next minute.
+                // RedBeat runs an entry without a last run at once; our crontabs wait for their next minute.
                 let meta = match (&entry.plan, last_run) {
                     (Plan::Crontab(..), None) => definition::meta(now, 0),
                     _ => json!({"last_run_at": null}).to_string(),
@@ -168,27 +170,28 @@ impl Redbeat {
                 write.hset_nx(&key, "meta", meta).ignore();
                 write
                     .zadd(
-                        self.named(":schedule"),
+                        self.key(":schedule"),
                         &key,
                         score.map_or(-1, |score| score / 1_000_000),
                     )
                     .ignore();
-                write.sadd(self.named(":statics"), &entry.name).ignore();
+                write.sadd(self.key(":statics"), &entry.name).ignore();
             }
             self.connection.pipeline::<()>(&write).await?;
         }
         Ok(())
     }
 
-    /// The entries that are due, or will be within a sleep. What cannot be run keeps its place, before all of them.
-    async fn due(&mut self, now: Micros) -> Result<Vec<Scheduled>, RedisTrouble> {
+    /// The entries that are due now or within the next sleep. Unsupported entries stay first in the schedule for good,
+    /// so this reads past them.
+    async fn due(&mut self, now: Micros) -> Result<Vec<RedbeatEntry>, RedisTrouble> {
         let (mut found, mut looked) = (Vec::new(), 0);
         while found.len() < ROUND && looked < MOST {
             let mut ask = cmd("ZRANGEBYSCORE");
-            ask.arg(self.named(":schedule")).arg(0).arg(now / 1_000_000 + 1);
+            ask.arg(self.key(":schedule")).arg(0).arg(now / 1_000_000 + 1);
             ask.arg("LIMIT").arg(looked).arg(ROUND);
             let keys: Vec<String> = self.connection.command(&ask).await?;
-            self.metrics.heard.set(now / 1_000_000);
+            self.metrics.broker_answered_at(now);
             looked += keys.len();
             let last = keys.len() < ROUND;
             if !keys.is_empty() {
@@ -201,8 +204,8 @@ impl Redbeat {
         Ok(found)
     }
 
-    /// Adds to `found` those entries that can be run.
-    async fn read(&mut self, keys: Vec<String>, found: &mut Vec<Scheduled>) -> Result<(), RedisTrouble> {
+    /// Reads entries and adds the ones this beat can run to `found`.
+    async fn read(&mut self, keys: Vec<String>, found: &mut Vec<RedbeatEntry>) -> Result<(), RedisTrouble> {
         let mut ask = Pipeline::new();
         for key in &keys {
             ask.cmd("HMGET").arg(key).arg("definition").arg("meta");
@@ -216,8 +219,8 @@ impl Redbeat {
                 Ok(entry) if entry.enabled => {
                     let meta = meta.unwrap_or_default();
                     let (last_run, runs) = definition::last_run(&meta);
-                    self.left.remove(&key);
-                    found.push(Scheduled {
+                    self.unsupported.remove(&key);
+                    found.push(RedbeatEntry {
                         key,
                         entry,
                         meta,
@@ -227,8 +230,8 @@ impl Redbeat {
                 }
                 Ok(_) => {}
                 Err(reason) => {
-                    if self.left.insert(key.clone()) {
-                        warn!(key, %reason, "an entry of RedBeat is left alone");
+                    if self.unsupported.insert(key.clone()) {
+                        warn!(key, %reason, "cannot run a RedBeat entry, leaving it to Python");
                     }
                 }
             }
@@ -236,20 +239,21 @@ impl Redbeat {
         Ok(())
     }
 
-    /// Sends the slot that is due, unless somebody moved the entry on.
-    async fn send(&mut self, scheduled: &Scheduled, due: Micros, now: Micros) -> Result<(), RedisTrouble> {
-        let Scheduled { key, entry, .. } = scheduled;
-        // Of several slots that passed the last is sent, as RedBeat sends one for all.
+    /// Sends the due slot, unless the entry has changed since it was read.
+    async fn send(&mut self, scheduled: &RedbeatEntry, due: Micros, now: Micros) -> Result<(), RedisTrouble> {
+        let RedbeatEntry { key, entry, .. } = scheduled;
+        // If several slots passed, send only the last, as RedBeat does.
         let (slot, passed) = match scheduled.last_run {
             Some(last) if last <= now => entry.plan.passed(last, last, now).unwrap_or((due, 1)),
             _ => (due, 1),
         };
         let id = entry.task_id(slot);
-        let message = entry.message(id.clone(), slot, slot, now, &self.instance.origin);
+        let expires = entry.expiry(slot, slot, now);
+        let message = entry.message(id.clone(), expires, now, &self.instance.origin);
         let score = entry.plan.next(slot, slot).map_or(-1, |next| next / 1_000_000);
         let mut call = ScriptCall::default();
         call.key(key)
-            .key(self.named(":schedule"))
+            .key(self.key(":schedule"))
             .key(self.keys.list_for(&entry.queue, entry.priority));
         call.arg(&scheduled.meta)
             .arg(definition::meta(slot, scheduled.runs + 1))
@@ -258,8 +262,8 @@ impl Redbeat {
         let sent: i64 = self.connection.script(None, &self.claim, &call).await?;
         if sent == 1 {
             let late = Duration::from_micros((self.now() - slot).max(0).unsigned_abs());
-            self.instance.tell_sent(entry, &id, late);
-            self.metrics.note_sent(late, now);
+            self.instance.log_sent(entry, &id, late);
+            self.metrics.message_sent(late, now);
             self.metrics.missed.inc_by(passed - 1);
             self.last_slot = Some(slot);
         }
@@ -267,10 +271,13 @@ impl Redbeat {
     }
 
     async fn heartbeat(&mut self) -> Result<(), RedisTrouble> {
-        if self.beaten.is_some_and(|beaten| beaten.elapsed() < HEARTBEAT) {
+        if self
+            .heartbeat_at
+            .is_some_and(|at| at.elapsed() < HEARTBEAT_INTERVAL)
+        {
             return Ok(());
         }
-        let text = self.instance.heartbeat(&Standing {
+        let text = self.instance.heartbeat(&Status {
             entries: self.entries.len(),
             last_slot: self.last_slot,
             next_due: None,
@@ -279,14 +286,14 @@ impl Redbeat {
         let mut set = cmd("SET");
         set.arg(self.keys.beat(&self.instance.id)).arg(text);
         self.connection
-            .command::<()>(set.arg("EX").arg(HEARTBEAT_SECONDS))
+            .command::<()>(set.arg("EX").arg(HEARTBEAT_TTL_SECONDS))
             .await?;
-        self.beaten = Some(Instant::now());
+        self.heartbeat_at = Some(Instant::now());
         Ok(())
     }
 }
 
-impl Beat for Redbeat {
+impl Scheduler for Redbeat {
     async fn turn(&mut self) -> Result<Duration, RedisTrouble> {
         self.heartbeat().await?;
         if !self.take_lock().await? {
@@ -309,13 +316,13 @@ impl Beat for Redbeat {
         Ok(pause)
     }
 
-    fn troubled(&mut self) {
+    fn turn_failed(&mut self) {
         self.metrics.broker_errors.inc();
     }
 
     async fn leave(&self) -> Result<(), RedisTrouble> {
         let mut call = ScriptCall::default();
-        call.key(self.named(":lock"))
+        call.key(self.key(":lock"))
             .key(self.keys.beat(&self.instance.id))
             .arg(&self.instance.id);
         self.connection
@@ -325,10 +332,9 @@ impl Beat for Redbeat {
     }
 }
 
-/// When an entry is due, by its last run.
-fn due_at(scheduled: &Scheduled, now: Micros) -> Micros {
+/// When an entry is due after its last run. An entry that never ran is due now.
+fn due_at(scheduled: &RedbeatEntry, now: Micros) -> Micros {
     match scheduled.last_run {
-        // It never ran, or by a clock that was set back since.
         None => now,
         Some(last) if last > now + FUTURE => scheduled.entry.plan.next(now, now).unwrap_or(Micros::MAX),
         Some(last) => scheduled.entry.plan.next(last, last).unwrap_or(Micros::MAX),

@@ -1,5 +1,4 @@
-//! What both kinds of beat have in common: who they are, what they say of themselves, and the loop that lasts until a
-//! stop is asked for.
+//! What the two kinds of scheduler share: their parts, their heartbeat, and the loop that runs until a stop.
 
 use std::time::Duration;
 
@@ -12,67 +11,82 @@ use tradebot_base::connection::RedisTrouble;
 use tradebot_base::error_chain;
 use tradebot_base::lifecycle::{Stop, sleep_unless_stopping};
 
-use crate::entry::Entry;
+use crate::entry::ScheduleEntry;
 use crate::metrics::Metrics;
 use crate::slots::Micros;
 use crate::store::Store;
 
-/// How often the heartbeat is written, and how many seconds it is kept.
-pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
-pub(crate) const HEARTBEAT_SECONDS: u64 = 15;
-/// The longest sleep: a clock that was set, a lock that was lost and entries that are new are noticed after it.
+/// How often a beat writes its heartbeat.
+pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// How many seconds Redis keeps a heartbeat.
+pub(crate) const HEARTBEAT_TTL_SECONDS: u64 = 15;
+/// The longest sleep: how late a set clock, a lost lock or a new entry may be noticed.
 pub(crate) const LONGEST_SLEEP: Duration = Duration::from_secs(1);
-/// How long the end waits until what this beat holds is given back.
-const LEAVING: Duration = Duration::from_millis(500);
+/// How long a stop waits for the lease or lock to be released.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Who this beat is.
+/// Identifies this beat.
 #[derive(Debug, Clone)]
 pub(crate) struct Instance {
-    /// A name that no other beat has.
+    /// Unique among all beats.
     pub(crate) id: String,
     pub(crate) machine: String,
-    /// What messages name as their publisher.
+    /// The `origin` header of the messages it sends.
     pub(crate) origin: String,
     pub(crate) started_at: Micros,
-    /// Nothing is written: what would be sent is only said.
+    /// Log what would be sent, and write nothing.
     pub(crate) dry_run: bool,
 }
 
-/// What a beat is made of.
-pub(crate) struct Parts {
-    pub(crate) entries: Vec<Entry>,
+/// What a scheduler is built from.
+pub(crate) struct Setup {
+    pub(crate) entries: Vec<ScheduleEntry>,
     pub(crate) store: Store,
     pub(crate) clock: SharedClock,
+    pub(crate) rng: fastrand::Rng,
     pub(crate) instance: Instance,
     pub(crate) metrics: Metrics,
 }
 
-/// What changes in a heartbeat.
-pub(crate) struct Standing {
+/// The part of a heartbeat that changes.
+pub(crate) struct Status {
     pub(crate) entries: usize,
     pub(crate) last_slot: Option<Micros>,
     pub(crate) next_due: Option<Micros>,
     pub(crate) leader: bool,
 }
 
+/// Runs a schedule, one turn at a time.
+pub(crate) trait Scheduler {
+    /// Sends what is due; returns how long to sleep.
+    async fn turn(&mut self) -> Result<Duration, RedisTrouble>;
+
+    /// Is called after a turn that failed.
+    fn turn_failed(&mut self);
+
+    /// Releases the lease or lock that other schedulers wait for.
+    async fn leave(&self) -> Result<(), RedisTrouble>;
+}
+
 impl Instance {
-    pub(crate) fn heartbeat(&self, standing: &Standing) -> String {
+    /// The JSON text of the heartbeat.
+    pub(crate) fn heartbeat(&self, status: &Status) -> String {
         let seconds = |micros: Micros| Duration::from_micros(micros.unsigned_abs()).as_secs_f64();
         json!({
             "host": self.machine,
             "pid": std::process::id(),
             "version": env!("CARGO_PKG_VERSION"),
             "started_at": seconds(self.started_at),
-            "entries": standing.entries,
-            "last_slot": standing.last_slot.map(seconds),
-            "next_due": standing.next_due.map(seconds),
-            "leader": standing.leader,
+            "entries": status.entries,
+            "last_slot": status.last_slot.map(seconds),
+            "next_due": status.next_due.map(seconds),
+            "leader": status.leader,
         })
         .to_string()
     }
 
-    /// Says that a message was sent, or would have been.
-    pub(crate) fn tell_sent(&self, entry: &Entry, id: &str, late: Duration) {
+    /// Logs that a message was sent, or would have been.
+    pub(crate) fn log_sent(&self, entry: &ScheduleEntry, id: &str, late: Duration) {
         info!(
             beat.entry = entry.name,
             task.name = entry.task,
@@ -88,40 +102,28 @@ impl Instance {
     }
 }
 
-/// A schedule that is worked off turn by turn.
-pub(crate) trait Beat {
-    /// Does what is due; returns how long nothing is to be done.
-    async fn turn(&mut self) -> Result<Duration, RedisTrouble>;
-
-    /// A turn failed: whether the broker is back, only an answer tells.
-    fn troubled(&mut self);
-
-    /// Gives back what others wait for.
-    async fn leave(&self) -> Result<(), RedisTrouble>;
-}
-
-/// Runs until a stop is asked for. A cold stop does not wait for the broker's answer: a slot may or may not have been
-/// taken then, which the next beat finds out.
-pub(crate) async fn run(mut beat: impl Beat, stop: &Stop) {
-    let mut waits = Reconnect::default();
+/// Runs until a stop. A cold stop does not wait for Redis to answer: whether the current slot was claimed, the next beat
+/// reads from its record.
+pub(crate) async fn run(mut scheduler: impl Scheduler, stop: &Stop) {
+    let mut retries = Reconnect::default();
     while !stop.is_stopping() {
-        let turned = tokio::select! {
+        let turn = tokio::select! {
             biased;
-            turned = beat.turn() => turned,
+            turn = scheduler.turn() => turn,
             () = stop.cold() => return,
         };
-        let pause = match turned {
+        let pause = match turn {
             Ok(until_next) => {
-                if waits.attempt() > 0 {
+                if retries.attempt() > 0 {
                     info!("the broker is back");
-                    waits.reset();
+                    retries.reset();
                 }
                 until_next
             }
             Err(trouble) => {
-                beat.troubled();
-                let delay = waits.next_delay();
-                if waits.attempt() == 1 {
+                scheduler.turn_failed();
+                let delay = retries.next_delay();
+                if retries.attempt() == 1 {
                     warn!(error = %error_chain(&trouble), "broker in trouble, due entries stay due");
                 }
                 delay
@@ -129,8 +131,8 @@ pub(crate) async fn run(mut beat: impl Beat, stop: &Stop) {
         };
         sleep_unless_stopping(stop, pause).await;
     }
-    // All of it ends by itself if this fails.
-    if !matches!(timeout(LEAVING, beat.leave()).await, Ok(Ok(()))) {
-        debug!("the lease was not given back");
+    // Lease, lock and heartbeat expire by themselves if this fails.
+    if !matches!(timeout(LEAVE_TIMEOUT, scheduler.leave()).await, Ok(Ok(()))) {
+        debug!("could not release the lease, it expires by itself");
     }
 }

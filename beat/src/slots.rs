@@ -1,7 +1,7 @@
-//! When an entry is due: its slots, each named by an instant in microseconds since 1970.
+//! When an entry is due: its slots, each an instant in microseconds since 1970.
 //!
-//! A slot is the unit that is sent once. The slots of an interval lie on a grid around the instant at which the entry
-//! was first seen by any beat, which Redis keeps; those of a crontab are the minutes it names.
+//! Each slot is sent once. The slots of an interval lie on a grid that starts when any beat first sees the entry; Redis
+//! keeps that anchor. The slots of a crontab are the minutes that match it.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,15 +15,15 @@ use crate::zone;
 /// An instant in microseconds since 1970.
 pub(crate) type Micros = i64;
 
-/// How many missed slots of a crontab are counted.
+/// How many missed slots of a crontab are counted at most.
 pub(crate) const COUNTED: u64 = 10_000;
 
 /// When an entry is due.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Plan {
-    /// Every so many microseconds.
+    /// One slot every so many microseconds.
     Interval(Micros),
-    /// At the minutes of a crontab, in a zone.
+    /// One slot at each minute that matches, in a zone.
     Crontab(Box<Crontab>, Tz),
 }
 
@@ -34,7 +34,7 @@ impl Plan {
         Self::Interval(micros.max(1000))
     }
 
-    /// The first slot after `after`; `anchor` is a point of an interval's grid.
+    /// The first slot after `after`; `anchor` is a point on an interval's grid.
     pub(crate) fn next(&self, anchor: Micros, after: Micros) -> Option<Micros> {
         match self {
             Self::Interval(every) => {
@@ -47,8 +47,8 @@ impl Plan {
         }
     }
 
-    /// The slots in `(after, now]`: the last one, and how many there are, of a crontab at most about [`COUNTED`].
-    /// `None` if there are none.
+    /// The last slot in `(after, now]`, and how many there are; `None` if there are none. The count of a crontab's slots
+    /// stops at [`COUNTED`].
     pub(crate) fn passed(&self, anchor: Micros, after: Micros, now: Micros) -> Option<(Micros, u64)> {
         let first = self.next(anchor, after).filter(|first| *first <= now)?;
         if let Self::Interval(every) = self {
@@ -65,7 +65,7 @@ impl Plan {
         Some((last, count))
     }
 
-    /// The last slot at or before `now`, looked for further and further back.
+    /// The last slot at or before `now`; searches from further and further back.
     fn last_before(&self, anchor: Micros, now: Micros) -> Option<Micros> {
         let mut back: Micros = 60_000_000;
         while let Some(start) = now.checked_sub(back).filter(|start| *start > 0) {
@@ -84,7 +84,7 @@ impl Plan {
         None
     }
 
-    /// The `count` slots before and including `last` that come after `after`, in order.
+    /// Up to `count` slots in `(after, last]`, the latest ones, in order.
     pub(crate) fn last_slots(
         &self,
         anchor: Micros,
@@ -114,14 +114,14 @@ impl Plan {
         slots.into()
     }
 
-    /// The time from one slot to the one after it.
+    /// The time from a slot to the next one.
     pub(crate) fn gap(&self, anchor: Micros, slot: Micros) -> Option<Duration> {
         let next = self.next(anchor, slot)?;
         u64::try_from(next - slot).ok().map(Duration::from_micros)
     }
 }
 
-/// For people: `every 300 s`, or the crontab with its zone.
+/// `every 300 s`, or the crontab and its zone.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -134,7 +134,7 @@ impl fmt::Display for Plan {
     }
 }
 
-/// The instant as a time; the end of time for one that has none.
+/// The instant as a time; the latest possible time if it is out of range.
 pub(crate) fn time(micros: Micros) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }

@@ -1,12 +1,9 @@
-//! What the beats keep in Redis, and the one way in which a slot is taken.
+//! What the beats keep in Redis, and the one way to claim a slot.
 //!
-//! A slot is sent by a script that checks the entry's record, pushes the message and moves the record on, all of it or
-//! nothing. However many beats there are, and whatever becomes of them or their connections in between, a slot is so
-//! sent once: a second attempt, our own after a lost answer included, finds the record moved on. No lease and no clock
-//! is part of that.
+//! A script claims a slot: it checks the entry's record, pushes the message and moves the record on, all or nothing. So
+//! each slot is sent once, however many beats run and whatever happens to them or their connections: a second attempt,
+//! our own after a lost answer included, finds that the record has moved. Neither lease nor clock plays a part in this.
 
-use std::borrow::Cow;
-use std::fmt::Write;
 use std::time::Duration;
 
 use redis::{Script, cmd};
@@ -14,50 +11,51 @@ use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
 use tradebot_core::wire::envelope::Priority;
 use tradebot_core::wire::keys::{self, Keys};
 
-use crate::due::{Guard, Record};
+use crate::due::{Guard, SlotRecord};
 use crate::slots::Micros;
 
-/// How many slots one script takes at most: the server answers nobody else meanwhile, for about half a millisecond.
+/// The most slots that one script claims: the server serves no other client meanwhile, for about half a millisecond.
 pub(crate) const BATCH: usize = 100;
-/// How many records are read at a time.
+/// How many records one command reads.
 const READ: usize = 1000;
 
-/// A slot to be taken.
+/// A slot to claim.
 #[derive(Debug, Clone)]
-pub(crate) struct Claim<'e> {
+pub(crate) struct SlotClaim<'e> {
     pub(crate) entry: &'e str,
     pub(crate) guard: Guard,
     pub(crate) slot: Micros,
     pub(crate) anchor: Micros,
-    /// What is pushed; without, the slot is only recorded.
-    pub(crate) message: Option<Cow<'e, str>>,
+    /// The message to push; without one the slot is only recorded.
+    pub(crate) message: Option<String>,
     pub(crate) queue: &'e str,
     pub(crate) priority: Priority,
 }
 
-/// What became of a claim.
+/// The result of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum ClaimResult {
     Sent,
+    /// Recorded without a message.
     Passed,
+    /// Recorded without a message because the entry is paused.
     Paused,
-    /// The record is another one: somebody else was first, or we were, and never heard of it.
-    Taken(Option<Record>),
-    /// The queue's key takes no message.
+    /// The record does not match the guard: another beat was first, or this one was and lost the answer.
+    Taken(Option<SlotRecord>),
+    /// Redis refused the push, for the reason given.
     Refused(String),
 }
 
-/// Who sends, by the server's account.
+/// Which beat leads, according to the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Holder {
+pub(crate) struct LeaseHolder {
     pub(crate) instance: String,
     /// How far the holder's clock is ahead of the server's.
     pub(crate) ahead: Option<Micros>,
-    /// The server's time.
-    pub(crate) server: Micros,
+    pub(crate) server_time: Micros,
 }
 
-/// The beats' part of a broker's database.
+/// The beats' keys in the broker's database.
 pub(crate) struct Store {
     connection: Connection,
     /// Where results are, for entries that wait for them.
@@ -65,7 +63,7 @@ pub(crate) struct Store {
     keys: Keys,
     result_key_prefix: String,
     claim: Script,
-    keep: Script,
+    renew_lease: Script,
     leave: Script,
 }
 
@@ -82,7 +80,7 @@ impl Store {
             keys,
             result_key_prefix,
             claim: Script::new(include_str!("scripts/claim.lua")),
-            keep: Script::new(include_str!("scripts/keep.lua")),
+            renew_lease: Script::new(include_str!("scripts/renew_lease.lua")),
             leave: Script::new(include_str!("scripts/leave.lua")),
         }
     }
@@ -95,8 +93,8 @@ impl Store {
         &self.keys
     }
 
-    /// The records of entries, in their order.
-    pub(crate) async fn records(&self, entries: &[&str]) -> Result<Vec<Option<Record>>, RedisTrouble> {
+    /// The record of each entry.
+    pub(crate) async fn records(&self, entries: &[&str]) -> Result<Vec<Option<SlotRecord>>, RedisTrouble> {
         let mut records = Vec::with_capacity(entries.len());
         for part in entries.chunks(READ) {
             let mut ask = cmd("HMGET");
@@ -107,8 +105,8 @@ impl Store {
         Ok(records)
     }
 
-    /// Takes slots; one answer for each claim. What was taken before an error is not known.
-    pub(crate) async fn claim(&self, claims: &[Claim<'_>]) -> Result<Vec<Answer>, RedisTrouble> {
+    /// Claims slots; returns one result per claim. After an error any of them may have been claimed.
+    pub(crate) async fn claim(&self, claims: &[SlotClaim<'_>]) -> Result<Vec<ClaimResult>, RedisTrouble> {
         let mut call = ScriptCall::default();
         call.key(self.keys.beat_slots()).key(self.keys.beat_paused());
         for claim in claims {
@@ -123,36 +121,38 @@ impl Store {
             call.arg(claim.message.as_deref().unwrap_or_default());
         }
         let answers: Vec<String> = self.connection.script(None, &self.claim, &call).await?;
-        Ok(answers.iter().map(|text| answer(text)).collect())
+        Ok(answers.iter().map(|text| claim_result(text)).collect())
     }
 
-    /// Asks for the lease or renews it, and leaves a heartbeat if one is given.
-    pub(crate) async fn keep(
+    /// Asks for the lease or renews it; `heartbeat` is a text to leave and how many seconds it stays.
+    pub(crate) async fn renew_lease(
         &self,
         instance: &str,
         ahead: Option<Micros>,
         lease: Duration,
         heartbeat: Option<(&str, u64)>,
-    ) -> Result<Holder, RedisTrouble> {
+    ) -> Result<LeaseHolder, RedisTrouble> {
         let mut call = ScriptCall::default();
         call.key(self.keys.beat_leader()).arg(instance);
-        let mut shown = String::new();
-        if let Some(ahead) = ahead {
-            write!(shown, "{ahead}").expect("memory takes every text");
-        }
-        call.arg(&shown).number(lease.as_millis());
+        match ahead {
+            Some(ahead) => call.number(ahead),
+            None => call.arg(""),
+        };
+        call.number(lease.as_millis());
         let before = heartbeat.map(|(text, seconds)| {
             let mut set = cmd("SET");
             set.arg(self.keys.beat(instance)).arg(text).arg("EX").arg(seconds);
             set
         });
-        let (holder, seconds, micros): (String, Micros, Micros) =
-            self.connection.script(before.as_ref(), &self.keep, &call).await?;
+        let (holder, seconds, micros): (String, Micros, Micros) = self
+            .connection
+            .script(before.as_ref(), &self.renew_lease, &call)
+            .await?;
         let (holder, ahead) = holder.split_once(' ').unwrap_or((&holder, ""));
-        Ok(Holder {
+        Ok(LeaseHolder {
             instance: holder.to_owned(),
             ahead: ahead.parse().ok(),
-            server: seconds * 1_000_000 + micros,
+            server_time: seconds * 1_000_000 + micros,
         })
     }
 
@@ -168,7 +168,7 @@ impl Store {
             .map(|_| ())
     }
 
-    /// Which of these tasks have a result that is final.
+    /// Whether each of these tasks has a final result.
     pub(crate) async fn finished(&self, task_ids: &[String]) -> Result<Vec<bool>, RedisTrouble> {
         let mut ask = cmd("MGET");
         for id in task_ids {
@@ -195,7 +195,7 @@ impl Store {
             .await
     }
 
-    /// Pauses entries or has them go on; says how many that changed.
+    /// Pauses or resumes entries; returns how many changed.
     pub(crate) async fn set_paused(&self, entries: &[String], paused: bool) -> Result<u64, RedisTrouble> {
         let mut set = cmd(if paused { "SADD" } else { "SREM" });
         self.connection
@@ -204,12 +204,12 @@ impl Store {
     }
 }
 
-/// Reads a record; anything else is as good as none.
-fn record(text: &str) -> Option<Record> {
+/// Reads a record. A malformed one counts as none.
+fn record(text: &str) -> Option<SlotRecord> {
     let mut numbers = text.split(' ').map(str::parse::<Micros>);
     let mut next = || numbers.next()?.ok();
     let (last, anchor, sent, runs) = (next()?, next()?, next()?, next()?);
-    Some(Record {
+    Some(SlotRecord {
         last,
         anchor,
         sent: (sent >= 0).then_some(sent),
@@ -217,14 +217,14 @@ fn record(text: &str) -> Option<Record> {
     })
 }
 
-fn answer(text: &str) -> Answer {
+fn claim_result(text: &str) -> ClaimResult {
     match text.split_once(' ').unwrap_or((text, "")) {
-        ("sent", _) => Answer::Sent,
-        ("passed", _) => Answer::Passed,
-        ("paused", _) => Answer::Paused,
-        ("taken", text) => Answer::Taken(record(text)),
-        ("refused", reason) => Answer::Refused(reason.to_owned()),
-        _ => Answer::Refused(format!("the claim was answered with `{text}`")),
+        ("sent", _) => ClaimResult::Sent,
+        ("passed", _) => ClaimResult::Passed,
+        ("paused", _) => ClaimResult::Paused,
+        ("taken", text) => ClaimResult::Taken(record(text)),
+        ("refused", reason) => ClaimResult::Refused(reason.to_owned()),
+        _ => ClaimResult::Refused(format!("the claim script answered `{text}`")),
     }
 }
 

@@ -1,16 +1,14 @@
-//! The loop: wait for the next due entries, take their slots, wait again.
+//! The main loop: wait for the next due entry, claim its slots, wait again.
 //!
-//! Every beat runs it. The one that holds the lease takes slots as they become due; the others come
-//! [a moment later](lease), read the records, and take what was left: a beat that was killed, stopped or cut off costs
-//! its slots that moment. While the broker is away due entries stay due; what is sent once it is back is each entry's
-//! catch-up policy.
+//! Every beat runs this loop. The leader claims slots as they fall due. Followers wait [a little longer](lease), read the
+//! records again and claim what is left: if the leader is killed, stopped or cut off, its slots are late by that little.
+//! While the broker is away, due entries stay due; each entry's catch-up policy decides what is sent afterwards.
 //!
-//! [`agenda`] is when each entry is to be looked at, [`ahead`] makes messages before they are due, [`firing`] takes the
-//! slots of the entries that are due, and [`outcome`] notes what became of them.
+//! [`agenda`] orders entries by time, [`claiming`] claims the slots that are due, [`outcome`] records the result, and
+//! [`lease`] decides which beat leads and by which clock.
 
 mod agenda;
-mod ahead;
-mod firing;
+mod claiming;
 mod lease;
 mod outcome;
 
@@ -19,73 +17,66 @@ use std::time::Duration;
 
 use tradebot_base::connection::RedisTrouble;
 
-use crate::due::{Decision, State, decide};
-use crate::entry::Entry;
+use crate::due::{Decision, Progress, decide};
+use crate::entry::ScheduleEntry;
 use crate::metrics::Metrics;
-use crate::running::{Beat, Instance, LONGEST_SLEEP, Parts};
+use crate::running::{Instance, LONGEST_SLEEP, Scheduler, Setup};
 use crate::slots::Micros;
 use crate::store::Store;
 use crate::timing::BeatClock;
 use agenda::Agenda;
-use ahead::{AHEAD, Ahead};
 use lease::Lease;
 
-/// Entries that are worked off at a time.
+/// How many due entries are handled before the lease and the clock are looked at again.
 const ROUND: usize = 2000;
-/// When an entry is tried again whose queue takes no message.
-const REFUSED: Micros = 1_000_000;
+/// How long an entry waits before it tries a queue again that refused its message.
+const REFUSED_WAIT: Micros = 1_000_000;
 
 /// A running schedule.
 pub(crate) struct Ticker {
-    entries: Vec<Entry>,
-    states: Vec<State>,
+    entries: Vec<ScheduleEntry>,
+    /// By entry, as this beat last saw it.
+    progress: Vec<Progress>,
     agenda: Agenda,
-    ahead: Ahead,
     store: Store,
     clock: BeatClock,
     instance: Instance,
     metrics: Metrics,
     lease: Lease,
-    /// What was sent of each entry has been read.
+    /// The records have been read.
     loaded: bool,
-    /// The clock was set, and what that means is not worked off yet.
-    jumped: bool,
-    last_slot: Option<Micros>,
-    /// Every entry is to be put on the agenda anew.
+    /// The clock was set, and entries are yet to be decided by the new time.
+    clock_jumped: bool,
+    /// The agenda is out of date.
     reschedule: bool,
-    /// Entries whose queue took no message, as was said already.
+    last_slot: Option<Micros>,
+    /// Entries whose queue refused the last message; the log has said so.
     refused: HashSet<usize>,
 }
 
 impl Ticker {
-    /// A ticker of the entries that are enabled.
-    pub(crate) fn new(parts: Parts) -> Self {
-        let entries: Vec<Entry> = parts.entries.into_iter().filter(|entry| entry.enabled).collect();
-        parts.metrics.note_entries(entries.len());
+    /// Schedules the enabled entries.
+    pub(crate) fn new(mut setup: Setup) -> Self {
+        let entries: Vec<ScheduleEntry> = setup.entries.into_iter().filter(|entry| entry.enabled).collect();
+        setup.metrics.set_entries(entries.len());
         Self {
-            states: vec![State::default(); entries.len()],
-            agenda: Agenda::with_capacity(entries.len()),
-            ahead: Ahead::default(),
+            progress: vec![Progress::default(); entries.len()],
+            agenda: Agenda::default(),
             entries,
-            store: parts.store,
-            clock: BeatClock::new(parts.clock),
-            instance: parts.instance,
-            metrics: parts.metrics,
-            lease: Lease::new(),
+            store: setup.store,
+            clock: BeatClock::new(setup.clock),
+            instance: setup.instance,
+            metrics: setup.metrics,
+            lease: Lease::new(&mut setup.rng),
             loaded: false,
-            jumped: false,
-            last_slot: None,
+            clock_jumped: false,
             reschedule: true,
+            last_slot: None,
             refused: HashSet::new(),
         }
     }
 
-    /// Reads what was sent of each entry.
-    async fn load(&mut self) -> Result<(), RedisTrouble> {
-        let all: Vec<usize> = (0..self.entries.len()).collect();
-        self.refresh(&all).await
-    }
-
+    /// Reads the records of entries.
     async fn refresh(&mut self, entries: &[usize]) -> Result<(), RedisTrouble> {
         let names: Vec<&str> = entries
             .iter()
@@ -93,15 +84,14 @@ impl Ticker {
             .collect();
         let records = self.store.records(&names).await?;
         for (entry, record) in entries.iter().zip(records) {
-            self.states[*entry].adopt(record);
+            self.progress[*entry].adopt(record);
         }
         Ok(())
     }
 
-    /// Puts every entry on the agenda anew, by the clock as it is now.
+    /// Rebuilds the agenda by the clock as it is now.
     fn schedule_all(&mut self) {
         self.agenda.clear();
-        self.ahead.clear();
         let now = self.clock.now();
         for entry in 0..self.entries.len() {
             self.schedule(entry, now);
@@ -109,20 +99,25 @@ impl Ticker {
     }
 
     fn schedule(&mut self, entry: usize, now: Micros) {
-        match decide(&self.entries[entry], &mut self.states[entry], now, self.jumped) {
+        match decide(
+            &self.entries[entry],
+            &mut self.progress[entry],
+            now,
+            self.clock_jumped,
+        ) {
             Decision::Wait(until) => self.agenda.push(until, entry),
             Decision::Act(_) => self.agenda.push(now, entry),
             Decision::Never => {}
         }
     }
 
-    /// Takes what is due; returns how long nothing is to be done.
+    /// Claims what is due; returns how long to sleep.
     async fn tick(&mut self) -> Result<Duration, RedisTrouble> {
         if let Some(by) = self.clock.jump() {
-            self.set_clock(by, "the clock was set, or this machine slept");
+            self.clock_changed(by, "the clock was set, or this machine slept");
         }
-        if self.lease.until_kept().is_zero() {
-            self.keep().await?;
+        if self.lease.until_renewal().is_zero() {
+            self.renew_lease().await?;
         }
         loop {
             if std::mem::take(&mut self.reschedule) {
@@ -132,53 +127,41 @@ impl Ticker {
             if due.is_empty() {
                 break;
             }
-            if let Err(trouble) = self.fire(&due).await {
-                let now = self.clock.now();
-                let waiting: HashSet<usize> = self.agenda.entries().collect();
-                for entry in due.into_iter().filter(|entry| !waiting.contains(entry)) {
-                    self.agenda.push(now, entry);
-                }
+            if let Err(trouble) = self.claim_due(&due).await {
+                self.reschedule = true;
                 return Err(trouble);
             }
         }
-        self.jumped = false;
-        let pause = LONGEST_SLEEP.min(self.lease.until_kept());
+        self.clock_jumped = false;
+        let pause = LONGEST_SLEEP.min(self.lease.until_renewal());
         let Some(next) = self.agenda.next() else {
             return Ok(pause);
         };
-        let mut wake = next + self.lease.patience();
-        if self.lease.leads && self.ahead.lacks(next) {
-            if next - self.clock.now() <= AHEAD {
-                self.prepare(next);
-            } else {
-                wake -= AHEAD;
-            }
-        }
-        let until_due = u64::try_from(wake - self.clock.now()).unwrap_or(0);
-        Ok(pause.min(Duration::from_micros(until_due)))
+        let until_due = next + self.lease.patience() - self.clock.now();
+        Ok(pause.min(Duration::from_micros(u64::try_from(until_due).unwrap_or(0))))
     }
 
     fn pop_due(&mut self) -> Vec<usize> {
         let until = self.clock.now() - self.lease.patience();
         std::iter::from_fn(|| self.agenda.pop(until))
             .take(ROUND)
-            .map(|(_, entry)| entry)
             .collect()
     }
 }
 
-impl Beat for Ticker {
+impl Scheduler for Ticker {
     async fn turn(&mut self) -> Result<Duration, RedisTrouble> {
         if !self.loaded {
-            self.load().await?;
+            let all: Vec<usize> = (0..self.entries.len()).collect();
+            self.refresh(&all).await?;
             self.loaded = true;
         }
         self.tick().await
     }
 
-    fn troubled(&mut self) {
+    fn turn_failed(&mut self) {
         self.metrics.broker_errors.inc();
-        self.lease.forget();
+        self.lease.renew_soon();
     }
 
     async fn leave(&self) -> Result<(), RedisTrouble> {

@@ -1,10 +1,9 @@
-//! The time that slots are named by, and what becomes of it when a clock is set.
+//! The clock that decides which slots are due, and what happens when a machine's clock is set or wrong.
 //!
-//! Waiting is done on the monotonic timer; the wall clock only says which slots have passed. A wall clock that moved
-//! otherwise than the monotonic one was set, or the machine slept. Beats on several machines follow the clock of the
-//! one that sends, for as long as it does, as soon as theirs differs by more than [`AGREED`]: the slots of one machine
-//! cannot come an hour before those of another. What they compare with is the server's clock, which is good enough to
-//! agree on, and is used for nothing else.
+//! Waits use the monotonic timer; the wall clock only says which slots have passed. If the two move apart, the wall clock
+//! was set or the machine slept. If a follower's wall clock differs from the leader's by more than [`AGREED`], it follows
+//! the leader's: otherwise its slots could come an hour early. Both compare their clocks with the Redis server's, which
+//! serves for nothing else.
 
 use std::time::Duration;
 
@@ -13,23 +12,23 @@ use tradebot_base::clock::SharedClock;
 
 use crate::slots::Micros;
 
-/// A difference that is no set clock: a virtual machine that was held up for a moment has it, too.
+/// A smaller difference between wall clock and timer is no set clock: a virtual machine that stalls shows it, too.
 const STEADY: Micros = 500_000;
-/// By so much may two machines' clocks differ without anybody minding.
+/// How far two machines' clocks may differ before a follower corrects its own.
 const AGREED: Micros = 1_000_000;
-/// An answer that took longer says nothing about the server's clock.
+/// An answer that takes longer is not used to compare clocks.
 const PROMPT: Micros = 600_000;
 
 /// The clock of one beat.
 #[derive(Debug)]
 pub(crate) struct BeatClock {
     clock: SharedClock,
-    /// Both clocks as they were last read.
+    /// The wall clock and the timer as last read.
     wall: Micros,
     steady: Instant,
-    /// How far the wall clock is ahead of the server's.
+    /// How far the wall clock is ahead of the server's, once known.
     ahead: Option<Micros>,
-    /// What is added to the wall clock to have the clock of the beat that sends.
+    /// The difference between the leader's clock and the wall clock, where it matters.
     correction: Micros,
 }
 
@@ -44,23 +43,23 @@ impl BeatClock {
         }
     }
 
-    /// The time by which slots are named: that of the last [`jump`](Self::jump) and what has passed since, so that a
-    /// clock that is set in between is not followed unnoticed.
+    /// The time that decides what is due. It runs on the timer since the last [`jump`](Self::jump), so that a clock that
+    /// is set in between takes effect only when it is noticed.
     pub(crate) fn now(&self) -> Micros {
         self.wall + micros(self.steady.elapsed()) + self.correction
     }
 
-    /// This machine's time.
+    /// This machine's wall clock.
     pub(crate) fn wall(&self) -> Micros {
         self.clock.now().timestamp_micros()
     }
 
-    /// How far this machine's clock is ahead of the server's, once that is known.
+    /// How far this machine's clock is ahead of the server's, once known.
     pub(crate) fn ahead(&self) -> Option<Micros> {
         self.ahead
     }
 
-    /// By how much the clock was set since the last call, if it was.
+    /// How far the wall clock was set since the last call, if it was.
     pub(crate) fn jump(&mut self) -> Option<Micros> {
         let (wall, steady) = (self.wall(), Instant::now());
         let passed = micros(steady - self.steady);
@@ -73,15 +72,15 @@ impl BeatClock {
         Some(by)
     }
 
-    /// Takes note of the server's time in an answer to what was asked at `asked`.
-    pub(crate) fn compare(&mut self, asked: Micros, server: Micros) {
-        let answered = self.wall();
-        if (0..PROMPT).contains(&(answered - asked)) {
-            self.ahead = Some(asked + (answered - asked) / 2 - server);
+    /// Compares the wall clock with the server's time, which just arrived in answer to a question sent at `asked_at`.
+    pub(crate) fn compare(&mut self, asked_at: Micros, server_time: Micros) {
+        let took = self.wall() - asked_at;
+        if (0..PROMPT).contains(&took) {
+            self.ahead = Some(asked_at + took / 2 - server_time);
         }
     }
 
-    /// Follows the beat that sends; `None` follows this machine's own clock. Says by how much that sets the time.
+    /// Follows the leader's clock, or this machine's with `None`. Returns how far that moves the time.
     pub(crate) fn follow(&mut self, leader_ahead: Option<Micros>) -> Option<Micros> {
         let correction = match leader_ahead.zip(self.ahead) {
             Some((leader, own)) if (leader - own).abs() > AGREED => leader - own,
@@ -118,18 +117,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_clock_that_was_set_is_told_from_time_that_passed() {
+    async fn a_set_clock_is_not_mistaken_for_passing_time() {
         let (manual, mut clock) = clock();
         tokio::time::advance(Duration::from_secs(100)).await;
         manual.advance(TimeDelta::milliseconds(99_700));
         assert_eq!(clock.jump(), None);
         manual.advance(TimeDelta::hours(-1));
         assert_eq!(clock.jump(), Some(-3_600_000_000));
-        assert_eq!(clock.jump(), None, "told once");
+        assert_eq!(clock.jump(), None, "reported once");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn followers_go_by_the_leaders_clock_if_theirs_differs() {
+    async fn a_follower_uses_the_leaders_clock_if_its_own_differs() {
         let (manual, mut clock) = clock();
         let start = clock.now();
         let hour = 3_600_000_000;
@@ -144,9 +143,9 @@ mod tests {
         assert_eq!(clock.follow(Some(hour + 5)), Some(hour));
         assert_eq!((clock.now(), clock.wall()), (start + hour, start));
         assert_eq!(clock.follow(Some(hour + 6)), None);
-        // Once it leads itself, its own clock counts.
+        // As leader it uses its own clock.
         assert_eq!(clock.follow(None), Some(-hour));
-        // An answer that came late tells nothing.
+        // A late answer is not used.
         manual.advance(TimeDelta::seconds(4));
         clock.compare(start, start);
         assert_eq!(clock.ahead(), Some(5));

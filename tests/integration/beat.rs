@@ -159,7 +159,7 @@ async fn entries_are_listed_run_at_once_paused_and_resumed() {
     assert!(rows[1][2].parse::<u32>().is_ok_and(|runs| runs >= 3), "{listed}");
     assert_eq!((rows[2][0], rows[2][2], rows[2][3]), ("b", "0", "-"));
     assert!(rows[2][4].ends_with("-01-01T00:00:00Z"), "{listed}");
-    assert!(rows[3].join(" ").starts_with("c not enabled"), "{listed}");
+    assert!(rows[3].join(" ").starts_with("c disabled"), "{listed}");
 
     // From the moment of the command slots pass, and nothing is sent.
     let paused = scene.sent("celery").await.len();
@@ -182,7 +182,7 @@ async fn entries_are_listed_run_at_once_paused_and_resumed() {
     );
     assert!(
         resumed.iter().all(|message| message["headers"]["task"] == "t.a"),
-        "what is not enabled was sent"
+        "a disabled entry was sent"
     );
     stop(&beat);
 

@@ -1,20 +1,19 @@
-//! Random crontabs and instants, beside Python Celery's own `crontab`.
+//! Random crontabs and instants, compared with Python Celery's `crontab`.
 
 use chrono::TimeDelta;
 use chrono_tz::Tz;
-use tradebot_test_support::Python;
+use tradebot_test_support::{Python, seeded_rng};
 
 use super::Crontab;
 use crate::slots::time;
 use crate::zone;
 
-/// Cases of a run; the seed is drawn anew each time, and printed.
+/// How many cases one run draws.
 const CASES: usize = 10_000;
 
 #[test]
 fn random_crontabs_are_due_when_python_says_so() {
-    let seed = fastrand::u32(..).to_string();
-    println!("seed {seed}");
+    let seed = seeded_rng().u32(..).to_string();
     let arguments = [seed.as_str(), &CASES.to_string()];
     let cases = Python::CELERY_NEWEST.script("crontab_due.py", &arguments, &[]);
     let cases: Vec<(String, String, i64, Option<i64>)> = serde_json::from_value(cases).expect("cases");
@@ -22,7 +21,7 @@ fn random_crontabs_are_due_when_python_says_so() {
     let (mut equal, mut refused, mut at_a_change) = (0, 0, 0);
     for (line, zone, instant, expected) in cases {
         let zone: Tz = zone.parse().expect("a zone");
-        // In an empty field nothing stands between two blanks.
+        // An empty field has nothing between two blanks.
         let fields: Vec<String> = line.split(' ').map(str::to_owned).collect();
         let crontab = Crontab::new(fields.try_into().expect("five fields"));
         let due = crontab
@@ -35,10 +34,10 @@ fn random_crontabs_are_due_when_python_says_so() {
             (Some(due), Some(expected))
                 if clocks_change(zone, due.min(time(expected)), due.max(time(expected))) =>
             {
-                // What differs at a change. The hour that is repeated runs here, and Celery leaves it out; asked within
-                // it, Celery names an instant of the first pass, which has gone by. Of several times in a missing hour
-                // Celery forgets the later ones once the first has run, or takes one that comes after a regular time.
-                // And what runs every hour is not shifted here where clocks move by half an hour.
+                // Known differences at a clock change: our hourly crontabs run in a repeated hour, Celery's do not. Within
+                // that hour Celery returns an instant of its first pass, which is over. After the first of several times
+                // in a skipped hour Celery forgets the others, or returns one after a regular time. And we do not shift
+                // hourly crontabs where clocks move by half an hour.
                 let hourly = crontab.is_ok_and(|crontab| crontab.is_hourly());
                 assert!(
                     hourly || due < time(expected) || time(expected) <= time(instant),
@@ -58,7 +57,7 @@ fn random_crontabs_are_due_when_python_says_so() {
     assert!(equal > CASES / 2);
 }
 
-/// Whether the clocks change within three hours of these times.
+/// Whether clocks change from three hours before `from` to three hours after `to`.
 fn clocks_change(zone: Tz, from: chrono::DateTime<chrono::Utc>, to: chrono::DateTime<chrono::Utc>) -> bool {
     use chrono::{Offset, TimeZone};
     let offset = |time: chrono::DateTime<chrono::Utc>| zone.offset_from_utc_datetime(&time.naive_utc()).fix();

@@ -10,7 +10,7 @@ fn next(line: &str, after: &str) -> String {
 }
 
 #[test]
-fn both_days_have_to_match_and_ranges_wrap() {
+fn both_days_must_match_and_ranges_wrap() {
     for (line, after, expected) in [
         ("* * * * *", "2026-11-23 10:00:00", "2026-11-23 10:01:00"),
         ("* * * * *", "2026-11-23 10:00:59", "2026-11-23 10:01:00"),
@@ -21,14 +21,14 @@ fn both_days_have_to_match_and_ranges_wrap() {
             "2026-11-23 10:50:00",
             "2026-11-24 08:10:00",
         ),
-        // The 13th and a Friday: Vixie cron would run on each of both.
+        // Friday the 13th: Vixie cron would run on every 13th and every Friday.
         ("0 9 13 * fri", "2026-11-23 00:00:00", "2027-08-13 09:00:00"),
         ("0 0 * * fri-mon", "2026-11-23 00:00:00", "2026-11-27 00:00:00"),
         ("0 22-2/2 * * *", "2026-11-23 22:00:00", "2026-11-24 00:00:00"),
         ("0 0 29 2 *", "2026-11-23 00:00:00", "2028-02-29 00:00:00"),
         ("0 0 31 * *", "2026-11-30 00:00:00", "2026-12-31 00:00:00"),
         ("0 0 29 feb monday", "2072-03-01 00:00:00", "2112-02-29 00:00:00"),
-        // A name of a month is a number in any field.
+        // A month's name stands for its number in any field.
         ("mar * * * *", "2026-11-23 10:00:00", "2026-11-23 10:03:00"),
     ] {
         assert_eq!(next(line, after), expected, "{line} after {after}");
@@ -36,7 +36,7 @@ fn both_days_have_to_match_and_ranges_wrap() {
 }
 
 #[test]
-fn what_celery_refuses_or_takes_by_accident_is_refused_with_the_reason() {
+fn expressions_that_celery_refuses_or_accepts_by_accident_are_refused_with_a_reason() {
     for (line, reason) in [
         (
             "* * * *",
@@ -56,10 +56,10 @@ fn what_celery_refuses_or_takes_by_accident_is_refused_with_the_reason() {
         ("1,,2 * * * *", "minute `1,,2`"),
         ("* * * * someday", "day_of_week `someday`"),
         ("-5 * * * *", "minute `-5`"),
-        ("* * 30 feb *", "no date ever matches"),
+        ("* * 30 feb *", "no date matches"),
     ] {
         let Err(error) = Crontab::from_line(line) else {
-            panic!("{line} was taken")
+            panic!("{line} was accepted")
         };
         assert!(error.to_string().contains(reason), "{line}: {error}");
     }

@@ -9,41 +9,41 @@ const MONTH: Micros = 30 * 24 * HOUR;
 /// A whole minute.
 const NOW: Micros = 1_800_000_000 * SECOND;
 
-fn every(seconds: u64) -> Entry {
-    Entry::new("e", "t", "q", Plan::every(Duration::from_secs(seconds)))
+fn every(seconds: u64) -> ScheduleEntry {
+    ScheduleEntry::new("e", "t", "q", Plan::every(Duration::from_secs(seconds)))
 }
 
-fn at(line: &str) -> Entry {
+fn at(line: &str) -> ScheduleEntry {
     let crontab = Crontab::from_line(line).unwrap();
-    Entry::new("e", "t", "q", Plan::Crontab(Box::new(crontab), Tz::UTC))
+    ScheduleEntry::new("e", "t", "q", Plan::Crontab(Box::new(crontab), Tz::UTC))
 }
 
-fn after(last: Micros) -> State {
-    let mut state = State::default();
-    state.adopt(Some(Record {
+fn after(last: Micros) -> Progress {
+    let mut progress = Progress::default();
+    progress.adopt(Some(SlotRecord {
         last,
         anchor: last,
         sent: Some(last),
         runs: 1,
     }));
-    state
+    progress
 }
 
-fn act(entry: &Entry, state: &mut State, now: Micros, jumped: bool) -> Act {
-    match decide(entry, state, now, jumped) {
+fn act(entry: &ScheduleEntry, progress: &mut Progress, now: Micros, clock_jumped: bool) -> Act {
+    match decide(entry, progress, now, clock_jumped) {
         Decision::Act(act) => act,
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn an_interval_begins_at_once_and_a_crontab_with_its_next_minute() {
-    let first = act(&every(300), &mut State::default(), NOW, false);
+fn an_interval_starts_at_once_and_a_crontab_with_its_next_minute() {
+    let first = act(&every(300), &mut Progress::default(), NOW, false);
     assert_eq!(
         (first.guard, first.slots, first.pass),
         (Guard::First, vec![NOW], None)
     );
-    let noted = act(&at("0 9 * * *"), &mut State::default(), NOW, false);
+    let noted = act(&at("0 9 * * *"), &mut Progress::default(), NOW, false);
     assert_eq!(
         (noted.guard, noted.slots, noted.pass),
         (Guard::First, vec![], Some(NOW))
@@ -70,7 +70,7 @@ fn nothing_is_due_before_the_next_slot_and_exactly_one_at_it() {
 }
 
 #[test]
-fn missed_slots_are_made_up_for_as_the_entry_says() {
+fn missed_slots_are_caught_up_as_the_entry_says() {
     let now = NOW + 17 * 60 * SECOND + 30 * SECOND;
     let slot = |minute: Micros| NOW + minute * 60 * SECOND;
     for (policy, slots, pass, missed, caught_up) in [
@@ -86,7 +86,7 @@ fn missed_slots_are_made_up_for_as_the_entry_says() {
             assert_eq!((act.missed, act.caught_up), (missed, caught_up), "{policy:?}");
         }
     }
-    // The last one is still on time here.
+    // Here the last slot is still on time.
     let now = slot(17) + 2 * SECOND;
     for (policy, sent, missed, caught_up) in [
         (CatchUp::Skip, 1, 16, 0),
@@ -105,7 +105,7 @@ fn missed_slots_are_made_up_for_as_the_entry_says() {
 }
 
 #[test]
-fn a_clock_that_leaps_forward_costs_at_most_one_message() {
+fn a_clock_that_leaps_forward_adds_at_most_one_message() {
     for leap in [HOUR, MONTH] {
         for mut entry in [every(1), every(300), at("* * * * *"), at("0 * * * *")] {
             for policy in [CatchUp::Skip, CatchUp::One, CatchUp::All(100)] {
@@ -124,12 +124,12 @@ fn a_clock_that_leaps_forward_costs_at_most_one_message() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_stops_nothing_and_sends_nothing_at_once() {
+fn a_clock_that_is_set_back_neither_stalls_an_entry_nor_sends_at_once() {
     for back in [HOUR, MONTH] {
         for entry in [every(1), every(300), at("* * * * *"), at("*/10 * * * *")] {
             let now = NOW - back + 7 * SECOND;
-            let mut state = after(NOW);
-            let Decision::Wait(until) = decide(&entry, &mut state, now, true) else {
+            let mut progress = after(NOW);
+            let Decision::Wait(until) = decide(&entry, &mut progress, now, true) else {
                 panic!("sent at once")
             };
             let step = entry.plan.gap(NOW, until).unwrap();
@@ -139,26 +139,26 @@ fn a_clock_that_is_set_back_stops_nothing_and_sends_nothing_at_once() {
                 "waits {} s",
                 (until - now) / SECOND
             );
-            let act = act(&entry, &mut state, until, false);
+            let act = act(&entry, &mut progress, until, false);
             assert_eq!(
                 (act.guard, act.slots, act.missed),
                 (Guard::Instead(NOW), vec![until], 0)
             );
         }
     }
-    // Set back twice before anything was sent.
-    let mut state = after(NOW);
-    decide(&at("* * * * *"), &mut state, NOW - HOUR, true);
-    let wait = decide(&at("* * * * *"), &mut state, NOW - MONTH, true);
+    // Set back twice before anything is sent.
+    let mut progress = after(NOW);
+    decide(&at("* * * * *"), &mut progress, NOW - HOUR, true);
+    let wait = decide(&at("* * * * *"), &mut progress, NOW - MONTH, true);
     assert_eq!(wait, Decision::Wait(NOW - MONTH + 60 * SECOND));
-    // A day's run is not repeated for an hour: its next one is tomorrow's in any case.
+    // Half an hour back does not repeat a daily run: the next one is tomorrow's.
     let entry = at("0 8 * * *");
     let day = 1_800_000_000 / 86_400 * 86_400 * SECOND + 8 * HOUR;
     assert_eq!(
         decide(&entry, &mut after(day), day - HOUR / 2, true),
         Decision::Wait(day + 24 * HOUR)
     );
-    // Nor is a difference between two machines a clock that was set back.
+    // A difference between two machines does not count as a clock that was set back.
     assert_eq!(
         decide(&every(1), &mut after(NOW), NOW - 30 * SECOND, false),
         Decision::Wait(NOW + SECOND)
@@ -166,7 +166,7 @@ fn a_clock_that_is_set_back_stops_nothing_and_sends_nothing_at_once() {
 }
 
 #[test]
-fn jitter_moves_the_message_and_not_the_slot() {
+fn jitter_delays_the_message_and_not_the_slot() {
     let mut entry = every(60);
     entry.jitter = Duration::from_secs(60);
     let slot = NOW + 60 * SECOND;

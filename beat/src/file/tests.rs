@@ -14,7 +14,7 @@ fn tempfile(text: &str) -> tempfile::NamedTempFile {
 }
 
 #[test]
-fn the_example_holds_the_four_entries_of_the_deployment() {
+fn the_example_has_the_four_entries_of_the_deployment() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schedule.example.toml");
     let entries = read(&path, "celery").unwrap();
     let shown: Vec<(&str, &str, String, &str)> = entries
@@ -125,7 +125,7 @@ fn every_option_is_read() {
 }
 
 #[test]
-fn a_mistake_is_told_with_file_line_and_what_is_expected() {
+fn a_mistake_is_reported_with_file_line_and_what_is_expected() {
     let entry = |rest: &str| format!("# a comment\n\n[[entry]]\nname = \"e\"\ntask = \"t\"\n{rest}");
     for (text, line, reason) in [
         ("[[entry]\n".to_owned(), 1, "expected `]`"),
@@ -135,7 +135,21 @@ fn a_mistake_is_told_with_file_line_and_what_is_expected() {
             "unknown field `intervall`, expected one of `name`",
         ),
         (entry("interval = \"5m\""), 6, "expected f64"),
-        (entry("interval = 0"), 6, "expected seconds, at least 0.001"),
+        (
+            entry("interval = 0"),
+            6,
+            "`0`, expected seconds, at least 0.001 and at most 315360000",
+        ),
+        (
+            entry("interval = 5\njitter = -1"),
+            7,
+            "`-1`, expected seconds, at least 0 and at most",
+        ),
+        (
+            entry("interval = 5\nunless_pending = 0"),
+            7,
+            "seconds are at least 0.001 and at most 315360000",
+        ),
         (entry(""), 3, "expected `interval = SECONDS` or `crontab"),
         (
             entry("interval = 5\ncrontab = \"* * * * *\""),
@@ -158,7 +172,7 @@ fn a_mistake_is_told_with_file_line_and_what_is_expected() {
         (
             entry("interval = 5\ncatch_up = \"some\""),
             7,
-            "expected `skip`, `one` or `all`",
+            "unknown variant `some`, expected one of `skip`, `one`, `all`",
         ),
         (
             entry("interval = 5\ncatch_up_limit = 9"),
@@ -182,7 +196,8 @@ fn a_mistake_is_told_with_file_line_and_what_is_expected() {
             "expected another name",
         ),
         ("timezone = \"\"\n".to_owned(), 1, "expected a name such as"),
-        ("queue = \"\"\n".to_owned(), 1, "expected the name of a queue"),
+        ("queue = \"\"\n".to_owned(), 1, "the name is empty"),
+        (entry("interval = 5\nqueue = \" \""), 7, "the name is empty"),
         (
             "[[entry]]\ntask = \"t\"\ninterval = 5".to_owned(),
             1,
@@ -199,5 +214,5 @@ fn a_mistake_is_told_with_file_line_and_what_is_expected() {
     let told = read(Path::new("/nowhere.toml"), "celery")
         .unwrap_err()
         .to_string();
-    assert!(told.contains("/nowhere.toml cannot be read"), "{told}");
+    assert!(told.contains("cannot read schedule file /nowhere.toml"), "{told}");
 }

@@ -1,6 +1,7 @@
-//! RedBeat's documents: what an entry is, and when it ran last.
+//! RedBeat's JSON: the definition of an entry and its last run.
 //!
-//! `definition` and `meta` of the hash `redbeat:<name>`, in the JSON of `redbeat.decoder` (RedBeat 2.4.2).
+//! These are the fields `definition` and `meta` of the hash `redbeat:<name>`, in the form of `redbeat.decoder` (RedBeat
+//! 2.4.2).
 
 use std::time::Duration;
 
@@ -11,73 +12,73 @@ use thiserror::Error;
 use tradebot_core::wire::envelope::Priority;
 
 use crate::crontab::{Crontab, Field};
-use crate::entry::{Entry, Expires};
+use crate::entry::{Expires, ScheduleEntry};
 use crate::slots::{Micros, Plan, time};
 
-/// Why an entry is left to others.
+/// Why this beat does not run an entry, or RedBeat cannot.
 #[derive(Debug, Error)]
 #[error("{0}")]
-pub(super) struct Foreign(String);
+pub(super) struct Unsupported(String);
 
-/// Reads a definition; crontabs are in `zone`, which is the application's. Says as well whether it is enabled.
-pub(super) fn entry(definition: &str, zone: Tz, queue: &str) -> Result<Entry, Foreign> {
-    let foreign = |what: &str| Foreign(what.to_owned());
+/// Reads a definition. Crontabs are in `zone`, entries without a queue in `queue`.
+pub(super) fn entry(definition: &str, zone: Tz, queue: &str) -> Result<ScheduleEntry, Unsupported> {
+    let unsupported = |what: &str| Unsupported(what.to_owned());
     let definition: Value = serde_json::from_str(definition)
-        .map_err(|error| Foreign(format!("the definition is no JSON: {error}")))?;
+        .map_err(|error| Unsupported(format!("the definition is not JSON: {error}")))?;
     let text = |name: &str| definition[name].as_str().map(str::to_owned);
     let plan = plan(&definition["schedule"], zone)?;
     let options = definition["options"].as_object().cloned().unwrap_or_default();
     let option = |name: &str| options.get(name).and_then(Value::as_str);
     let queue = option("queue").or(option("routing_key")).unwrap_or(queue);
-    let name = text("name").ok_or_else(|| foreign("the definition has no name"))?;
-    let task = text("task").ok_or_else(|| foreign("the definition has no task"))?;
+    let name = text("name").ok_or_else(|| unsupported("the definition has no name"))?;
+    let task = text("task").ok_or_else(|| unsupported("the definition has no task"))?;
     let expires = match options.get("expires") {
         None | Some(Value::Null) => Expires::Never,
         Some(Value::Number(seconds)) => {
             let seconds = seconds
                 .as_f64()
                 .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            Expires::After(seconds.ok_or_else(|| foreign("the option `expires` is no time"))?)
+            Expires::After(seconds.ok_or_else(|| unsupported("the option `expires` is out of range"))?)
         }
-        Some(_) => return Err(foreign("the option `expires` is no number")),
+        Some(_) => return Err(unsupported("the option `expires` is not a number")),
     };
     if let Some(unknown) = options
         .keys()
         .find(|name| !KNOWN_OPTIONS.contains(&name.as_str()))
     {
-        return Err(Foreign(format!("the option `{unknown}` is unknown here")));
+        return Err(Unsupported(format!("the option `{unknown}` is not supported")));
     }
-    Ok(Entry {
+    Ok(ScheduleEntry {
         args: definition["args"].as_array().cloned().unwrap_or_default(),
         kwargs: definition["kwargs"].as_object().cloned().unwrap_or_default(),
         priority: Priority(options.get("priority").and_then(Value::as_i64).unwrap_or(0)),
         expires,
         enabled: definition["enabled"].as_bool().unwrap_or(true),
-        ..Entry::new(name, task, queue, plan)
+        ..ScheduleEntry::new(name, task, queue, plan)
     })
 }
 
 const KNOWN_OPTIONS: [&str; 4] = ["queue", "routing_key", "priority", "expires"];
 
-fn plan(schedule: &Value, zone: Tz) -> Result<Plan, Foreign> {
+fn plan(schedule: &Value, zone: Tz) -> Result<Plan, Unsupported> {
     match schedule["__type__"].as_str() {
         Some("interval") if schedule["relative"] != true => schedule["every"]
             .as_f64()
             .and_then(|every| Duration::try_from_secs_f64(every).ok())
             .map(Plan::every)
-            .ok_or_else(|| Foreign("the interval is no number of seconds".into())),
+            .ok_or_else(|| Unsupported("the interval is not a number of seconds".into())),
         Some("crontab") => {
             let texts = Field::ALL.map(|field| field_text(&schedule[field.name()]));
-            let crontab = Crontab::new(texts).map_err(|error| Foreign(error.to_string()))?;
+            let crontab = Crontab::new(texts).map_err(|error| Unsupported(error.to_string()))?;
             Ok(Plan::Crontab(Box::new(crontab), zone))
         }
-        other => Err(Foreign(format!(
-            "a schedule of the type {other:?} is not run here"
+        other => Err(Unsupported(format!(
+            "schedules of type {other:?} are not supported"
         ))),
     }
 }
 
-/// A field as text: Celery's argument may be a number or a list of numbers, too.
+/// A field as text. Celery also takes a number or a list of numbers.
 fn field_text(field: &Value) -> String {
     match field {
         Value::Null => "*".into(),
@@ -87,8 +88,8 @@ fn field_text(field: &Value) -> String {
     }
 }
 
-/// The definition of one of our entries. RedBeat's crontabs have no zone of their own.
-pub(super) fn definition(entry: &Entry, zone: Tz, now: Micros) -> Result<String, Foreign> {
+/// The definition of one of our entries. Fails if its crontab is not in `zone`: RedBeat has one time zone for all.
+pub(super) fn definition(entry: &ScheduleEntry, zone: Tz, now: Micros) -> Result<String, Unsupported> {
     let schedule = match &entry.plan {
         Plan::Interval(every) => {
             let every = Duration::from_micros(every.unsigned_abs()).as_secs_f64();
@@ -108,8 +109,8 @@ pub(super) fn definition(entry: &Entry, zone: Tz, now: Micros) -> Result<String,
             Value::Object(fields)
         }
         Plan::Crontab(_, own) => {
-            return Err(Foreign(format!(
-                "entry `{}` is in {own}: RedBeat has one timezone for all, here {zone} (--redbeat-timezone)",
+            return Err(Unsupported(format!(
+                "entry `{}` is in {own}, but RedBeat has one timezone for all entries: {zone} (--redbeat-timezone)",
                 entry.name
             )));
         }
@@ -138,7 +139,7 @@ pub(super) fn definition(entry: &Entry, zone: Tz, now: Micros) -> Result<String,
     Ok(definition.to_string())
 }
 
-/// When the entry ran last, and how often it did.
+/// The last run and the number of runs from `meta`.
 pub(super) fn last_run(meta: &str) -> (Option<Micros>, u64) {
     let meta: Value = serde_json::from_str(meta).unwrap_or_default();
     let runs = meta["total_run_count"].as_u64().unwrap_or(0);
@@ -174,7 +175,7 @@ fn datetime(value: &Value) -> Option<Micros> {
             .from_local_datetime(&local)
             .earliest()?
             .to_utc(),
-        // RedBeat writes seconds and reads them as such.
+        // RedBeat writes an offset without a name as seconds.
         Value::Number(seconds) => {
             #[expect(clippy::cast_possible_truncation, reason = "an offset of less than a day")]
             let offset = FixedOffset::east_opt(seconds.as_f64()? as i32)?;
@@ -192,15 +193,15 @@ mod tests {
     const NOW: Micros = 1_764_000_000_123_456;
 
     #[test]
-    fn what_is_written_is_read_back() {
-        let mut ours = Entry::new("e", "t", "q", Plan::every(Duration::from_millis(1500)));
+    fn definition_and_meta_survive_a_round_trip() {
+        let mut ours = ScheduleEntry::new("e", "t", "q", Plan::every(Duration::from_millis(1500)));
         (ours.args, ours.priority, ours.expires) = (
             vec![json!(1)],
             Priority(3),
             Expires::After(Duration::from_secs(9)),
         );
         let crontab = Crontab::from_line("*/5 3 1 * mon-fri").unwrap();
-        let cron = Entry {
+        let cron = ScheduleEntry {
             plan: Plan::Crontab(Box::new(crontab), Tz::Europe__Paris),
             enabled: false,
             ..ours.clone()
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_redbeat_writes_is_understood_or_left_alone() {
+    fn reads_what_redbeat_writes_and_rejects_what_it_cannot_run() {
         let zone = r#"{"last_run_at": {"__type__": "datetime", "year": 2025, "month": 11, "day": 24, "hour": 17, "minute": 0, "second": 0, "microsecond": 123456, "timezone": "Europe/Paris"}, "total_run_count": 2}"#;
         assert_eq!(last_run(zone), (Some(NOW), 2));
         assert_eq!(

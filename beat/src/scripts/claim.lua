@@ -1,11 +1,11 @@
--- Takes slots: for each the record moves on and the message is pushed, or nothing happens.
+-- Claims slots: for each, the record moves on and the message is pushed, or nothing happens.
 --
--- KEYS: hash of records, set of paused entries, then one list per slot.
--- ARGV: for each slot entry, guard (`first`, `after`, or the last slot that is to be replaced), slot, anchor, message
---       (empty: the slot is recorded without one).
--- Answers for each slot: `sent`, `passed`, `paused`, `taken RECORD` or `refused REASON`.
+-- KEYS: the hash of records, the set of paused entries, then one list per slot.
+-- ARGV: per slot: entry, guard (`first`, `after`, or the last slot that this one replaces), slot, anchor, message
+--       (empty: record the slot only).
+-- Returns per slot `sent`, `passed`, `paused`, `taken RECORD` or `refused REASON`.
 --
--- A record is `last anchor sent runs`, see `Record`. No clock is asked here.
+-- A record is `last anchor sent runs`, see `SlotRecord`. The script asks no clock.
 local answers = {}
 for n = 1, #KEYS - 2 do
   local at = (n - 1) * 5
@@ -32,7 +32,7 @@ for n = 1, #KEYS - 2 do
     if redis.call('SISMEMBER', KEYS[2], entry) == 1 then
       answer = 'paused'
     else
-      -- A queue's key may hold something else than a list, and the memory may be used up.
+      -- Fails if the key is not a list, or if Redis is out of memory.
       local pushed = redis.pcall('LPUSH', KEYS[n + 2], message)
       if type(pushed) == 'table' and pushed.err then
         free, answer = false, 'refused ' .. pushed.err

@@ -1,4 +1,4 @@
--- Ends a beat: gives the lease back, if it has it, and deletes what it said of itself.
+-- Ends a beat: releases the lease if this beat holds it, and deletes the heartbeat.
 --
 -- KEYS: the lease, the heartbeat. ARGV: instance.
 local holder = redis.call('GET', KEYS[1])

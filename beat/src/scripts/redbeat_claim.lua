@@ -1,7 +1,7 @@
--- Sends a slot of an entry in RedBeat's keys, if the entry is still as it was when that was decided.
+-- Sends a slot of a RedBeat entry if the entry has not changed since it was read.
 --
--- KEYS: the entry, the schedule, the queue's list. ARGV: `meta` as it was (empty: none), `meta` after the run, the next
--- score, message. Answers 1 if the message was pushed.
+-- KEYS: the entry, the schedule, the queue's list. ARGV: `meta` as it was read (empty: none), `meta` after the run, the
+-- next score, the message. Returns 1 if the message was pushed.
 if (redis.call('HGET', KEYS[1], 'meta') or '') ~= ARGV[1] or redis.call('HEXISTS', KEYS[1], 'definition') == 0 then
   return 0
 end

@@ -1,6 +1,6 @@
--- Takes or extends the lock that RedBeat's schedulers share.
+-- Takes or extends the lock that all RedBeat schedulers share.
 --
--- KEYS: the lock. ARGV: token, lifetime in milliseconds. Answers 1 if it is ours.
+-- KEYS: the lock. ARGV: token, lifetime in milliseconds. Returns 1 if we hold it.
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then
   return 0

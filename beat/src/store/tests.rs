@@ -1,15 +1,15 @@
-//! The scripts on a real server, with as many beats as it takes.
+//! The scripts on a real server, also with several beats.
 
 use std::collections::HashMap;
 
 use redis::aio::MultiplexedConnection;
 use serde_json::Value;
 use tradebot_base::secret::RedisUrl;
-use tradebot_test_support::RedisServer;
+use tradebot_test_support::{RedisServer, seeded_rng};
 
 use super::*;
-use crate::due::{Decision, State, decide};
-use crate::entry::{CatchUp, Entry};
+use crate::due::{Decision, Progress, decide};
+use crate::entry::{CatchUp, ScheduleEntry};
 use crate::slots::Plan;
 
 const SECOND: Micros = 1_000_000;
@@ -20,13 +20,13 @@ fn store(redis: &RedisServer) -> Store {
     Store::new(connection(), connection(), Keys::default(), String::new())
 }
 
-fn claim(guard: Guard, slot: Micros, message: Option<&str>) -> Claim<'static> {
-    Claim {
+fn claim(guard: Guard, slot: Micros, message: Option<&str>) -> SlotClaim<'static> {
+    SlotClaim {
         entry: "e",
         guard,
         slot,
         anchor: 5,
-        message: message.map(|message| message.to_owned().into()),
+        message: message.map(str::to_owned),
         queue: "q",
         priority: Priority(3),
     }
@@ -42,29 +42,29 @@ async fn queued(redis: &RedisServer, list: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_slot_is_taken_once_and_only_as_its_guard_says() {
+async fn a_slot_is_claimed_once_and_only_as_its_guard_allows() {
     let redis = RedisServer::start();
     let store = store(&redis);
     let record = |last, sent, runs| {
-        Some(Record {
+        Some(SlotRecord {
             last,
             anchor: 5,
             sent,
             runs,
         })
     };
-    let taken = |record| Answer::Taken(record);
+    let taken = |record| ClaimResult::Taken(record);
     for (guard, slot, message, expected) in [
-        (Guard::First, 10, None, Answer::Passed),
+        (Guard::First, 10, None, ClaimResult::Passed),
         (Guard::First, 11, Some("x"), taken(record(10, None, 0))),
         (Guard::After, 10, Some("x"), taken(record(10, None, 0))),
-        (Guard::After, 20, Some("a"), Answer::Sent),
+        (Guard::After, 20, Some("a"), ClaimResult::Sent),
         (Guard::After, 20, Some("x"), taken(record(20, Some(20), 1))),
         (Guard::After, 19, Some("x"), taken(record(20, Some(20), 1))),
         (Guard::Instead(19), 3, Some("x"), taken(record(20, Some(20), 1))),
-        (Guard::Instead(20), 3, Some("b"), Answer::Sent),
-        (Guard::After, 4, None, Answer::Passed),
-        (Guard::After, 1_800_000_000_000_001, Some("c"), Answer::Sent),
+        (Guard::Instead(20), 3, Some("b"), ClaimResult::Sent),
+        (Guard::After, 4, None, ClaimResult::Passed),
+        (Guard::After, 1_800_000_000_000_001, Some("c"), ClaimResult::Sent),
         (
             Guard::After,
             1_800_000_000_000_001,
@@ -87,7 +87,7 @@ async fn a_slot_is_taken_once_and_only_as_its_guard_says() {
 }
 
 #[tokio::test]
-async fn a_paused_entry_passes_its_slots_and_a_queue_that_is_none_costs_no_other_entry_anything() {
+async fn a_paused_entry_passes_its_slots_and_a_refused_push_does_not_affect_other_entries() {
     let redis = RedisServer::start();
     let store = store(&redis);
     assert_eq!(store.set_paused(&["e".into()], true).await.unwrap(), 1);
@@ -95,7 +95,7 @@ async fn a_paused_entry_passes_its_slots_and_a_queue_that_is_none_costs_no_other
     let first = claim(Guard::First, 10, Some("x"));
     assert_eq!(
         store.claim(std::slice::from_ref(&first)).await.unwrap(),
-        [Answer::Paused]
+        [ClaimResult::Paused]
     );
     assert_eq!(store.set_paused(&["e".into()], false).await.unwrap(), 1);
     let mut connection = redis.connection().await;
@@ -111,44 +111,53 @@ async fn a_paused_entry_passes_its_slots_and_a_queue_that_is_none_costs_no_other
         .await
         .unwrap();
     assert!(
-        matches!(&answers[0], Answer::Refused(reason) if reason.contains("WRONGTYPE")),
+        matches!(&answers[0], ClaimResult::Refused(reason) if reason.contains("WRONGTYPE")),
         "{answers:?}"
     );
-    assert_eq!(answers[1], Answer::Sent);
+    assert_eq!(answers[1], ClaimResult::Sent);
     assert_eq!(store.records(&["odd"]).await.unwrap(), [None]);
     assert_eq!(queued(&redis, "q\u{6}\u{16}3").await, ["a"]);
 }
 
 #[tokio::test]
-async fn the_lease_has_one_holder_until_it_is_given_back() {
+async fn the_lease_has_one_holder_until_it_is_released() {
     let redis = RedisServer::start();
     let store = store(&redis);
     let lease = Duration::from_secs(60);
-    let holder = store.keep("a", None, lease, Some(("{}", 15))).await.unwrap();
+    let holder = store
+        .renew_lease("a", None, lease, Some(("{}", 15)))
+        .await
+        .unwrap();
     assert_eq!((holder.instance.as_str(), holder.ahead), ("a", None));
-    let holder = store.keep("b", Some(7), lease, None).await.unwrap();
+    let holder = store.renew_lease("b", Some(7), lease, None).await.unwrap();
     assert_eq!((holder.instance.as_str(), holder.ahead), ("a", None));
     assert_eq!(
-        store.keep("a", Some(-7), lease, None).await.unwrap().ahead,
+        store.renew_lease("a", Some(-7), lease, None).await.unwrap().ahead,
         Some(-7)
     );
     store.leave("b").await.unwrap();
-    assert_eq!(store.keep("b", None, lease, None).await.unwrap().instance, "a");
+    assert_eq!(
+        store.renew_lease("b", None, lease, None).await.unwrap().instance,
+        "a"
+    );
     store.leave("a").await.unwrap();
-    assert_eq!(store.keep("b", None, lease, None).await.unwrap().instance, "b");
+    assert_eq!(
+        store.renew_lease("b", None, lease, None).await.unwrap().instance,
+        "b"
+    );
 }
 
-/// Five beats whose clocks differ, that stop for a while, start anew without memory, are asked at any time, and lose
-/// answers: of ten thousand slots each is sent once. (`all` of what was missed, so that no slot may be left out.)
+/// Five beats with different clocks pause, restart without memory, run at random times and lose answers. Each of ten
+/// thousand slots is sent once; `catch_up` is `all`, so that none may be missing.
 #[tokio::test]
-async fn ten_thousand_slots_get_one_message_each_whatever_becomes_of_five_beats() {
+async fn ten_thousand_slots_get_one_message_each_from_five_unreliable_beats() {
     const SLOTS: Micros = 10_000;
     let redis = RedisServer::start();
     let store = store(&redis);
-    let mut entry = Entry::new("e", "t", "q", Plan::every(Duration::from_secs(1)));
+    let mut entry = ScheduleEntry::new("e", "t", "q", Plan::every(Duration::from_secs(1)));
     entry.catch_up = CatchUp::All(1000);
-    let mut rng = fastrand::Rng::new();
-    let mut beats = [State::default(); 5];
+    let mut rng = seeded_rng();
+    let mut beats = [Progress::default(); 5];
     let (mut now, mut lost, mut refused) = (START, 0, 0);
     let mut asleep = [START; 5];
     while now < START + SLOTS * SECOND {
@@ -156,18 +165,18 @@ async fn ten_thousand_slots_get_one_message_each_whatever_becomes_of_five_beats(
         let number = rng.usize(0..beats.len());
         match rng.u32(0..100) {
             0 => asleep[number] = now + rng.i64(0..60 * SECOND),
-            1 => beats[number] = State::default(),
+            1 => beats[number] = Progress::default(),
             _ => {}
         }
         if asleep[number] > now {
             continue;
         }
         let skew = rng.i64(-SECOND / 2..SECOND / 2);
-        let state = &mut beats[number];
-        if state.record().is_none() {
-            state.adopt(store.records(&["e"]).await.unwrap()[0]);
+        let progress = &mut beats[number];
+        if progress.record().is_none() {
+            progress.adopt(store.records(&["e"]).await.unwrap()[0]);
         }
-        let Decision::Act(act) = decide(&entry, state, now + skew, false) else {
+        let Decision::Act(act) = decide(&entry, progress, now + skew, false) else {
             continue;
         };
         assert_eq!(act.pass, None);
@@ -175,21 +184,21 @@ async fn ten_thousand_slots_get_one_message_each_whatever_becomes_of_five_beats(
             let mut one = claim(
                 act.guard,
                 slot,
-                Some(&entry.message(entry.task_id(slot), slot, act.anchor, now, "o")),
+                Some(&entry.message(entry.task_id(slot), None, now, "o")),
             );
             (one.anchor, one.priority) = (act.anchor, Priority(0));
             let answer = store.claim(&[one]).await.unwrap().remove(0);
             if rng.u32(0..10) == 0 {
-                // The answer is lost: this beat goes on as if it had not asked.
+                // The answer is lost: this beat goes on as if it had not claimed.
                 lost += 1;
                 break;
             }
             match answer {
-                Answer::Sent => {}
-                Answer::Taken(_) => refused += 1,
+                ClaimResult::Sent => {}
+                ClaimResult::Taken(_) => refused += 1,
                 other => panic!("{other:?}"),
             }
-            state.adopt(store.records(&["e"]).await.unwrap()[0]);
+            progress.adopt(store.records(&["e"]).await.unwrap()[0]);
         }
     }
     let record = store.records(&["e"]).await.unwrap()[0].unwrap();
