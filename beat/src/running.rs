@@ -18,8 +18,6 @@ use crate::store::Store;
 
 /// How often a beat writes its heartbeat.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
-/// How many seconds Redis keeps a heartbeat.
-pub(crate) const HEARTBEAT_TTL_SECONDS: u64 = 15;
 /// The longest sleep: how late a set clock, a lost lock or a new entry may be noticed.
 pub(crate) const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How long a stop waits for the lease or lock to be released.

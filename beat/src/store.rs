@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use redis::{Script, cmd};
+use redis::{Cmd, Script, cmd};
 use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
 use tradebot_core::wire::envelope::Priority;
 use tradebot_core::wire::keys::{self, Keys};
@@ -18,6 +18,8 @@ use crate::slots::Micros;
 pub(crate) const BATCH: usize = 100;
 /// How many records one command reads.
 const READ: usize = 1000;
+/// How many seconds Redis keeps a heartbeat.
+const HEARTBEAT_TTL_SECONDS: u64 = 15;
 
 /// A slot to claim.
 #[derive(Debug, Clone)]
@@ -124,13 +126,21 @@ impl Store {
         Ok(answers.iter().map(|text| claim_result(text)).collect())
     }
 
-    /// Asks for the lease or renews it; `heartbeat` is a text to leave and how many seconds it stays.
+    /// The command that writes a heartbeat.
+    pub(crate) fn heartbeat(&self, instance: &str, text: &str) -> Cmd {
+        let mut set = cmd("SET");
+        set.arg(self.keys.beat(instance)).arg(text);
+        set.arg("EX").arg(HEARTBEAT_TTL_SECONDS);
+        set
+    }
+
+    /// Asks for the lease or renews it, and writes a heartbeat if one is given.
     pub(crate) async fn renew_lease(
         &self,
         instance: &str,
         ahead: Option<Micros>,
         lease: Duration,
-        heartbeat: Option<(&str, u64)>,
+        heartbeat: Option<&str>,
     ) -> Result<LeaseHolder, RedisTrouble> {
         let mut call = ScriptCall::default();
         call.key(self.keys.beat_leader()).arg(instance);
@@ -139,11 +149,7 @@ impl Store {
             None => call.arg(""),
         };
         call.number(lease.as_millis());
-        let before = heartbeat.map(|(text, seconds)| {
-            let mut set = cmd("SET");
-            set.arg(self.keys.beat(instance)).arg(text).arg("EX").arg(seconds);
-            set
-        });
+        let before = heartbeat.map(|text| self.heartbeat(instance, text));
         let (holder, seconds, micros): (String, Micros, Micros) = self
             .connection
             .script(before.as_ref(), &self.renew_lease, &call)
@@ -156,12 +162,10 @@ impl Store {
         })
     }
 
-    /// Gives the lease back and deletes the heartbeat.
-    pub(crate) async fn leave(&self, instance: &str) -> Result<(), RedisTrouble> {
+    /// Releases the lease or lock in a key if `instance` holds it, and deletes the heartbeat.
+    pub(crate) async fn leave(&self, lease: &str, instance: &str) -> Result<(), RedisTrouble> {
         let mut call = ScriptCall::default();
-        call.key(self.keys.beat_leader())
-            .key(self.keys.beat(instance))
-            .arg(instance);
+        call.key(lease).key(self.keys.beat(instance)).arg(instance);
         self.connection
             .script::<i64>(None, &self.leave, &call)
             .await

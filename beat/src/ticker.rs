@@ -168,6 +168,7 @@ impl Scheduler for Ticker {
         if self.instance.dry_run {
             return Ok(());
         }
-        self.store.leave(&self.instance.id).await
+        let lease = self.store.keys().beat_leader();
+        self.store.leave(&lease, &self.instance.id).await
     }
 }

@@ -88,14 +88,25 @@ fn field_text(field: &Value) -> String {
     }
 }
 
-/// The definition of one of our entries. Fails if its crontab is not in `zone`: RedBeat has one time zone for all.
-pub(super) fn definition(entry: &ScheduleEntry, zone: Tz, now: Micros) -> Result<String, Unsupported> {
+/// Fails if RedBeat cannot represent one of our entries: it has one time zone for all crontabs.
+pub(super) fn check(entry: &ScheduleEntry, zone: Tz) -> Result<(), Unsupported> {
+    match &entry.plan {
+        Plan::Crontab(_, own) if *own != zone => Err(Unsupported(format!(
+            "entry `{}` is in {own}, but RedBeat has one timezone for all entries: {zone} (--redbeat-timezone)",
+            entry.name
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The definition of one of our entries.
+pub(super) fn definition(entry: &ScheduleEntry, now: Micros) -> String {
     let schedule = match &entry.plan {
         Plan::Interval(every) => {
             let every = Duration::from_micros(every.unsigned_abs()).as_secs_f64();
             json!({"__type__": "interval", "every": every, "relative": false})
         }
-        Plan::Crontab(crontab, own) if *own == zone => {
+        Plan::Crontab(crontab, _) => {
             let mut fields = Map::from_iter([("__type__".to_owned(), json!("crontab"))]);
             for field in [
                 Field::Minute,
@@ -107,12 +118,6 @@ pub(super) fn definition(entry: &ScheduleEntry, zone: Tz, now: Micros) -> Result
                 fields.insert(field.name().to_owned(), json!(crontab.text(field)));
             }
             Value::Object(fields)
-        }
-        Plan::Crontab(_, own) => {
-            return Err(Unsupported(format!(
-                "entry `{}` is in {own}, but RedBeat has one timezone for all entries: {zone} (--redbeat-timezone)",
-                entry.name
-            )));
         }
     };
     let mut options = Map::from_iter([("queue".to_owned(), json!(entry.queue))]);
@@ -127,7 +132,7 @@ pub(super) fn definition(entry: &ScheduleEntry, zone: Tz, now: Micros) -> Result
     if let Some(valid) = valid {
         options.insert("expires".into(), json!(valid.as_secs_f64()));
     }
-    let definition = json!({
+    json!({
         "name": entry.name,
         "task": entry.task,
         "args": entry.args,
@@ -135,8 +140,8 @@ pub(super) fn definition(entry: &ScheduleEntry, zone: Tz, now: Micros) -> Result
         "options": options,
         "schedule": schedule,
         "enabled": entry.enabled,
-    });
-    Ok(definition.to_string())
+    })
+    .to_string()
 }
 
 /// The last run and the number of runs from `meta`.
@@ -207,7 +212,8 @@ mod tests {
             ..ours.clone()
         };
         for entry in [ours, cron] {
-            let text = definition(&entry, Tz::Europe__Paris, NOW).unwrap();
+            check(&entry, Tz::Europe__Paris).unwrap();
+            let text = definition(&entry, NOW);
             assert_eq!(super::entry(&text, Tz::Europe__Paris, "celery").unwrap(), entry);
         }
         assert_eq!(last_run(&meta(NOW, 7)), (Some(NOW), 7));

@@ -124,10 +124,7 @@ async fn the_lease_has_one_holder_until_it_is_released() {
     let redis = RedisServer::start();
     let store = store(&redis);
     let lease = Duration::from_secs(60);
-    let holder = store
-        .renew_lease("a", None, lease, Some(("{}", 15)))
-        .await
-        .unwrap();
+    let holder = store.renew_lease("a", None, lease, Some("{}")).await.unwrap();
     assert_eq!((holder.instance.as_str(), holder.ahead), ("a", None));
     let holder = store.renew_lease("b", Some(7), lease, None).await.unwrap();
     assert_eq!((holder.instance.as_str(), holder.ahead), ("a", None));
@@ -135,12 +132,13 @@ async fn the_lease_has_one_holder_until_it_is_released() {
         store.renew_lease("a", Some(-7), lease, None).await.unwrap().ahead,
         Some(-7)
     );
-    store.leave("b").await.unwrap();
+    let key = store.keys().beat_leader();
+    store.leave(&key, "b").await.unwrap();
     assert_eq!(
         store.renew_lease("b", None, lease, None).await.unwrap().instance,
         "a"
     );
-    store.leave("a").await.unwrap();
+    store.leave(&key, "a").await.unwrap();
     assert_eq!(
         store.renew_lease("b", None, lease, None).await.unwrap().instance,
         "b"

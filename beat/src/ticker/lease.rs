@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use tradebot_base::connection::RedisTrouble;
 
 use super::Ticker;
-use crate::running::{HEARTBEAT_INTERVAL, HEARTBEAT_TTL_SECONDS, Status};
+use crate::running::{HEARTBEAT_INTERVAL, Status};
 use crate::slots::Micros;
 
 /// How long the lease outlives its last renewal, by the server's clock.
@@ -68,12 +68,7 @@ impl Ticker {
         let (asked_at, ahead) = (self.clock.wall(), self.clock.ahead());
         let mut holder = self
             .store
-            .renew_lease(
-                &self.instance.id,
-                ahead,
-                LEASE,
-                heartbeat.as_deref().map(|text| (text, HEARTBEAT_TTL_SECONDS)),
-            )
+            .renew_lease(&self.instance.id, ahead, LEASE, heartbeat.as_deref())
             .await?;
         self.broker_answered();
         self.lease.renewed_at = Some(Instant::now());
