@@ -74,7 +74,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(2);
 struct EmptySchedule;
 
 /// What the environment says; a flag of the command line wins.
-struct Settings {
+struct BeatSettings {
     redis: RedisConfig,
     warmups: ScheduleConfig,
     schedule_file: Option<PathBuf>,
@@ -160,7 +160,7 @@ async fn run(args: Args) -> Result<()> {
 }
 
 /// Reads the environment and starts the log output.
-fn settings(args: &Args) -> Result<Settings> {
+fn settings(args: &Args) -> Result<BeatSettings> {
     let mut reader = Reader::new(&ProcessEnvironment);
     let redis = RedisConfig::read(&mut reader);
     let warmups = ScheduleConfig::read(&mut reader);
@@ -172,7 +172,7 @@ fn settings(args: &Args) -> Result<Settings> {
     reader.finish()?;
     telemetry::init_as("tradebot-beat", level, logs.format)?;
     let file = warmups.file.as_ref().map(PathBuf::from);
-    Ok(Settings {
+    Ok(BeatSettings {
         redis,
         schedule_file: args.schedule.clone().or(file),
         metrics_listen: args.metrics_listen.or(warmups.metrics_listen),
@@ -181,7 +181,7 @@ fn settings(args: &Args) -> Result<Settings> {
 }
 
 /// The warm-ups and the entries of the file. An entry with the name of a warm-up replaces it.
-fn schedule(settings: &Settings, queue: &str) -> Result<Vec<ScheduleEntry>> {
+fn schedule(settings: &BeatSettings, queue: &str) -> Result<Vec<ScheduleEntry>> {
     let file = settings.schedule_file.as_deref();
     let added = file.map_or(Ok(Vec::new()), |path| file::read(path, queue))?;
     let mut entries = warmups(&settings.warmups, queue);

@@ -146,7 +146,7 @@ mod tests {
     const SECOND: Micros = 1_000_000;
 
     #[test]
-    fn slots_of_an_interval_lie_on_the_grid_whatever_the_delay() {
+    fn slots_of_an_interval_stay_on_the_grid_after_any_delay() {
         let plan = Plan::every(Duration::from_secs(300));
         let anchor = 1_000 * SECOND + 7;
         let next = |after: Micros| (plan.next(anchor, anchor + after).unwrap() - anchor) / SECOND;
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_of_a_crontab_are_counted_up_to_a_bound_and_the_last_is_exact() {
+    fn the_count_of_a_crontabs_slots_is_bounded_and_the_last_slot_exact() {
         let crontab = Crontab::from_line("* * * * *").unwrap();
         let plan = Plan::Crontab(Box::new(crontab), Tz::UTC);
         let now = 1_800_000_000 * SECOND + 5;
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rare_crontab_has_its_last_slot_long_ago() {
+    fn the_last_slot_of_a_rare_crontab_is_found_years_back() {
         let crontab = Crontab::from_line("0 0 29 2 *").unwrap();
         let plan = Plan::Crontab(Box::new(crontab), Tz::UTC);
         let now: DateTime<Utc> = "2027-01-01T00:00:00Z".parse().unwrap();

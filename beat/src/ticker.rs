@@ -25,9 +25,9 @@ use crate::slots::Micros;
 use crate::store::Store;
 use crate::timing::BeatClock;
 use agenda::Agenda;
-use lease::Lease;
+use lease::LeaderLease;
 
-/// How many due entries are handled before the lease and the clock are looked at again.
+/// How many due entries one turn handles, before it looks at the clock and the lease again.
 const ROUND: usize = 2000;
 /// How long an entry waits before it tries a queue again that refused its message.
 const REFUSED_WAIT: Micros = 1_000_000;
@@ -42,7 +42,7 @@ pub(crate) struct Ticker {
     clock: BeatClock,
     instance: Instance,
     metrics: Metrics,
-    lease: Lease,
+    lease: LeaderLease,
     /// The records have been read.
     loaded: bool,
     /// The clock was set, and entries are yet to be decided by the new time.
@@ -67,7 +67,7 @@ impl Ticker {
             clock: BeatClock::new(setup.clock),
             instance: setup.instance,
             metrics: setup.metrics,
-            lease: Lease::new(&mut setup.rng),
+            lease: LeaderLease::new(&mut setup.rng),
             loaded: false,
             clock_jumped: false,
             reschedule: true,
@@ -119,26 +119,26 @@ impl Ticker {
         if self.lease.until_renewal().is_zero() {
             self.renew_lease().await?;
         }
-        loop {
-            if std::mem::take(&mut self.reschedule) {
-                self.schedule_all();
-            }
-            let due = self.pop_due();
-            if due.is_empty() {
-                break;
-            }
-            if let Err(trouble) = self.claim_due(&due).await {
-                self.reschedule = true;
-                return Err(trouble);
-            }
+        if std::mem::take(&mut self.reschedule) {
+            self.schedule_all();
+        }
+        let due = self.pop_due();
+        if !due.is_empty() {
+            let claimed = self.claim_due(&due).await;
+            self.reschedule |= claimed.is_err();
+            return claimed.map(|()| Duration::ZERO);
         }
         self.clock_jumped = false;
+        Ok(self.until_next())
+    }
+
+    fn until_next(&self) -> Duration {
         let pause = LONGEST_SLEEP.min(self.lease.until_renewal());
         let Some(next) = self.agenda.next() else {
-            return Ok(pause);
+            return pause;
         };
         let until_due = next + self.lease.patience() - self.clock.now();
-        Ok(pause.min(Duration::from_micros(u64::try_from(until_due).unwrap_or(0))))
+        pause.min(Duration::from_micros(u64::try_from(until_due).unwrap_or(0)))
     }
 
     fn pop_due(&mut self) -> Vec<usize> {

@@ -75,7 +75,7 @@ mod tests {
     /// The smallest step between two instants here.
     const TICK: TimeDelta = TimeDelta::microseconds(1);
 
-    /// All instants of a day's plan, in UTC, from `from` on.
+    /// The first `count` instants from `from` on, in UTC.
     fn due(line: &str, zone: Tz, from: &str, count: usize) -> Vec<String> {
         let crontab = Crontab::from_line(line).unwrap();
         let mut after = from.parse::<DateTime<Utc>>().unwrap() - TICK;
@@ -91,7 +91,7 @@ mod tests {
     const NEW_YORK: Tz = Tz::America__New_York;
     const LORD_HOWE: Tz = Tz::Australia__Lord_Howe;
 
-    /// Crontab, zone, an instant, and the instants from there on.
+    /// A crontab, its zone, an instant, and the due instants from there on.
     type Case = (&'static str, Tz, &'static str, &'static [&'static str]);
 
     fn check(cases: &[Case]) {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_that_go_forward_shift_the_times_that_do_not_exist() {
+    fn clocks_that_go_forward_shift_skipped_times() {
         // Paris: 29 March 2026, 01:00 UTC, 02:00 becomes 03:00. New York: 8 March 2026, 07:00 UTC. Lord Howe moves by
         // half an hour: 4 October 2026, 15:30 UTC the day before, 02:00 becomes 02:30.
         check(&[
@@ -121,7 +121,7 @@ mod tests {
                 "2026-03-29T00:00:00Z",
                 &["29 01:00", "29 01:20", "29 01:40", "30 00:00"],
             ),
-            // Other changes come first: the clocks go back in October.
+            // The clocks go back in October first.
             (
                 "30 2 29 3 *",
                 PARIS,
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_that_go_back_repeat_only_what_runs_every_hour() {
+    fn clocks_that_go_back_repeat_only_hourly_crontabs() {
         // Paris: 25 October 2026, 01:00 UTC, 03:00 becomes 02:00. New York: 1 November 2026, 06:00 UTC. Lord Howe: 5
         // April 2026, 15:00 UTC the day before, 02:00 becomes 01:30.
         check(&[
@@ -230,8 +230,8 @@ mod tests {
     }
 
     #[test]
-    fn a_day_that_a_zone_left_out_shifts_as_well_and_long_waits_end() {
-        // Samoa had no 30 December 2011: its 09:00 is that of the 31st, which runs once.
+    fn a_skipped_day_shifts_too_and_rare_crontabs_are_found() {
+        // Samoa skipped 30 December 2011: its 09:00 falls on that of the 31st, which runs once.
         let zone = Tz::Pacific__Apia;
         assert_eq!(
             due("0 9 30,31 12 *", zone, "2011-12-30T00:00:00Z", 2),
@@ -245,7 +245,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn the_next_instant_is_later_and_none_lies_between(
+        fn the_next_instant_is_later_with_none_in_between(
             minute in "[0-5]?[0-9]|\\*/(7|15|20)", hour in "\\*|[01]?[0-9]|1-3|\\*/5",
             start in 1_700_000_000_i64..1_900_000_000, part in 0.0..1.0_f64,
             zone in proptest::sample::select(vec![Tz::UTC, Tz::Europe__Paris, Tz::America__New_York, Tz::Australia__Lord_Howe, Tz::Africa__Casablanca]),

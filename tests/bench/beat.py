@@ -1,6 +1,6 @@
-"""What the beat costs: lateness at a thousand entries, the start of a hundred thousand, and what a tick takes then.
+"""Measures the beat: memory, lateness with 1,000 entries, start and CPU time with 100,000.
 
-Run it with `make bench`. The numbers are those of one machine at one time.
+Run it with `make bench`. The results depend on the machine and its load.
 """
 
 import argparse
@@ -18,9 +18,9 @@ import urllib.request
 import redis
 
 MANY = 100_000
-# What is wanted: milliseconds that 99 of 100 messages may be late, KiB of a beat that idles, seconds of a start.
+# Limits: milliseconds that 99 of 100 messages may be late, KiB of an idle beat, seconds to start with MANY entries.
 LATE_MS, IDLE_KIB, START_SECONDS = 20, 8192, 2
-# Scripts that hold the server up for longer are looked at, in microseconds.
+# Report scripts that block the server for longer than this many microseconds.
 SLOW_SCRIPT = 200
 
 
@@ -52,7 +52,7 @@ class Server:
 
 
 class Beat:
-    """A running beat over a schedule; warm-ups are left out unless there is none."""
+    """A running beat, with a schedule or else with the warm-ups."""
 
     def __init__(self, binary, server, schedule):
         self.metrics = free_port()
@@ -111,7 +111,7 @@ def judged(value, wanted):
 
 def lateness(binary, folder, name, plan):
     with Server() as server, Beat(binary, server, entries(folder, 1000, plan)) as beat:
-        # The first run of all of them at once is the start, not a tick.
+        # Leave out the start, when all entries run at once.
         time.sleep(4)
         server.client.config_set("slowlog-log-slower-than", SLOW_SCRIPT)
         server.client.config_set("slowlog-max-len", 10_000)
@@ -147,7 +147,7 @@ def many(binary, folder):
 
 
 def tick(binary, folder):
-    """Ten entries a second are due, among ten and among a hundred thousand."""
+    """Ten entries are due each second, among 10 and among 100,000."""
     for scheduled in (10, MANY):
         def plan(n):
             return "interval = 1" if n < 10 else f'crontab = "{n % 60} {n // 60 % 24} 1 1 *"'

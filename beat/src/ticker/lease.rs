@@ -19,7 +19,7 @@ const RENEWAL: Duration = Duration::from_millis(1500);
 const PATIENCE: std::ops::Range<Micros> = 300_000..600_000;
 
 /// What a beat knows of the lease.
-pub(super) struct Lease {
+pub(super) struct LeaderLease {
     /// This beat holds it.
     pub(super) leads: bool,
     patience: Micros,
@@ -29,7 +29,7 @@ pub(super) struct Lease {
     pub(super) clock_known: bool,
 }
 
-impl Lease {
+impl LeaderLease {
     pub(super) fn new(rng: &mut fastrand::Rng) -> Self {
         Self {
             leads: false,
