@@ -1,6 +1,9 @@
 //! The size of a run, and the figures it prints.
 
 use std::fmt;
+use std::time::Duration;
+
+use tradebot_test_support::stretched;
 
 /// Whether the long form was asked for (`SOAK=1`, `make soak`).
 pub(crate) fn soak() -> bool {
@@ -15,6 +18,12 @@ pub(crate) fn soak() -> bool {
 /// `long` in the long form, else `short`.
 pub(crate) fn sized<T>(short: T, long: T) -> T {
     if soak() { long } else { short }
+}
+
+/// A bound in milliseconds, stretched by `TEST_PATIENCE`.
+pub(crate) fn stretched_ms(bound: u64) -> u64 {
+    let stretched = stretched(Duration::from_millis(bound));
+    u64::try_from(stretched.as_millis()).expect("a bound of minutes")
 }
 
 /// Measured milliseconds.

@@ -1,9 +1,9 @@
-//! What a worker costs: processor time that a task takes from it, connections, commands and memory.
+//! What a worker costs in connections, commands and memory, and what it survives when its tasks take all processor time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::{StreamExt, future};
+use futures_util::StreamExt;
 use redis::cmd;
 use tradebot_test_support::{ChaosProxy, eventually};
 
@@ -13,7 +13,8 @@ use crate::scene::{SOON, Scene, Worker, ask};
 
 /// A task that never yields holds a thread of the runtime. With all of them held nothing of the worker runs but
 /// the heartbeat, which has a thread of its own.
-async fn never_yielding() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_tasks_never_yield_is_not_taken_over() {
     // One busy thread is enough to show it; the long form keeps all processors busy.
     let threads = sized(1, std::thread::available_parallelism().map_or(2, usize::from));
     let scene = Scene::start().with("TOKIO_WORKER_THREADS", threads.to_string());
@@ -70,17 +71,22 @@ async fn settles_at(scene: &Scene, worker: &Worker, expected: &[&str]) {
     .await;
 }
 
-/// With results in the broker's database a worker has two connections; the one for results is opened when first
-/// needed, which is when results are elsewhere. (`tests` is the test worker's own.)
-async fn connections_stay_the_same() {
+/// Results in the broker's database go over the broker's connection. (`tests` is the test worker's own.)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_with_results_in_the_brokers_database_has_three_connections() {
     let scene = Scene::start();
     let mut ledger = Ledger::open(&scene, "connections");
-    let together = scene.worker("together", 2).ready().await;
+    let worker = scene.worker("together", 2).ready().await;
     ledger.record(0).await;
     ledger.close("connections, results with the broker", SOON).await;
-    settles_at(&scene, &together, &["broker", "control", "heartbeat", "tests"]).await;
-    assert!(together.stop().await.success());
+    settles_at(&scene, &worker, &["broker", "control", "heartbeat", "tests"]).await;
+    assert!(worker.stop().await.success());
+}
 
+/// The connection for results elsewhere is opened when the first one is stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_with_results_elsewhere_has_four_connections_however_often_they_break() {
+    let scene = Scene::start();
     let proxy = ChaosProxy::start(scene.broker.port());
     let apart = scene.with_results_in(15);
     let mut ledger = Ledger::open(&apart, "connections apart");
@@ -130,7 +136,8 @@ fn resident_kib(worker: &Worker) -> u64 {
 }
 
 /// Counted by `MONITOR`, those within scripts included.
-async fn at_most_two_commands_a_second() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_worker_sends_at_most_two_commands_a_second() {
     let seconds = sized(20, 60);
     let scene = Scene::start();
     let mut ledger = Ledger::open(&scene, "idle");
@@ -157,14 +164,4 @@ async fn at_most_two_commands_a_second() {
     println!("idle: {total} commands in {seconds} s {commands:?}, {resident} KiB resident (unoptimised)");
     assert!(u64::from(total) <= 2 * seconds, "{commands:?}");
     assert!(total > 0, "nothing was counted");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_costs_little_and_one_whose_tasks_never_yield_is_not_taken_over() {
-    future::join3(
-        Box::pin(never_yielding()),
-        Box::pin(connections_stay_the_same()),
-        Box::pin(at_most_two_commands_a_second()),
-    )
-    .await;
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use redis::cmd;
 use serde_json::Value;
-use tradebot_test_support::{Process, ProcessBuilder, RedisServer, Signal, bin, eventually, free_port};
+use tradebot_test_support::{
+    Process, ProcessBuilder, RedisServer, Signal, bin, eventually, free_port, stretched,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const USAGE: Option<i32> = Some(64);
@@ -401,7 +403,9 @@ async fn entries_of_redbeat_that_cannot_be_run_hold_no_others_up() {
 
 fn get(port: u16, path: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream
+        .set_read_timeout(Some(stretched(PATIENCE)))
+        .expect("a timeout");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: beat\r\n\r\n").expect("a request");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 use tradebot_base::market::Market;
-use tradebot_test_support::{Reply, eventually};
+use tradebot_test_support::{Reply, eventually, stretched};
 use tradebot_wire::keys::task_meta;
 
 use crate::world::{MAX_RETRIES, PATIENCE, QUEUE, World, connected, now, path, tried, warmup};
@@ -275,7 +275,7 @@ async fn a_result_is_announced_on_the_channel_of_its_key() {
         .expect("a subscription");
     world.enqueue(task).await;
     let mut messages = listener.on_message();
-    let announced = tokio::time::timeout(PATIENCE, messages.next())
+    let announced = tokio::time::timeout(stretched(PATIENCE), messages.next())
         .await
         .expect("an announcement")
         .expect("an open channel");

@@ -10,7 +10,7 @@ use std::thread;
 use redis::AsyncCommands;
 use serde_json::json;
 use tradebot_base::market::Market;
-use tradebot_test_support::{Process, ProcessBuilder, Reply, Signal, bin, eventually};
+use tradebot_test_support::{Process, ProcessBuilder, Reply, Signal, bin, eventually, stretched};
 use tradebot_wire::envelope::Envelope;
 
 use self::otlp::{CLIENT, CONSUMER, PRODUCER_KIND, SERVER, Span};
@@ -128,7 +128,7 @@ fn endpoint(world: &World) -> ProcessBuilder {
 async fn ask(address: &str, path: &str, traceparent: Option<&str>) -> u16 {
     // Fails only if a provider is installed already, and then that one serves.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder().timeout(PATIENCE).build();
+    let client = reqwest::Client::builder().timeout(stretched(PATIENCE)).build();
     let mut request = client.expect("a client").get(format!("http://{address}{path}"));
     if let Some(context) = traceparent {
         request = request.header("traceparent", context);

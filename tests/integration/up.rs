@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tradebot_base::market::Market;
-use tradebot_test_support::{Process, ProcessBuilder, Signal, bin, eventually, free_port};
+use tradebot_test_support::{Process, ProcessBuilder, Signal, bin, eventually, free_port, stretched};
 
 use crate::world::{PATIENCE, World};
 
@@ -37,7 +37,7 @@ impl Deref for Roof {
 impl Drop for Roof {
     fn drop(&mut self) {
         self.signal(Signal::SIGTERM);
-        let deadline = Instant::now() + LONG;
+        let deadline = Instant::now() + stretched(LONG);
         while self.is_running() && Instant::now() < deadline {
             std::thread::park_timeout(Duration::from_millis(20));
         }

@@ -204,7 +204,7 @@ impl Drop for PostgresServer {
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("process ids fit an i32"));
         // "Immediate shutdown": it ends its own children, which SIGKILL would not. It fails only where nothing runs.
         let _ = kill(pid, Signal::SIGQUIT);
-        let deadline = Instant::now() + STOP_PATIENCE;
+        let deadline = Instant::now() + stretched(STOP_PATIENCE);
         while Instant::now() < deadline {
             if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
                 return;

@@ -20,6 +20,8 @@ pub use nix::sys::signal::Signal;
 /// What a child gets from the environment of the test; all else is given by the test, so that a variable which
 /// happens to be set on a developer's machine changes nothing.
 const INHERITED: [&str; 4] = ["PATH", "HOME", "LANG", "TMPDIR"];
+/// How long the output of an ended process may stay open: a grandchild may have inherited it.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A running child process with captured output.
 ///
@@ -162,7 +164,7 @@ impl Process {
         let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = exited(&mut self.child()) {
-                self.output.wait_for_end(Duration::from_secs(1));
+                self.output.wait_for_end(stretched(OUTPUT_PATIENCE));
                 return status;
             }
             if Instant::now() >= deadline {
@@ -198,7 +200,7 @@ impl Drop for Process {
         let _ = self.child().kill();
         let _ = self.child().wait();
         if thread::panicking() {
-            self.output.wait_for_end(Duration::from_secs(1));
+            self.output.wait_for_end(stretched(OUTPUT_PATIENCE));
             println!("{}", self.quoted().trim_start());
         }
     }
@@ -358,7 +360,7 @@ mod tests {
         let process = sh("sleep 300 & echo $!; wait").spawn();
         let grandchild: i32 = process.wait_for_line("", PATIENCE).parse().expect("a process id");
         drop(process);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + stretched(PATIENCE);
         // The orphan is reaped by init, or stays a zombie where there is none that reaps.
         while !ended(grandchild) {
             assert!(

@@ -21,6 +21,8 @@ use crate::port::free_port;
 const START_PATIENCE: Duration = Duration::from_secs(10);
 /// redis-rs gives up after 500 ms unless told otherwise, which a paused server or a busy machine exceeds.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one look may take at whether the server is up.
+const INFO_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A `redis-server` process on a free port of 127.0.0.1, with a temporary directory and no persistence.
 ///
@@ -86,8 +88,8 @@ impl RedisServer {
     pub async fn connection(&self) -> MultiplexedConnection {
         let client = redis::Client::open(self.url()).expect("the URL of the harness is valid");
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(RESPONSE_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT));
+            .set_connection_timeout(Some(stretched(RESPONSE_TIMEOUT)))
+            .set_response_timeout(Some(stretched(RESPONSE_TIMEOUT)));
         client
             .get_multiplexed_async_connection_with_config(&config)
             .await
@@ -190,8 +192,8 @@ impl RedisServer {
 
     fn info(&self) -> redis::RedisResult<String> {
         let client = redis::Client::open(self.url())?;
-        let mut connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
-        connection.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let mut connection = client.get_connection_with_timeout(stretched(INFO_TIMEOUT))?;
+        connection.set_read_timeout(Some(stretched(INFO_TIMEOUT)))?;
         redis::cmd("PING").exec(&mut connection)?;
         redis::cmd("INFO").query(&mut connection)
     }
