@@ -1,4 +1,4 @@
-//! The part of an exchange that knows keys: its clock, and the signed call for an account.
+//! Signed requests: the exchange's clock and its account endpoint.
 
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,17 +9,18 @@ use sha2::Sha256;
 use crate::exchange::Request;
 use crate::reply::Reply;
 
-/// Where the clock is read.
+/// The path of the clock.
 pub(crate) const TIME: &str = "/api/v3/time";
-/// What a signature is needed for.
+/// The path that needs a signature.
 pub(crate) const ACCOUNT: &str = "/api/v3/account";
 /// How far ahead of the exchange's clock a timestamp may be, in ms.
 const AHEAD_MS: i64 = 1_000;
 
-/// Keys with their secrets, and what the exchange's clock is ahead of this machine's.
+/// The known keys with their secrets, and the exchange's clock.
 #[derive(Debug, Default)]
 pub(crate) struct Accounts {
     pub(crate) secrets: HashMap<String, String>,
+    /// How far the exchange's clock is ahead of this machine's.
     pub(crate) ahead_ms: i64,
 }
 
@@ -36,7 +37,7 @@ impl Accounts {
         }
     }
 
-    /// The checks of the exchange, in its order, with its codes.
+    /// Checks a request as the exchange does: same order, same codes.
     fn check(&self, request: &Request) -> Result<(), (u16, i32, &'static str)> {
         let key = request.header("x-mbx-apikey").unwrap_or_default();
         if key.len() != 64 || !key.bytes().all(|byte| byte.is_ascii_alphanumeric()) {

@@ -1,7 +1,7 @@
-//! A server of the harness on a thread and runtime of its own.
+//! Runs a server of the harness on a separate thread and runtime.
 //!
-//! Tests block: they wait for a line of a child's output or for a Python script. Were the servers tasks of the
-//! test's runtime, a blocked test would stop them as well.
+//! Tests block while they wait for a line of output or a Python script. A server on the test's own runtime would
+//! stop with them.
 
 use std::future::Future;
 use std::thread::{self, JoinHandle};
@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-/// Runs one future until it is dropped.
+/// A future that runs on its own thread until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Background {
     stop: Option<oneshot::Sender<()>>,
@@ -41,7 +41,7 @@ impl Background {
 
 impl Drop for Background {
     fn drop(&mut self) {
-        // A send that fails means that the work has ended by itself.
+        // Fails only if the work has already ended.
         let _ = self.stop.take().map(|stop| stop.send(()));
         let panicked = self.thread.take().is_some_and(|thread| thread.join().is_err());
         if panicked && !thread::panicking() {

@@ -1,10 +1,10 @@
-//! Answers that the exchange really sent, kept outside the project.
+//! Recorded answers of the real exchange, kept outside the repository.
 
 use std::path::{Path, PathBuf};
 
 use crate::python::workspace;
 
-/// The two lists of the exchange.
+/// A market of the exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Market {
     /// Spot, files `spot-*.json`.
@@ -25,17 +25,17 @@ pub struct Captures {
 pub struct Capture {
     /// The file name, for messages.
     pub name: String,
-    /// Where it lies.
+    /// The file.
     pub path: PathBuf,
     /// The market it belongs to.
     pub market: Market,
 }
 
-/// The captured answers: from the folder in `BINANCE_CAPTURES`, else from `../shared/binance` beside the workspace.
-/// `None`, with a line on stderr, where there are none.
+/// The captured answers in the folder `BINANCE_CAPTURES`, by default `../shared/binance` beside the workspace.
+/// Without any it says so on stderr and returns `None`.
 ///
 /// # Panics
-/// When `BINANCE_CAPTURES` is set and is not such a folder.
+/// When `BINANCE_CAPTURES` names a folder without captures.
 #[must_use]
 pub fn captures() -> Option<Captures> {
     let (folder, required) = match std::env::var_os("BINANCE_CAPTURES") {
@@ -46,7 +46,7 @@ pub fn captures() -> Option<Captures> {
     if files.is_empty() {
         assert!(
             !required,
-            "BINANCE_CAPTURES names {}, where no capture lies",
+            "BINANCE_CAPTURES names {}, which has no captures",
             folder.display()
         );
         skipped(&folder);
@@ -67,7 +67,7 @@ impl Captures {
         self.files.iter().filter(move |file| file.market == market)
     }
 
-    /// The bytes of any file of the folder, also of one that is no list of these markets.
+    /// The bytes of any file in the folder, whether or not it holds a list of these markets.
     ///
     /// # Panics
     /// When it cannot be read.
@@ -131,7 +131,7 @@ fn read(path: &Path) -> Vec<u8> {
     reason = "a skipped test must say so where its reader looks"
 )]
 fn skipped(folder: &Path) {
-    eprintln!("skipped: no captured exchange answers at {}", folder.display());
+    eprintln!("skipped: no captured exchange answers in {}", folder.display());
 }
 
 #[cfg(test)]

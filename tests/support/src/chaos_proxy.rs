@@ -15,9 +15,9 @@ use tokio::time;
 use crate::background::Background;
 use crate::port::listen;
 
-/// Stands between a client and a server on 127.0.0.1 and spoils what passes.
+/// A TCP proxy to a server on 127.0.0.1 that cuts, resets, freezes, delays or silences connections.
 ///
-/// Each command has taken effect when its call returns.
+/// Every command has taken effect when its call returns.
 #[derive(Debug)]
 pub struct ChaosProxy {
     port: u16,
@@ -33,20 +33,22 @@ enum Command {
     Freeze,
     Delay(Duration),
     ResetAll,
+    SilenceAll,
 }
 
-/// How bytes pass; all connections watch it.
+/// How bytes pass, for all connections.
 #[derive(Clone, Copy, Debug, Default)]
 struct Flow {
     frozen: bool,
     delay: Duration,
 }
 
-/// How connections are to end; those of one generation watch it.
+/// How the connections of one generation end.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Close,
     Reset,
+    Silence,
 }
 
 struct Server {
@@ -54,15 +56,17 @@ struct Server {
     upstream: u16,
     listener: Option<TcpListener>,
     connections: JoinSet<()>,
+    /// Connections that stay open and carry nothing.
+    silent: Vec<JoinSet<()>>,
     flow: watch::Sender<Flow>,
     end: watch::Sender<Option<End>>,
 }
 
 impl ChaosProxy {
-    /// Starts a proxy to `upstream_port`; bytes pass until told otherwise.
+    /// Starts a proxy to `upstream_port` that lets everything pass.
     ///
     /// # Panics
-    /// When no port can be had.
+    /// When there is no free port.
     #[must_use]
     pub fn start(upstream_port: u16) -> Self {
         let (listener, port) = listen();
@@ -98,7 +102,7 @@ impl ChaosProxy {
         format!("redis://{}:{}/0", Ipv4Addr::LOCALHOST, self.port)
     }
 
-    /// How many connections were accepted so far.
+    /// How many connections it has accepted so far.
     #[must_use]
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
@@ -109,24 +113,30 @@ impl ChaosProxy {
         self.command(Command::Cut);
     }
 
-    /// Accepts connections again and lets bytes pass at once, also those held up meanwhile.
+    /// Accepts connections again and forwards bytes at once, including those it held back.
     pub fn restore(&self) {
         self.command(Command::Restore);
     }
 
-    /// Accepts connections and moves no bytes, in either direction, as a network that drops packets does.
+    /// Accepts connections but forwards nothing in either direction, like a network that drops packets.
     pub fn freeze(&self) {
         self.command(Command::Freeze);
     }
 
-    /// Holds up whatever passes, in each direction, for so long.
+    /// Delays every byte by `delay`, in each direction.
     pub fn delay(&self, delay: Duration) {
         self.command(Command::Delay(delay));
     }
 
-    /// Ends the present connections with RST and goes on accepting new ones.
+    /// Resets the current connections (RST) and keeps accepting new ones.
     pub fn reset_all(&self) {
         self.command(Command::ResetAll);
+    }
+
+    /// Keeps the current connections open but never forwards another byte over them, like a firewall that has dropped
+    /// their state. New connections work.
+    pub fn silence_all(&self) {
+        self.command(Command::SilenceAll);
     }
 
     fn command(&self, command: Command) {
@@ -143,6 +153,7 @@ impl Server {
             upstream,
             listener: Some(listener),
             connections: JoinSet::new(),
+            silent: Vec::new(),
             flow: watch::Sender::new(Flow::default()),
             end: watch::Sender::new(None),
         }
@@ -157,7 +168,7 @@ impl Server {
             tokio::select! {
                 Some((command, done)) = orders.recv() => {
                     self.obey(command).await;
-                    // Nobody waits any more when the test has panicked.
+                    // The test no longer waits if it has panicked.
                     let _ = done.send(());
                 }
                 client = accept(self.listener.as_ref()) => {
@@ -177,6 +188,11 @@ impl Server {
                 self.end_all(End::Close).await;
             }
             Command::ResetAll => self.end_all(End::Reset).await,
+            Command::SilenceAll => {
+                self.end.send_replace(Some(End::Silence));
+                self.end = watch::Sender::new(None);
+                self.silent.push(std::mem::take(&mut self.connections));
+            }
             Command::Freeze => self.flow.send_modify(|flow| flow.frozen = true),
             Command::Delay(delay) => self.flow.send_modify(|flow| flow.delay = delay),
             Command::Restore => {
@@ -196,7 +212,7 @@ impl Server {
     }
 }
 
-/// The next client; never one while nothing listens.
+/// The next client; pending without a listener.
 async fn accept(listener: Option<&TcpListener>) -> TcpStream {
     match listener {
         Some(listener) => listener.accept().await.expect("a connection from this machine").0,
@@ -204,14 +220,14 @@ async fn accept(listener: Option<&TcpListener>) -> TcpStream {
     }
 }
 
-/// Carries one connection until a side closes it or it is told to end.
+/// Forwards one connection until either side closes it or a command ends it.
 async fn carry(
     mut client: TcpStream,
     upstream: u16,
     flow: watch::Receiver<Flow>,
     mut end: watch::Receiver<Option<End>>,
 ) {
-    // A server that is down refuses; closing the client's connection passes that on.
+    // If the server is down, close the client's connection too.
     let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, upstream)).await else {
         return;
     };
@@ -225,14 +241,20 @@ async fn carry(
             )
         };
         tokio::select! {
-            moved = both => moved.map(|_| None),
+            // Checked first, so that no byte passes after the command.
+            biased;
             told = end.wait_for(Option::is_some) => Ok(told.map_or(None, |how| *how)),
+            moved = both => moved.map(|_| None),
         }
     };
-    if let Ok(Some(End::Reset)) = moved {
-        // Without lingering, closing sends RST. A side that is already gone cannot be told.
-        let _ = client.set_zero_linger();
-        let _ = server.set_zero_linger();
+    match moved {
+        Ok(Some(End::Reset)) => {
+            // Without lingering, closing sends RST. Fails only for a side that is already gone.
+            let _ = client.set_zero_linger();
+            let _ = server.set_zero_linger();
+        }
+        Ok(Some(End::Silence)) => std::future::pending().await,
+        _ => {}
     }
 }
 
@@ -246,7 +268,7 @@ async fn pump(
         let count = from.read(&mut bytes).await?;
         let delay = flow.borrow().delay;
         time::sleep(delay).await;
-        // The sender of the flow lives as long as this runtime.
+        // Cannot fail: the sender lives as long as this runtime.
         let _ = flow.wait_for(|flow| !flow.frozen).await;
         if count == 0 {
             return to.shutdown().await;
@@ -317,6 +339,24 @@ mod tests {
         let started = time::Instant::now();
         assert_eq!(ping(&mut connection).await.expect("PONG"), "PONG");
         assert!(started.elapsed() >= SHORT);
+    }
+
+    #[tokio::test]
+    async fn silent_connections_stay_open_and_new_ones_work() {
+        let server = RedisServer::start();
+        let proxy = ChaosProxy::start(server.port());
+        let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port()))
+            .await
+            .expect("accepted");
+        socket.write_all(b"PING\r\n").await.expect("taken");
+        socket.read_exact(&mut [0; 7]).await.expect("an answer");
+        proxy.silence_all();
+        socket.write_all(b"PING\r\n").await.expect("taken");
+        assert!(time::timeout(SHORT, socket.read(&mut [0; 1])).await.is_err());
+        let mut connection = connect(&proxy).await.expect("a connection");
+        assert_eq!(ping(&mut connection).await.expect("PONG"), "PONG");
+        proxy.reset_all();
+        assert!(time::timeout(SHORT, socket.read(&mut [0; 1])).await.is_err());
     }
 
     #[tokio::test]

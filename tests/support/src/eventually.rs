@@ -1,4 +1,4 @@
-//! Waiting for the outside world.
+//! Waits for a condition outside the test.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use tokio::time;
 
 const POLL: Duration = Duration::from_millis(20);
 
-/// Polls `check` every 20 ms until it gives a value.
+/// Polls `check` every 20 ms until it returns a value.
 ///
-/// The patience also ends a `check` that hangs, and `TEST_PATIENCE` stretches it (see [`stretched`]).
+/// `patience` also limits a `check` that hangs; `TEST_PATIENCE` stretches it (see [`stretched`]).
 ///
 /// # Panics
-/// With `what` in the message, when the patience is over.
+/// With `what` in the message, when `patience` runs out.
 pub async fn eventually<T>(what: &str, patience: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let patience = stretched(patience);
     let polling = async {
@@ -24,14 +24,14 @@ pub async fn eventually<T>(what: &str, patience: Duration, mut check: impl Async
     };
     match time::timeout(patience, polling).await {
         Ok(found) => found,
-        Err(_) => panic!("waited {patience:?} in vain for {what}"),
+        Err(_) => panic!("no {what} within {patience:?}"),
     }
 }
 
 /// `patience` times the factor in the environment variable `TEST_PATIENCE` (1 without it).
 ///
 /// # Panics
-/// When the variable is set and is not a number above zero.
+/// When the variable is not a number above zero.
 #[must_use]
 pub fn stretched(patience: Duration) -> Duration {
     match std::env::var("TEST_PATIENCE") {

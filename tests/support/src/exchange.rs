@@ -1,7 +1,7 @@
-//! An HTTP server that gives the answers a test has written down, good ones and broken ones.
+//! An HTTP server that gives scripted answers, good and broken ones.
 //!
-//! It speaks just enough HTTP/1.1 by hand: a server library would refuse to send what an exchange in trouble sends.
-//! One request a connection, then it closes.
+//! It writes HTTP/1.1 by hand, because a server library would refuse to send what a broken exchange sends. Every
+//! connection closes after one request.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -19,9 +19,9 @@ use crate::reply::Reply;
 
 const MAX_HEAD: usize = 64 * 1024;
 
-/// A server on a free port of 127.0.0.1 with scripted answers.
+/// A server with scripted answers on a free port of 127.0.0.1.
 ///
-/// Dropping it fails the test if a path was asked for that has no script.
+/// Dropping it fails the test if a request came for a path without a script.
 #[derive(Debug)]
 pub struct ScriptedExchange {
     port: u16,
@@ -29,16 +29,16 @@ pub struct ScriptedExchange {
     _server: Background,
 }
 
-/// A request as it arrived.
+/// A received request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// The method, in capitals.
+    /// The method, such as `GET`.
     pub method: String,
     /// The path without the query.
     pub path: String,
-    /// What follows the question mark, empty without one.
+    /// The query without its question mark; empty if there is none.
     pub query: String,
-    /// The headers in their order, the names in lower case.
+    /// The headers in order, with lower-case names.
     pub headers: Vec<(String, String)>,
 }
 
@@ -52,15 +52,15 @@ struct Script {
 #[derive(Debug, Default)]
 struct Replies {
     queue: VecDeque<Reply>,
-    /// The last reply has been given at least once: the next one pushed takes its place.
+    /// The last reply has been sent at least once, so the next one added replaces it.
     last_given: bool,
 }
 
 impl ScriptedExchange {
-    /// Starts it.
+    /// Starts the server.
     ///
     /// # Panics
-    /// When no port can be had.
+    /// When there is no free port.
     pub async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
@@ -83,8 +83,7 @@ impl ScriptedExchange {
         }
     }
 
-    /// Adds `reply` to the queue of `path`. Each request takes one; the last one left is given for ever, until
-    /// another is added.
+    /// Adds `reply` to the queue of `path`. Each request takes one; the last one is repeated until another is added.
     pub fn reply(&self, path: &str, reply: Reply) {
         let mut script = lock(&self.script);
         let replies = script.paths.entry(path.to_owned()).or_default();
@@ -94,7 +93,7 @@ impl ScriptedExchange {
         replies.queue.push_back(reply);
     }
 
-    /// From now on gives `reply` for `path`, whatever was queued.
+    /// Answers every request for `path` with `reply` from now on, and drops what was queued.
     pub fn always(&self, path: &str, reply: Reply) {
         let replies = Replies {
             queue: VecDeque::from([reply]),
@@ -103,20 +102,20 @@ impl ScriptedExchange {
         lock(&self.script).paths.insert(path.to_owned(), replies);
     }
 
-    /// From now on knows this key, and answers its signed calls for an account as the exchange does: format of the
-    /// key, the key itself, time and signature are checked. Scripted replies go before it.
+    /// Adds a key and answers signed account requests as the exchange does: it checks the format of the key, the key,
+    /// the time and the signature. Scripted replies take precedence.
     pub fn know_key(&self, key: &str, secret: &str) {
         let mut script = lock(&self.script);
         let accounts = script.accounts.get_or_insert_default();
         accounts.secrets.insert(key.to_owned(), secret.to_owned());
     }
 
-    /// From now on has accounts, though none that anybody knows, and a clock that is so far ahead of this machine's.
+    /// Turns on the account endpoint, with a clock that is `ms` ahead of this machine's.
     pub fn set_clock_ahead(&self, ms: i64) {
         lock(&self.script).accounts.get_or_insert_default().ahead_ms = ms;
     }
 
-    /// The keys that were sent here so far, in order of arrival.
+    /// The API keys received so far, in order of arrival.
     #[must_use]
     pub fn keys_seen(&self) -> Vec<String> {
         let requests = self.requests();
@@ -132,7 +131,7 @@ impl ScriptedExchange {
         lock(&self.script).requests.clone()
     }
 
-    /// How often `path` was asked for.
+    /// How many requests came for `path`.
     #[must_use]
     pub fn count(&self, path: &str) -> usize {
         lock(&self.script)
@@ -142,7 +141,7 @@ impl ScriptedExchange {
             .count()
     }
 
-    /// `http://127.0.0.1:PORT`, without a slash at the end.
+    /// `http://127.0.0.1:PORT`, without a trailing slash.
     #[must_use]
     pub fn base_url(&self) -> String {
         format!("http://{}:{}", Ipv4Addr::LOCALHOST, self.port)
@@ -164,13 +163,13 @@ impl Drop for ScriptedExchange {
             .collect();
         drop(script);
         if !surprises.is_empty() && !thread::panicking() {
-            panic!("the exchange was asked for paths without a script: {surprises:?}");
+            panic!("the exchange got requests for paths without a script: {surprises:?}");
         }
     }
 }
 
 impl Request {
-    /// The value of a header, by its name in lower case.
+    /// The value of a header, by its lower-case name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
@@ -203,7 +202,7 @@ async fn serve(listener: TcpListener, script: Arc<Mutex<Script>>) {
     }
 }
 
-/// Errors are the client's leaving early, which some tests are about.
+/// Fails when the client leaves early, as some tests have it do.
 async fn answer(mut socket: TcpStream, script: Arc<Mutex<Script>>) -> io::Result<()> {
     let Some(request) = read_request(&mut socket).await? else {
         return Ok(());
@@ -225,7 +224,7 @@ async fn answer(mut socket: TcpStream, script: Arc<Mutex<Script>>) -> io::Result
         .await
 }
 
-/// Reads up to the empty line; the requests of this client have no bodies. `None` for anything else than HTTP.
+/// Reads up to the empty line, as no request has a body. `None` if it is not HTTP.
 async fn read_request(socket: &mut TcpStream) -> io::Result<Option<Request>> {
     let mut head = Vec::new();
     let end = loop {
@@ -243,7 +242,7 @@ fn parse(head: &str) -> Option<Request> {
     let mut lines = head.split("\r\n");
     let mut words = lines.next()?.split(' ');
     let (method, target) = (words.next()?, words.next()?);
-    // Asked as a proxy, it is told scheme and host, too.
+    // A request to a proxy names scheme and host too.
     let target = target.strip_prefix("http://").map_or(target, |absolute| {
         absolute.find('/').map_or("/", |at| &absolute[at..])
     });
@@ -278,7 +277,7 @@ mod tests {
 
     use super::*;
 
-    /// Status line and headers, and the body as it came.
+    /// Status line with headers, and the raw body.
     async fn get(exchange: &ScriptedExchange, target: &str) -> (String, Vec<u8>) {
         let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, exchange.port))
             .await

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Lines as they arrive, and who waits for them.
+/// The lines captured so far, with a wake-up for each new one.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     state: Mutex<Lines>,
@@ -54,7 +54,7 @@ impl Output {
         text
     }
 
-    /// Waits until both pipes are closed; a grandchild can keep them open for ever, hence the limit.
+    /// Waits until both pipes are closed, up to `limit`: a grandchild can keep them open forever.
     pub(crate) fn wait_for_end(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         let mut state = self.state();

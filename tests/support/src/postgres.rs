@@ -1,4 +1,4 @@
-//! A real PostgreSQL server for the tests of one process.
+//! A real PostgreSQL server, shared by the tests of one process.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -20,13 +20,13 @@ use crate::port::free_port;
 
 const START_PATIENCE: Duration = Duration::from_secs(60);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-/// Who owns the databases.
+/// The role that owns the databases.
 const OWNER: &str = "tradebot";
 
-/// A PostgreSQL server on a free port of 127.0.0.1, in a temporary directory, that never syncs.
+/// A PostgreSQL server on a free port of 127.0.0.1, in a temporary directory, without fsync.
 ///
-/// PostgreSQL refuses to run as root; then it runs as the user `postgres` of Debian's package. Dropping it ends the
-/// server and removes the directory.
+/// PostgreSQL refuses to run as root; for root it runs as the user `postgres` of Debian's package. Dropping it stops
+/// the server and removes the directory.
 #[derive(Debug)]
 pub struct PostgresServer {
     port: u16,
@@ -35,7 +35,7 @@ pub struct PostgresServer {
     databases: AtomicUsize,
 }
 
-/// A database of its own for one test.
+/// A separate database for one test.
 #[derive(Debug)]
 pub struct Database {
     server: Arc<PostgresServer>,
@@ -43,13 +43,13 @@ pub struct Database {
 }
 
 impl PostgresServer {
-    /// The password of the databases' owner. It needs escapes in a URL.
+    /// The password of the databases' owner. It needs escaping in a URL.
     pub const PASSWORD: &str = "canary-database-p@ss/w:rd?#%";
 
-    /// The server that the tests of this process share; started for the first of them.
+    /// The server that the tests of this process share. The first call starts it.
     ///
     /// # Panics
-    /// When PostgreSQL is not installed, or does not come up.
+    /// When PostgreSQL is not installed or does not come up.
     #[must_use]
     pub fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<PostgresServer>> = Mutex::new(Weak::new());
@@ -61,19 +61,19 @@ impl PostgresServer {
         })
     }
 
-    /// Starts a server with TLS: certificate and key as PEM.
+    /// Starts a server with TLS, from a certificate and a key in PEM.
     ///
     /// # Panics
-    /// When PostgreSQL is not installed, or does not come up.
+    /// When PostgreSQL is not installed or does not come up.
     #[must_use]
     pub fn start_with_tls(certificate: &str, key: &str) -> Arc<Self> {
         Arc::new(Self::start(&[("server.crt", certificate), ("server.key", key)]))
     }
 
-    /// An empty database.
+    /// Creates an empty database.
     ///
     /// # Panics
-    /// When it cannot be made.
+    /// When it cannot be created.
     #[must_use]
     pub fn database(self: &Arc<Self>) -> Database {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
@@ -100,7 +100,7 @@ impl PostgresServer {
     fn start(tls: &[(&str, &str)]) -> Self {
         let mut failure = String::new();
         for _ in 0..5 {
-            // Another test can take the port between the look and the start; then try another one.
+            // Another test may take the port before the server does; then try another one.
             match Self::launch(tls) {
                 Ok(server) => return server,
                 Err(error) => failure = error,
@@ -177,7 +177,7 @@ impl PostgresServer {
         Ok(server)
     }
 
-    /// Waits until the log of *this* process says so: another server may have been faster on the same port.
+    /// Waits until the log of *this* process says so, because another server may have taken the port.
     fn await_ready(&self, log_path: &Path) -> Result<(), String> {
         let deadline = Instant::now() + stretched(START_PATIENCE);
         loop {
@@ -202,7 +202,8 @@ impl Drop for PostgresServer {
     fn drop(&mut self) {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("process ids fit an i32"));
-        // "Immediate shutdown": it ends its own children, which SIGKILL would not. It fails only where nothing runs.
+        // An "immediate shutdown" also ends the server's children, as SIGKILL would not. It fails only if the server is
+        // gone.
         let _ = kill(pid, Signal::SIGQUIT);
         let deadline = Instant::now() + stretched(STOP_PATIENCE);
         while Instant::now() < deadline {
@@ -213,7 +214,7 @@ impl Drop for PostgresServer {
         }
         let _ = child.kill();
         let _ = child.wait();
-        // Only now may the directory go, which the field's own drop does.
+        // The directory is removed after this, when its field is dropped.
         let _ = self.directory.path();
     }
 }
@@ -254,14 +255,14 @@ impl Database {
         &self.name
     }
 
-    /// Who owns it.
+    /// The role that owns it.
     #[must_use]
     pub fn owner(&self) -> &'static str {
         OWNER
     }
 }
 
-/// The account to run as: none, unless the tests run as root.
+/// The account to switch to; only needed when the tests run as root.
 fn unprivileged() -> Option<User> {
     if !Uid::effective().is_root() {
         return None;
@@ -280,7 +281,7 @@ fn command(name: &str, account: Option<&User>) -> Command {
         .env("PATH", "/usr/bin:/bin")
         .env("LC_ALL", "C")
         .stdin(Stdio::null());
-    // It must not inherit a folder that its account may not enter.
+    // Its account may not be able to enter the test's folder.
     command.current_dir("/");
     if let Some(account) = account {
         command.uid(account.uid.as_raw()).gid(account.gid.as_raw());
@@ -288,7 +289,7 @@ fn command(name: &str, account: Option<&User>) -> Command {
     command
 }
 
-/// Debian keeps the server's programs of each release in a folder of their own.
+/// Debian keeps the server programs of each release in a separate folder.
 fn program(name: &str) -> PathBuf {
     let releases = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()

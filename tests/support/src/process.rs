@@ -17,16 +17,15 @@ use crate::output::{Output, Pipe};
 
 pub use nix::sys::signal::Signal;
 
-/// What a child gets from the environment of the test; all else is given by the test, so that a variable which
-/// happens to be set on a developer's machine changes nothing.
+/// The variables a child inherits. The test sets all others, so variables of a developer's machine have no effect.
 const INHERITED: [&str; 4] = ["PATH", "HOME", "LANG", "TMPDIR"];
-/// How long the output of an ended process may stay open: a grandchild may have inherited it.
+/// How long to wait for the rest of the output of an ended process: a grandchild may hold the pipes open.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A running child process with captured output.
 ///
-/// It leads a process group of its own, which is killed when this is dropped: the children of a pre-forking Celery
-/// worker go with it. If the test is failing at that time, the captured output is printed.
+/// It leads a new process group. Dropping this kills the group, with the children of a pre-forking Celery worker. If
+/// the test is failing then, the captured output is printed.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -51,7 +50,7 @@ pub struct ProcessBuilder {
 #[must_use]
 pub fn bin(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of the test executable");
-    // target/PROFILE/deps/TEST: the binaries are one folder up.
+    // The test is target/PROFILE/deps/TEST, and the binaries are one folder up.
     let path = test
         .parent()
         .and_then(|deps| deps.parent())
@@ -66,7 +65,7 @@ pub fn bin(name: &str) -> PathBuf {
 }
 
 impl Process {
-    /// Describes a process to start: a path, or a name to look up in `PATH`.
+    /// Describes a process to start. `program` is a path, or a name to look up in `PATH`.
     pub fn builder(program: impl AsRef<OsStr>) -> ProcessBuilder {
         ProcessBuilder {
             program: program.as_ref().to_owned(),
@@ -76,13 +75,13 @@ impl Process {
         }
     }
 
-    /// Waits until a line of stdout or stderr contains `text`, and gives the first such line. Lines printed before
-    /// the call count.
+    /// Waits until a line of stdout or stderr contains `text`, and returns the first such line. Lines printed before
+    /// the call count too.
     ///
-    /// Blocks the thread: a test that has tasks of its own to run meanwhile needs a multi-threaded runtime.
+    /// Blocks the thread: a test with other tasks to run meanwhile needs a multi-threaded runtime.
     ///
     /// # Panics
-    /// With the whole output, when the line has not come in time or the process ended without it.
+    /// With the whole output, when the line does not come in time or the process ends without it.
     pub fn wait_for_line(&self, text: &str, timeout: Duration) -> String {
         self.wait_for_nth_line(text, 1, timeout)
     }
@@ -90,7 +89,7 @@ impl Process {
     /// Like [`wait_for_line`](Self::wait_for_line), for the `nth` line (from 1) that contains `text`.
     ///
     /// # Panics
-    /// With the whole output, when so many lines have not come in time or the process ended without them.
+    /// With the whole output, when the line does not come in time or the process ends without it.
     pub fn wait_for_nth_line(&self, text: &str, nth: usize, timeout: Duration) -> String {
         let timeout = stretched(timeout);
         let deadline = Instant::now() + timeout;
@@ -118,19 +117,19 @@ impl Process {
         }
     }
 
-    /// Everything printed so far, stdout and stderr in the order of arrival.
+    /// Everything printed so far, stdout and stderr together.
     #[must_use]
     pub fn output(&self) -> String {
         self.output.text(|_| true)
     }
 
-    /// What was printed to stdout so far.
+    /// Everything printed to stdout so far.
     #[must_use]
     pub fn stdout(&self) -> String {
         self.output.text(|pipe| pipe == Pipe::Stdout)
     }
 
-    /// What was printed to stderr so far.
+    /// Everything printed to stderr so far.
     #[must_use]
     pub fn stderr(&self) -> String {
         self.output.text(|pipe| pipe == Pipe::Stderr)
@@ -142,12 +141,12 @@ impl Process {
         self.child().id()
     }
 
-    /// Sends `signal` to the process (not to its group). Nothing happens when it has ended.
+    /// Sends `signal` to the process, not to its group. Does nothing if it has ended.
     ///
     /// # Panics
-    /// When the signal may not be sent.
+    /// When the system refuses to send it.
     pub fn signal(&self, signal: Signal) {
-        // Under the lock and not yet waited for, the id cannot have become another process's.
+        // The lock is held and the child is not reaped, so the id cannot belong to another process yet.
         let mut child = self.child();
         if exited(&mut child).is_none() {
             kill(self.pid, signal)
@@ -158,7 +157,7 @@ impl Process {
     /// Waits for the end of the process, and for the rest of its output.
     ///
     /// # Panics
-    /// With the whole output, when it still runs after `timeout`.
+    /// With the whole output, when it is still running after `timeout`.
     pub fn wait_exit(&self, timeout: Duration) -> ExitStatus {
         let timeout = stretched(timeout);
         let deadline = Instant::now() + timeout;
@@ -168,7 +167,11 @@ impl Process {
                 return status;
             }
             if Instant::now() >= deadline {
-                panic!("{} still runs after {timeout:?}{}", self.name, self.quoted());
+                panic!(
+                    "{} is still running after {timeout:?}{}",
+                    self.name,
+                    self.quoted()
+                );
             }
             thread::sleep(Duration::from_millis(10));
         }
@@ -195,7 +198,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The group may be empty by now, and the process gone: both are what is wanted.
+        // Both fail only if the processes are already gone.
         let _ = killpg(self.pid, Signal::SIGKILL);
         let _ = self.child().kill();
         let _ = self.child().wait();
@@ -222,7 +225,7 @@ impl ProcessBuilder {
         self
     }
 
-    /// Sets a variable. The child gets these, and of the test's own only `PATH`, `HOME`, `LANG` and `TMPDIR`.
+    /// Sets a variable. From the test's environment the child inherits only `PATH`, `HOME`, `LANG` and `TMPDIR`.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.env
@@ -348,7 +351,7 @@ mod tests {
             .filter_map(|line| Some(line.split_once('=')?.0.to_owned()))
             .collect();
         assert!(names.iter().any(|name| name == "GIVEN"));
-        // The shell sets a few by itself.
+        // The shell sets a few itself.
         let known = |name: &str| {
             INHERITED.contains(&name) || ["GIVEN", "PWD", "SHLVL", "_", "OLDPWD"].contains(&name)
         };
@@ -361,11 +364,11 @@ mod tests {
         let grandchild: i32 = process.wait_for_line("", PATIENCE).parse().expect("a process id");
         drop(process);
         let deadline = Instant::now() + stretched(PATIENCE);
-        // The orphan is reaped by init, or stays a zombie where there is none that reaps.
+        // Init reaps the orphan; without an init that reaps, it stays a zombie.
         while !ended(grandchild) {
             assert!(
                 Instant::now() < deadline,
-                "the grandchild {grandchild} still runs"
+                "the grandchild {grandchild} is still running"
             );
             thread::sleep(Duration::from_millis(10));
         }

@@ -1,4 +1,4 @@
-//! Python Celery, from the virtual environments that `make setup` makes.
+//! Python Celery in the virtual environments that `make setup` creates.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,29 +16,29 @@ pub struct Python {
 }
 
 impl Python {
-    /// What the existing deployment runs: celery 5.5.2, kombu 5.5.4, redis-py 6.1.0.
+    /// The release of the existing deployment: celery 5.5.2, kombu 5.5.4, redis-py 6.1.0.
     pub const CELERY_5_5_2: Self = Self {
         environment: "celery-5.5.2",
     };
-    /// The release between: celery 5.6.3, kombu 5.6.2, redis-py 6.4.0. For what differs in it; [`ALL`](Self::ALL) does
-    /// without.
+    /// The release between: celery 5.6.3, kombu 5.6.2, redis-py 6.4.0. Only for what differs in it; not in
+    /// [`ALL`](Self::ALL).
     pub const CELERY_5_6: Self = Self {
         environment: "celery-5.6",
     };
-    /// The newest release that `tests/python/requirements-newest.txt` pins.
+    /// The newest release, pinned in `tests/python/requirements-newest.txt`.
     pub const CELERY_NEWEST: Self = Self {
         environment: "celery-newest",
     };
-    /// No Celery: what the existing deployment signs tokens and encrypts keys with, and its database's driver.
+    /// No Celery: the existing deployment's libraries for tokens, encrypted keys and the database.
     pub const CREDENTIALS: Self = Self {
         environment: "credentials",
     };
-    /// No Celery: what `tests/python/requirements-web.txt` pins, for the HTTP endpoint.
+    /// No Celery: clients of the HTTP endpoint, pinned in `tests/python/requirements-web.txt`.
     pub const WEB: Self = Self { environment: "web" };
-    /// Both Celerys, for a test that runs against each.
+    /// The two releases that most tests run against.
     pub const ALL: [Self; 2] = [Self::CELERY_5_5_2, Self::CELERY_NEWEST];
 
-    /// The name of the virtual environment, for the messages of assertions.
+    /// The name of the virtual environment, for assertion messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         self.environment
@@ -46,8 +46,8 @@ impl Python {
 
     /// Runs `tests/python/<name>` and parses the last line of its stdout as JSON.
     ///
-    /// The environment of the script is `env` alone (see [`ProcessBuilder::env`]); it gets 60 seconds. Blocks the
-    /// thread; from a test whose runtime must go on meanwhile, call it through `spawn_blocking`.
+    /// The script gets only the variables in `env` (see [`ProcessBuilder::env`]) and has 60 seconds. Blocks the thread;
+    /// a test with other tasks to run meanwhile calls it through `spawn_blocking`.
     ///
     /// # Panics
     /// When the environment is missing, the script fails, takes too long or prints no JSON.
@@ -73,10 +73,10 @@ impl Python {
         self.last_line(name, &script)
     }
 
-    /// What a script that has ended printed last, which is JSON.
+    /// The last line that an ended script printed, parsed as JSON.
     ///
     /// # Panics
-    /// When it is not.
+    /// When it is not JSON.
     #[must_use]
     pub fn last_line(self, name: &str, script: &Process) -> Value {
         let (stdout, stderr) = (script.stdout(), script.stderr());
@@ -95,7 +95,7 @@ impl Python {
 
     /// Starts `python -m celery <args>` in `tests/python`, where `-A tradebot_app` is found.
     ///
-    /// `beat` needs `--pidfile=` among its arguments if several run at once; its schedule file is a temporary one.
+    /// With several at once, `beat` needs the argument `--pidfile=`. Its schedule file is temporary.
     ///
     /// # Panics
     /// When the environment is missing.
@@ -169,7 +169,8 @@ impl Python {
     }
 }
 
-/// Where `make setup` may have put the environments: above the running test, else where the variable says.
+/// Where `make setup` may have put the environments: the target directory of the running test comes first, then
+/// `CARGO_TARGET_DIR`, then the default one.
 fn target_dirs() -> Vec<PathBuf> {
     let workspace = workspace();
     let mut places = Vec::new();

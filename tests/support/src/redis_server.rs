@@ -19,14 +19,14 @@ use crate::eventually::stretched;
 use crate::port::free_port;
 
 const START_PATIENCE: Duration = Duration::from_secs(10);
-/// redis-rs gives up after 500 ms unless told otherwise, which a paused server or a busy machine exceeds.
+/// The default of redis-rs is 500 ms, too little for a paused server or a busy machine.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long one look may take at whether the server is up.
+/// The time limit of one check whether the server is up.
 const INFO_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A `redis-server` process on a free port of 127.0.0.1, with a temporary directory and no persistence.
 ///
-/// Dropping it ends the process and removes the directory.
+/// Dropping it stops the process and removes the directory.
 #[derive(Debug)]
 pub struct RedisServer {
     port: u16,
@@ -39,17 +39,17 @@ impl RedisServer {
     /// Starts a server and waits until it answers.
     ///
     /// # Panics
-    /// When `redis-server` is not installed, or does not come up.
+    /// When `redis-server` is not installed or does not come up.
     #[must_use]
     pub fn start() -> Self {
         Self::start_with(&[])
     }
 
-    /// Like [`start`](Self::start), with further arguments, for example `&["--appendonly", "yes"]`. They come last
-    /// on the command line and so win over the harness's own.
+    /// Like [`start`](Self::start), with more arguments, for example `&["--appendonly", "yes"]`. They come last on the
+    /// command line and override the harness's own.
     ///
     /// # Panics
-    /// When `redis-server` is not installed, or does not come up.
+    /// When `redis-server` is not installed or does not come up.
     #[must_use]
     pub fn start_with(extra: &[&str]) -> Self {
         let mut failure = String::new();
@@ -60,7 +60,7 @@ impl RedisServer {
                 extra: extra.iter().map(|&arg| arg.to_owned()).collect(),
                 child: Mutex::new(None),
             };
-            // Another test can take the port between the look and the start; then try another one.
+            // Another test may take the port before the server does; then try another one.
             match server.launch() {
                 Ok(()) => return server,
                 Err(error) => failure = error,
@@ -84,7 +84,7 @@ impl RedisServer {
     /// A new connection whose commands may take 30 seconds.
     ///
     /// # Panics
-    /// When the server does not accept it.
+    /// When the server refuses it.
     pub async fn connection(&self) -> MultiplexedConnection {
         let client = redis::Client::open(self.url()).expect("the URL of the harness is valid");
         let config = AsyncConnectionConfig::new()
@@ -96,7 +96,7 @@ impl RedisServer {
             .unwrap_or_else(|error| panic!("no connection to {}: {error}", self.url()))
     }
 
-    /// Stops the process with SIGSTOP: connections stay open and nothing answers. Returns once it has stopped.
+    /// Stops the process with SIGSTOP, so that connections stay open without an answer. Returns once it has stopped.
     ///
     /// # Panics
     /// When the server is not running.
@@ -106,7 +106,7 @@ impl RedisServer {
         waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("redis-server is a child of the test");
     }
 
-    /// Lets a paused server go on.
+    /// Resumes a paused server.
     ///
     /// # Panics
     /// When the server is not running.
@@ -114,19 +114,19 @@ impl RedisServer {
         self.signal(Signal::SIGCONT);
     }
 
-    /// Ends the process with SIGKILL, as a crash would. The directory stays for [`restart`](Self::restart).
+    /// Kills the process (SIGKILL). The directory stays for [`restart`](Self::restart).
     pub fn kill(&self) {
         let Some(mut child) = self.child().take() else {
             return;
         };
-        // SIGKILL ends a stopped process too; waking it first keeps its parent's state simple to reason about.
-        // Both fail only when the process has ended by itself.
+        // SIGKILL would end a stopped process too, but it is simpler to reason about a running one. Both fail only if
+        // the process has already ended.
         let _ = kill(pid_of(&child), Signal::SIGCONT);
         let _ = child.kill();
         let _ = child.wait();
     }
 
-    /// Starts the server again on the same port and directory, after ending it if it still runs.
+    /// Starts the server again on the same port and directory; kills it first if it is running.
     ///
     /// # Panics
     /// When it does not come up.
@@ -170,16 +170,16 @@ impl RedisServer {
         })
     }
 
-    /// Waits until *this* process answers: another server may have been faster on the same port.
+    /// Waits until *this* process answers, because another server may have taken the port.
     fn await_ready(&self, child: &mut Child) -> Result<(), String> {
         let process_id = format!("process_id:{}\r\n", child.id());
         let deadline = Instant::now() + stretched(START_PATIENCE);
         while Instant::now() < deadline {
             if let Some(status) = child.try_wait().expect("redis-server is a child of the test") {
-                return Err(format!("it ended at once, {status}"));
+                return Err(format!("it ended right away, {status}"));
             }
             match self.info() {
-                // While it loads its data it answers INFO, but refuses the rest.
+                // While loading its data it answers INFO and refuses the rest.
                 Ok(info) if info.contains("loading:1") => {}
                 Ok(info) if info.contains(&process_id) => return Ok(()),
                 Ok(_) => return Err("another server has the port".to_owned()),

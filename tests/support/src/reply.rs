@@ -1,4 +1,4 @@
-//! One answer of a scripted exchange, well-formed or broken on purpose.
+//! One answer of a scripted exchange, well-formed or deliberately broken.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -60,7 +60,7 @@ impl Reply {
         }
     }
 
-    /// These bytes are the whole answer, status line and all.
+    /// Sends exactly these bytes, status line and all.
     #[must_use]
     pub fn raw(bytes: impl AsRef<[u8]>) -> Self {
         Self {
@@ -69,8 +69,7 @@ impl Reply {
         }
     }
 
-    /// Status 200 with a small gzip body that unpacks to `unpacked` blanks: about a thousandth of it goes over the
-    /// wire.
+    /// Status 200 with a gzip body that unpacks to `unpacked` blanks, from about a thousandth of that on the wire.
     ///
     /// # Panics
     /// When memory runs out.
@@ -82,7 +81,7 @@ impl Reply {
         Self::json(body).header("Content-Encoding", "gzip")
     }
 
-    /// Sets a header, in place of one of the same name.
+    /// Sets a header, replacing one of the same name.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers
@@ -91,7 +90,7 @@ impl Reply {
         self
     }
 
-    /// Compresses the body, whatever the client accepts.
+    /// Compresses the body with gzip, whatever the client accepts.
     ///
     /// # Panics
     /// When memory runs out.
@@ -105,14 +104,14 @@ impl Reply {
         self.header("Content-Encoding", "gzip")
     }
 
-    /// Sends `n` bytes of the body and closes, while the headers promise all of it.
+    /// Sends headers for the whole body, then `n` bytes of it, and closes.
     #[must_use]
     pub fn truncated_at(mut self, n: usize) -> Self {
         self.truncated_at = Some(n);
         self
     }
 
-    /// Sends the body so many times over: a huge answer from little memory.
+    /// Sends the body `times` times over: a huge answer from little memory.
     #[must_use]
     pub fn times(mut self, times: usize) -> Self {
         self.times = times;
@@ -127,14 +126,14 @@ impl Reply {
         self
     }
 
-    /// Sends no `Content-Length`: the body ends where the connection does.
+    /// Sends no `Content-Length`: the body ends when the connection closes.
     #[must_use]
     pub fn without_length(mut self) -> Self {
         self.framing = Framing::UntilClose;
         self
     }
 
-    /// Waits before the headers.
+    /// Waits before sending the headers.
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Self {
         self.delay = delay;
@@ -148,7 +147,7 @@ impl Reply {
         self
     }
 
-    /// Sends the headers at once and then the body byte by byte, waiting so long before each.
+    /// Sends the headers at once and then the body byte by byte, waiting `pace` before each.
     #[must_use]
     pub fn drip(mut self, pace: Duration) -> Self {
         self.pace = Some(pace);
@@ -180,7 +179,7 @@ impl Reply {
 
     pub(crate) async fn send(&self, socket: &mut TcpStream) -> io::Result<()> {
         if self.hang {
-            // Until the client gives up: reading ends when it closes.
+            // Reading ends when the client gives up and closes.
             while socket.read(&mut [0; 512]).await? > 0 {}
             return Ok(());
         }
