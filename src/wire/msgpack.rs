@@ -106,7 +106,11 @@ mod tests {
         for value in [Packed::Ext(1, vec![1]), Packed::F64(f64::NAN), number_key] {
             assert!(decode(&pack(&value)).is_err(), "{value:?}");
         }
-        assert!(decode(&[0x91; 100_000]).is_err(), "nesting is bounded");
+        let nested = |depth: usize| [vec![0x91; depth], vec![0xc0]].concat();
+        assert!(decode(&nested(50)).is_ok());
+        for depth in [200, 100_000] {
+            assert!(decode(&nested(depth)).is_err(), "nesting is bounded");
+        }
         assert!(decode(&[0xc0, 0xc0]).is_err(), "trailing bytes are damage");
         assert!(
             decode(&[0xdd, 0xff, 0xff, 0xff, 0xff]).is_err(),

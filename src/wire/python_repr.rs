@@ -267,10 +267,10 @@ mod tests {
     #[test]
     fn long_values_are_cut_between_characters_and_closed() {
         let text = value(&json!("币".repeat(5000)));
-        assert_eq!(text.chars().count(), MAX_CHARS + 3 + 2);
+        assert_eq!(text.chars().count(), 1024 + 3 + 2);
         let text = value(&json!([vec!["a"; 2000], [1]]));
         assert!(text.ends_with("'a', ...]]"), "{text}");
-        assert!(text.len() < MAX_CHARS + 20);
+        assert!(text.len() < 1024 + 20);
         assert_eq!(truncated("one two three", 9), "one two...");
         assert_eq!(truncated("one", 4), "one");
     }

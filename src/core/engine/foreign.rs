@@ -108,6 +108,24 @@ mod tests {
     }
 
     #[test]
+    fn a_warning_comes_after_half_a_minute_and_once_a_minute() {
+        let watch = ForeignWatch::default();
+        let pass = |time: u64| {
+            let time = Duration::from_secs(time);
+            let mut state = watch.lock();
+            state.since = state.since.map(|since| since - time);
+            state.warned = state.warned.map(|warned| warned - time);
+            drop(state);
+            let before = watch.lock().warned;
+            watch.note(vec![("a".into(), 1)], true);
+            watch.lock().warned != before
+        };
+        assert_eq!([0, 29, 1, 59, 1].map(pass), [false, false, true, false, true]);
+        watch.note(Vec::new(), true);
+        assert!(!pass(0), "the wait begins anew");
+    }
+
+    #[test]
     fn numbers_are_published_when_they_change() {
         let watch = ForeignWatch::default();
         assert_eq!(watch.news(), None);
@@ -118,9 +136,16 @@ mod tests {
         assert_eq!(watch.news(), None);
         watch.note(Vec::new(), true);
         assert_eq!(watch.news(), None, "too soon");
-        watch.lock().published.as_mut().unwrap().1 -= PAUSE;
+        watch.lock().published.as_mut().unwrap().1 -= Duration::from_secs(2);
         assert_eq!(watch.news(), Some(BTreeMap::new()));
-        watch.lock().published.as_mut().unwrap().1 -= FRESH;
-        assert_eq!(watch.news(), None);
+        let pass = |seconds: u64| {
+            watch.lock().published.as_mut().unwrap().1 -= Duration::from_secs(seconds);
+            watch.news()
+        };
+        assert_eq!(pass(30), None);
+        watch.note(one(), true);
+        assert_eq!(pass(0), Some(one().into_iter().collect()));
+        assert_eq!(pass(29), None);
+        assert_eq!(pass(1), Some(one().into_iter().collect()), "about to expire");
     }
 }

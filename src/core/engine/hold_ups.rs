@@ -86,14 +86,19 @@ mod tests {
                 state.next = state.next.map(|next| next - time);
             });
         };
-        pass(FIRST);
+        let first = Duration::from_secs(10);
+        pass(first);
         assert_eq!(one.reminder(), Some((2, 10)));
         assert_eq!(other.reminder(), None, "one of them has said it");
-        pass(FIRST);
+        pass(first);
         assert_eq!(other.reminder(), None);
-        pass(FIRST);
+        pass(first);
         drop(one);
         assert_eq!(other.reminder(), Some((1, 30)));
+        for minutes in [5, 5, 5, 5] {
+            pass(Duration::from_secs(60 * minutes));
+            assert!(other.reminder().is_some(), "at least every five minutes");
+        }
         drop(other);
         assert_eq!(hold_ups.begin().reminder(), None, "the next trouble begins anew");
     }

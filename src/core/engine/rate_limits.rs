@@ -240,6 +240,24 @@ mod tests {
         assert!(matches!(rate(json!("-1/s")), Err(RateError::Value(_))));
     }
 
+    #[test]
+    fn as_many_messages_wait_as_pass_in_four_seconds_or_fill_the_slots_four_times() {
+        let gate = RateGate::default();
+        let is_full = |rate: Value, waiting: usize| {
+            gate.set(RateLimit::parse(&rate).unwrap());
+            gate.waiting.store(waiting, Ordering::Relaxed);
+            gate.is_full(2)
+        };
+        for (rate, enough) in [
+            (json!("10/s"), 40),
+            (json!("1/h"), 8),
+            (json!("1000000/s"), 10_000),
+        ] {
+            assert!(!is_full(rate.clone(), enough - 1), "{rate}");
+            assert!(is_full(rate.clone(), enough), "{rate}");
+        }
+    }
+
     #[tokio::test]
     async fn messages_pass_at_the_rate_and_at_once_when_it_is_lifted() {
         let gate = RateGate::default();

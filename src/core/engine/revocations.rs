@@ -264,14 +264,25 @@ mod tests {
         let left = revoked.ids(noon() + TimeDelta::hours(3));
         assert_eq!(left, [("a".to_owned(), noon() + TimeDelta::hours(1))]);
 
-        let many: Vec<String> = (0..MAX_IDS).map(|n| n.to_string()).collect();
+        let many: Vec<String> = (0..50_000).map(|n| n.to_string()).collect();
         revoked.add(many.iter().map(String::as_str), noon() + TimeDelta::hours(2));
         let ids = revoked.ids(noon() + TimeDelta::hours(2));
-        assert_eq!((ids.len(), ids[0].0.as_str()), (MAX_IDS, "0"));
+        assert_eq!((ids.len(), ids[0].0.as_str()), (50_000, "0"));
         for _ in 0..3 {
             revoked.add(many.iter().map(String::as_str), noon() + TimeDelta::hours(3));
         }
-        assert!(revoked.lock().order.len() <= 2 * MAX_IDS);
+        assert!(revoked.lock().order.len() <= 100_000);
+    }
+
+    #[test]
+    fn no_more_than_ten_thousand_stamps_are_kept() {
+        let revoked = Revocations::default();
+        for name in ["run", "other"] {
+            let values: Vec<Value> = (0..9_000).map(Value::from).collect();
+            revoked.add_stamp(name, &values);
+        }
+        let held = revoked.lock().stamps.values().map(Vec::len).sum::<usize>();
+        assert_eq!(held, 10_000);
     }
 
     #[test]

@@ -159,7 +159,7 @@ mod tests {
     fn no_array_and_no_round_grows_without_bound() {
         let mut buffer = Buffer::default();
         for _ in 0..8 {
-            event(&mut buffer, FULL_ARRAY);
+            event(&mut buffer, 64 << 10);
         }
         let taken = |buffer: &mut Buffer| {
             let (chunks, more) = buffer.take();
@@ -173,7 +173,7 @@ mod tests {
     fn beyond_the_bound_events_are_dropped_and_counted() {
         let mut buffer = Buffer::default();
         for _ in 0..5 {
-            event(&mut buffer, MAX_BYTES / 4);
+            event(&mut buffer, 1 << 20);
         }
         event(&mut buffer, 1);
         buffer.push_single("worker-heartbeat", "w@h", b"{}".to_vec());

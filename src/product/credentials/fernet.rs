@@ -215,13 +215,17 @@ mod tests {
                 "cut at {end}"
             );
         }
-        for text in [
-            "",
-            "gAAAAA",
-            "not base64!",
-            "币安",
-            &"A".repeat(LONGEST_TOKEN + 1),
-        ] {
+        // Of the form of a token; beyond 16 KiB it is not looked at.
+        let of_blocks = |blocks: usize| {
+            let mut token = vec![0; HEAD + TAG + blocks * BLOCK];
+            token[0] = VERSION;
+            BASE64.encode(token)
+        };
+        assert_eq!(
+            ring.decrypt(&of_blocks(760)).map(drop),
+            Err(FernetError::WrongKey)
+        );
+        for text in ["", "gAAAAA", "not base64!", "币安", &of_blocks(770)] {
             assert_eq!(ring.decrypt(text).map(drop), Err(FernetError::NotAToken));
         }
     }

@@ -91,3 +91,24 @@ impl ResultTree {
         ResultRef(self.0.len() - 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hundred_ancestors_are_written_down() {
+        let mut tree = ResultTree::default();
+        let mut last = tree.of_task("first");
+        for number in 0..300 {
+            let next = tree.of_task(&number.to_string());
+            tree.set_parent(next, Some(last));
+            last = next;
+        }
+        let tuple = tree.tuple(last);
+        let parents = std::iter::successors(Some(&tuple), |tuple| {
+            Some(&tuple[0][1]).filter(|it| !it.is_null())
+        });
+        assert_eq!(parents.count(), 100);
+    }
+}
