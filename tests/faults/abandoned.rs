@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use futures_util::future;
+use futures_util::{StreamExt, future};
 use redis::cmd;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tradebot_base::clock::{Clock, SystemClock};
 use tradebot_test_support::{Process, bin, eventually};
@@ -65,6 +66,24 @@ async fn served_next(scene: &Scene, id: &str) -> Value {
     serde_json::from_str(&text).expect("a message is JSON")
 }
 
+/// Watches for the next command that takes kombu's mutex, as `MONITOR` shows it.
+async fn mutex_taken(scene: &Scene) -> JoinHandle<String> {
+    let client = redis::Client::open(scene.broker.url()).expect("the URL of the harness is valid");
+    let monitor = client
+        .get_async_monitor()
+        .await
+        .expect("a connection that monitors");
+    let mut lines = monitor.into_on_message::<String>();
+    tokio::spawn(async move {
+        while let Some(line) = lines.next().await {
+            if line.contains(r#""SET" "unacked_mutex""#) {
+                return line;
+            }
+        }
+        panic!("the monitor ended by itself");
+    })
+}
+
 /// What Python took, straight from its queue and through a named exchange, and did not renew.
 async fn goes_back() {
     let scene = impatient();
@@ -82,6 +101,7 @@ async fn goes_back() {
         let record = format!(r#"[{}, "{exchange}", "{QUEUE}"]"#, foreign(id));
         take(&scene, tag, &record, age).await;
     }
+    let mutex = mutex_taken(&scene).await;
     let worker = scene.worker("w", 1).ready().await;
     // As kombu does it, the one that was taken first is the one that is served first.
     let message = served_next(&scene, "by-default-exchange").await;
@@ -99,6 +119,9 @@ async fn goes_back() {
         mutex.is_none().then_some(())
     })
     .await;
+    // A restorer that dies holds up the others for kombu's `unacked_mutex_expire` and no longer.
+    let taken = mutex.await.expect("the mutex was taken");
+    assert!(taken.contains(r#""NX" "PX" "300000""#), "{taken}");
     assert!(worker.process.is_running());
     println!("abandoned deliveries: sent 2 executed 0 duplicated 0 lost 0 parked 0");
 }

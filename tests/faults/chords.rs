@@ -50,6 +50,11 @@ impl Chord {
         keys::group_meta("", &self.group, suffix)
     }
 
+    /// Seconds for which the note of who has ended the chord is kept; -2 without one.
+    async fn note_expires_in(&self, scene: &Scene) -> i64 {
+        ask(&scene.results(), cmd("TTL").arg(self.key(".c"))).await
+    }
+
     /// What is left of the chord: its parts, its size, and who has ended it.
     async fn left(&self, scene: &Scene) -> (usize, Option<usize>, Option<String>) {
         let results = scene.results();
@@ -66,6 +71,9 @@ async fn die_at(scene: Scene, point: &str, results_elsewhere: bool) {
     let chord = Chord::send(&scene, &mut ledger, BODIES).await;
     let doomed = scene.with("FAILPOINT", point).worker("doomed", 2);
     doomed.ended(2 * SOON).await;
+    // A worker that dies with the complete header keeps others from it for as long.
+    let claimed = chord.note_expires_in(&scene).await;
+    assert!(claimed <= 5 || point != "chord complete", "{claimed} s");
     let heir = scene.worker_of(&format!("{QUEUE},{BODIES}"), "heir", 2);
     let sums = ledger.close(&format!("chord, died at `{point}`"), 3 * SOON).await;
     assert_eq!(sums.runs[&chord.body], 1, "{point}: runs of the body");
@@ -73,6 +81,8 @@ async fn die_at(scene: Scene, point: &str, results_elsewhere: bool) {
     if !results_elsewhere {
         let left = chord.left(&scene).await;
         assert_eq!(left, (0, None, Some("done".into())), "{point}");
+        let remembered = chord.note_expires_in(&scene).await;
+        assert!((1..=300).contains(&remembered), "{point}: {remembered} s");
     }
     assert!(heir.stop().await.success());
 }

@@ -9,6 +9,7 @@ use tradebot_base::clock::{Clock, SystemClock};
 use tradebot_test_support::{ChaosProxy, eventually, stretched};
 use tradebot_wire::keys::Keys;
 
+use crate::figures::stretched_ms;
 use crate::ledger::{Ledger, QUEUE, Sums, now_ms};
 use crate::scene::{SOON, Scene, ask};
 
@@ -186,18 +187,25 @@ async fn on_the_way_back(stretch: u32) -> Result<(), TooLate> {
     let mut running = Ledger::open(&scene, "on the restorer");
     let id = running.record(18_000).await;
     running.started(&id, 1).await;
-    proxy.delay(Duration::from_millis(8));
+    proxy.delay(Duration::from_millis(12));
     eventually("the first restored message", SOON, async || {
         (scene.records_of(&dead).await.len() < WAITING).then_some(())
     })
     .await;
-    let witness = scene.worker("witness", 1).ready().await;
+    // Several, so that one of them looks soon after the lease of the restorer has run out.
+    let mut witnesses = Vec::new();
+    for number in 1..=3 {
+        witnesses.push(scene.worker(&format!("witness{number}"), 1).ready().await);
+    }
     let sums = running.close("on the restorer", 2 * SOON).await;
     assert_eq!(
         sums.duplicated,
         0,
         "the restorer was given up:\n{}",
-        witness.process.output()
+        witnesses
+            .iter()
+            .map(|one| one.process.output())
+            .collect::<String>()
     );
     proxy.delay(Duration::ZERO);
     let sums = waiting.close("restored in numbers", 2 * stretch * SOON).await;
@@ -245,6 +253,12 @@ async fn beyond_the_bound(stretch: u32) -> Result<(), TooLate> {
 
     let sums = left.close("left in the queue", stretch * SOON).await;
     punctual("left in the queue", &left, &sums, due_ms).await;
+    // A worker looks for them once a second.
+    let first = left.starts().await.iter().map(|start| start.at_ms - due_ms).min();
+    assert!(
+        first.is_some_and(|late| late <= stretched_ms(2_500)),
+        "the first one {first:?} ms late"
+    );
     // They ran before those that were held.
     still_before(last_due)?;
     let sums = held_ones.close("held", stretch * SOON).await;

@@ -1,4 +1,4 @@
-//! What a worker costs in connections, commands and memory, and what it survives when its tasks take all processor time.
+//! What a worker costs in connections, commands and memory, and that tasks which take all processor time do not end it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -283,6 +283,8 @@ async fn a_death_counts_once_however_many_survivors_see_it() {
         assert!(queued[0].contains(&id));
         ask::<u64>(&scene.observer(), cmd("DEL").arg(QUEUE)).await;
     }
+    let remembered: i64 = ask(&scene.observer(), cmd("TTL").arg(Keys::default().crashes())).await;
+    assert!((1..=7 * 86_400).contains(&remembered), "{remembered} s");
 }
 
 /// A worker that is started again and again takes no more than the tests' own patience.

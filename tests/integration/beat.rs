@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::cmd;
 use serde_json::Value;
@@ -396,17 +396,53 @@ async fn entries_of_redbeat_that_cannot_be_run_hold_no_others_up() {
     filled.expect("old entries");
     let beat = scene.beat().arg("--redbeat").spawn();
     scene.wait_for("celery", 3).await;
+    // A beat that dies keeps RedBeats of Python from sending for as long.
+    let locked: i64 = scene.ask(cmd("PTTL").arg("redbeat::lock")).await;
+    assert!((1..=5_000).contains(&locked), "{locked} ms");
     stop(&beat);
     let scheduled: u64 = scene.ask(cmd("ZCARD").arg("redbeat::schedule")).await;
     assert_eq!(scheduled, 2501, "nothing is deleted");
 }
 
+/// The listener takes 16 connections, five seconds for each and eight KiB of a request.
+#[tokio::test]
+async fn clients_that_say_nothing_or_too_much_keep_nobody_from_the_beats_figures() {
+    let scene = Scene::with("[[entry]]\nname = \"a\"\ntask = \"t.a\"\ninterval = 1\n");
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let beat = scene.beat().args(["--metrics-listen", &address]).spawn();
+    scene.wait_for("celery", 1).await;
+    let open = || TcpStream::connect(&address).expect("a connection");
+
+    let mut long = open();
+    let mut request = b"GET /healthz HTTP/1.1\r\nlong: ".to_vec();
+    request.resize(8 << 10, b'x');
+    long.write_all(&request).expect("a request without its end");
+    assert!(answer(long).starts_with("HTTP/1.1 200"));
+
+    let since = Instant::now();
+    let silent: Vec<TcpStream> = (0..16).map(|_| open()).collect();
+    assert!(get(port, "/healthz").starts_with("HTTP/1.1 200"));
+    let took = since.elapsed();
+    assert!(
+        took > Duration::from_secs(3),
+        "one more than 16 was served: {took:?}"
+    );
+    assert!(took < stretched(Duration::from_secs(10)), "{took:?}");
+    drop(silent);
+    stop(&beat);
+}
+
 fn get(port: u16, path: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: beat\r\n\r\n").expect("a request");
+    answer(stream)
+}
+
+fn answer(mut stream: TcpStream) -> String {
     stream
         .set_read_timeout(Some(stretched(PATIENCE)))
         .expect("a timeout");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: beat\r\n\r\n").expect("a request");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     answer

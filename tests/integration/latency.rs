@@ -4,12 +4,13 @@ use std::future::ready;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use redis::AsyncCommands;
 use tokio::time::{Instant, sleep};
 use tradebot_base::market::Market;
 use tradebot_test_support::stretched;
 
 use crate::queue::protocol_1;
-use crate::world::{QUEUE, World, path, warmup};
+use crate::world::{QUEUE, World, now, path, warmup};
 
 const SPOT: Market = Market::Spot;
 
@@ -39,6 +40,31 @@ async fn a_task_sent_to_an_idle_worker_starts_within_milliseconds() {
         median < stretched(Duration::from_millis(50)),
         "median {median:?}, worst {worst:?}"
     );
+}
+
+/// Each look at a queue full of others' messages costs the server, so there is a pause between two looks. It grows with
+/// the queue.
+#[tokio::test]
+async fn ten_thousand_messages_of_others_delay_ours_by_less_than_half_a_second() {
+    let world = World::new().await;
+    world.exchange_lists(SPOT);
+    let others = vec![r#"{"headers": {"task": "app.other", "id": "x"}}"#; 10_000];
+    let pushed: Result<u64, _> = world.db().lpush(QUEUE, others).await;
+    pushed.expect("pushed elements");
+    let _worker = world.start_worker(&[]);
+    let mut waits = Vec::new();
+    for number in 0..7 {
+        let sent_at = Instant::now();
+        let message = warmup(SPOT).into_envelope("gen1@tests", now()).to_json();
+        // At the end that is served first: what is measured is the pause and not the search.
+        let pushed: Result<u64, _> = world.db().rpush(QUEUE, message).await;
+        pushed.expect("a pushed element");
+        world.asked(SPOT, number + 1).await;
+        waits.push(sent_at.elapsed());
+    }
+    waits.sort();
+    println!("behind nobody, in a queue of ten thousand: {waits:?}");
+    assert!(waits[3] < stretched(Duration::from_millis(500)), "{waits:?}");
 }
 
 #[tokio::test]

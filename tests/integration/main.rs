@@ -4,6 +4,7 @@
 //! could see: keys in Redis, requests that arrive at the exchange, log lines, exit codes.
 
 mod beat;
+mod bounds;
 mod broker_trouble;
 mod canvas;
 mod captures;
@@ -20,10 +21,12 @@ mod manual;
 mod oddities;
 mod outcomes;
 mod parked;
+mod pidbox;
 mod queue;
 mod reach;
 mod reads;
 mod sandbox;
+mod silence;
 mod stop;
 #[cfg(feature = "otel")]
 mod traces;

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use redis::AsyncCommands;
 use tempfile::TempDir;
 use tradebot_base::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
-use tradebot_test_support::{Process, RedisServer, eventually, free_port};
+use tradebot_test_support::{Process, RedisServer, eventually, free_port, stretched};
 
 use crate::world::{PATIENCE, World, connected, now, warmup};
 
@@ -110,6 +111,12 @@ async fn a_user_that_may_not_track_keys_works_by_looking() {
     let url = format!("redis://limited:secret@127.0.0.1:{}/0", world.redis.port());
     let worker = refresh_over(&world, &url, &[]).await;
     worker.wait_for_line("polling instead", PATIENCE);
+    // It looks twice a second.
+    let sent_at = Instant::now();
+    world.enqueue(warmup(Market::Spot)).await;
+    world.asked(Market::Spot, 2).await;
+    let took = sent_at.elapsed();
+    assert!(took < stretched(Duration::from_secs(2)), "{took:?}");
 }
 
 #[tokio::test]

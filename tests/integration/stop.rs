@@ -160,6 +160,20 @@ async fn a_worker_that_waits_for_its_redis_stops_within_a_second_or_two() {
     assert_eq!(status.code(), Some(0));
 }
 
+/// A server that stands still takes every command and answers none: each part that takes its leave waits in vain.
+#[tokio::test]
+async fn a_worker_whose_redis_stands_still_stops_within_seconds() {
+    let world = World::new().await;
+    world.exchange.always(path(SPOT), Reply::json("").hang());
+    let worker = connected(world.worker(&[]).env("WORKER_SHUTDOWN_TIMEOUT_SECONDS", "1"));
+    world.enqueue(warmup(SPOT)).await;
+    world.asked(SPOT, 1).await;
+    world.redis.pause();
+    worker.signal(Signal::SIGTERM);
+    ended_within(&worker, Duration::from_millis(6_500));
+    world.redis.resume();
+}
+
 #[tokio::test]
 async fn a_stop_while_redis_is_away_leaves_the_message_in_unacked_and_says_so() {
     let world = World::on(tradebot_test_support::RedisServer::start_with(&[

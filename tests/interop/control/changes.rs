@@ -42,6 +42,8 @@ async fn limits_queues_and_the_pool_change_while_the_worker_runs() {
         ask(OURS, "stats", json!({})),
         ask(OURS, "revoke", json!({"task_id": ["b", "c"], "terminate": true})),
         json!({"get": "c"}),
+        ask(OURS, "pool_grow", json!({"n": 1_000_000})),
+        ask(OURS, "stats", json!({})),
     ]);
     let outcomes = remote.steps(&steps);
     assert_eq!(
@@ -59,6 +61,7 @@ async fn limits_queues_and_the_pool_change_while_the_worker_runs() {
     assert_eq!((pool(&outcomes[20]), pool(&outcomes[25])), (json!(2), json!(1)));
     assert_eq!(outcomes[23]["state"], "REVOKED", "{}", outcomes[23]);
     assert_eq!(outcomes[27]["state"], "REVOKED", "{}", outcomes[27]);
+    assert_eq!(pool(&outcomes[29]), json!(10_000), "no pool is larger");
 }
 
 #[tokio::test]
