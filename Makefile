@@ -72,8 +72,11 @@ lint: $(DEPLOYMENT)/.ready ## formatting, clippy, documentation, and that each p
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 	$(CARGO) clippy --locked --features otel --lib --bins --test integration -- -D warnings
+	.ci/floors
+	$(CARGO) check --locked -p tradebot-wire
 	$(CARGO) check --locked -p tradebot-beat
-	$(CARGO) check --locked -p tradebot-symbols --no-default-features --lib
+	@for feature in reads credentials http; do \
+		$(CARGO) check --locked -p tradebot-symbols --no-default-features --features $$feature --lib || exit 1; done
 	cd tests/fuzz && $(CARGO) fmt --check && $(NO_LIBFUZZER) $(CARGO) clippy --target-dir $(TARGET)/fuzz/lint -- -D warnings
 	.ci/versions
 	$(DEPLOYMENT)/bin/hadolint docker/Dockerfile
