@@ -129,3 +129,16 @@ async fn what_was_claimed_together_with_an_unreadable_message_runs() {
     .await;
     assert_eq!(world.waiting(QUEUE).await, [foreign.to_json()]);
 }
+
+#[tokio::test]
+async fn what_rust_cannot_hold_in_a_foreign_header_does_not_stop_the_task() {
+    let (world, _worker) = with_worker().await;
+    let message = warmup(SPOT).into_envelope("gen1@tests", now());
+    let odd = r#""x-odd": ["\ud800", 1e999], "shadow""#;
+    world
+        .push(QUEUE, message.to_json().replacen(r#""shadow""#, odd, 1))
+        .await;
+    assert_eq!(world.ended(message.id()).await["status"], "SUCCESS");
+    assert_eq!(parked(&world).await, [Value::Null; 0]);
+    assert!(world.unacked().await.is_empty());
+}
