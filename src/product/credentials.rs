@@ -5,7 +5,7 @@
 //! reads the environment. Nothing of it is touched for a list that is in the cache, and nothing here writes: neither
 //! to the database nor to Redis.
 //!
-//! Secrets are of the type `core::secret::Secret` from the environment to the signature. [`protect`] keeps them out of
+//! Secrets are of the type `tradebot_base::secret::Secret` from the environment to the signature. [`protect`] keeps them out of
 //! core dumps.
 
 pub mod branch;

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_ENCODING, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode, redirect};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::bans::BanClock;
 use super::error::{Reason, UpstreamError, parse_retry_after};
-use super::exchange_info::{Listing, ListingError, ListingReader};
+use super::exchange_info::{self, Listing, ListingError};
 use super::signed::Offset;
 use super::skew;
 use crate::config::BinanceConfig;
@@ -30,8 +31,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const ERROR_TEXT_BYTES: usize = 4096;
 /// A pause that the exchange calls none is one all the same.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
-/// How much of a body is read before other tasks of the thread have their turn.
-const PIECE: usize = 128 << 10;
 /// The extra wait before a request while the used weight is above the threshold.
 const SLOW_DOWN: Duration = Duration::from_secs(1);
 
@@ -216,7 +215,11 @@ impl Client {
         }
         // A captured answer that the sandbox plays back does not say so itself.
         let sandbox = answer.headers().contains_key("x-sandbox");
-        let (read, body_bytes) = read_listing(answer, body_cap(market)).await?;
+        let body = read_body(answer, body_cap(market)).await?;
+        let body_bytes = body.len();
+        // Milliseconds of work, and the thread belongs to others, too.
+        let read = spawn_blocking(move || exchange_info::parse(&body)).await;
+        let read = read.map_err(|error| Reason::Body(chain(&error)))?;
         let mut listing = match read {
             Err(ListingError::Api { code: 0, message }) => return Err(Reason::Restricted(message)),
             Err(ListingError::Api { code: -1003, .. }) => {
@@ -347,35 +350,21 @@ fn body_cap(market: Market) -> usize {
     }
 }
 
-/// Reads the list while its body arrives, up to `cap` decompressed bytes; with the size of the body.
-///
-/// A body that breaks off is told as that, not as the damage that it is as a list.
-async fn read_listing(
-    mut answer: Response,
-    cap: usize,
-) -> Result<(Result<Listing, ListingError>, usize), Reason> {
-    let mut reader = ListingReader::default();
-    let mut size = 0;
+/// A body of up to `cap` bytes, decompressed.
+async fn read_body(mut answer: Response, cap: usize) -> Result<Vec<u8>, Reason> {
+    // A page takes memory when it is first written to: this costs what arrives, and nothing is ever copied to grow.
+    let mut body = Vec::with_capacity(cap);
     while let Some(chunk) = answer
         .chunk()
         .await
         .map_err(|error| Reason::Body(chain(&error)))?
     {
-        size += chunk.len();
-        if size > cap {
+        if body.len() + chunk.len() > cap {
             return Err(Reason::TooLarge(cap));
         }
-        // A transport may hand over megabytes at once, and the thread belongs to others, too.
-        for piece in chunk.chunks(PIECE) {
-            if let Err(error) = reader.feed(piece) {
-                return Ok((Err(error), size));
-            }
-            if chunk.len() > PIECE {
-                tokio::task::yield_now().await;
-            }
-        }
+        body.extend_from_slice(&chunk);
     }
-    Ok((reader.finish(), size))
+    Ok(body)
 }
 
 /// The beginning of an error's body, as one printable line.

@@ -1,22 +1,19 @@
 //! Reading `exchangeInfo`: tolerant of every entry, strict about the whole.
 //!
-//! Four members of each symbol are read, everything else is skipped without being stored. An entry that is
-//! no object, or lacks one of the four, or has it as something else than text, is counted and left out: one
-//! strange symbol must not cost the list. Statuses are open strings.
+//! Four members of each symbol are read, everything else is skipped without being stored. An entry that is no object,
+//! or lacks one of the four, or has it as something other than text, is counted and left out: one strange symbol must
+//! not cost the list. Statuses are open strings.
 
+mod document;
 mod entry;
-mod stream;
-mod words;
 
 use std::collections::HashMap;
 
-use memchr::memmem;
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use thiserror::Error;
 
-use entry::Entry;
-use stream::Splitter;
+use entry::SymbolEntry;
 
 /// One tradable pair, with the members and the order in which readers find them in the cache.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -72,12 +69,6 @@ pub enum ListingError {
     /// A JSON object begins, but it is cut or damaged.
     #[error("the answer is not an exchangeInfo document: {0}")]
     NotJson(#[from] serde_json::Error),
-    /// The list is not closed, or not written as a list is.
-    #[error("the answer is not an exchangeInfo document: {0}")]
-    Damaged(&'static str),
-    /// Something is longer than in any real answer.
-    #[error("the answer is not an exchangeInfo document: {0} is too long")]
-    TooLong(&'static str),
     /// A well-formed error object.
     #[error("the exchange answered with error {code}: {message}")]
     Api {
@@ -99,101 +90,22 @@ pub enum ListingError {
     },
 }
 
-/// `deliveryDate` of a contract that never ends, on the futures testnet alone: two seconds after the real one. As
-/// text, since a number there may be anything.
-const TESTNET_NEVER_MS: &[u8] = b"4133404802000";
-
-/// Request weight a minute on the futures testnet; 2,400 on the real exchange.
-const TESTNET_WEIGHT: u32 = 6_000;
-
-/// Reads a body while it arrives, an element of the list at a time.
-#[derive(Debug, Default)]
-pub struct ListingReader {
-    splitter: Splitter,
-    listing: Listing,
-    places: HashMap<String, usize>,
-    total: usize,
-}
-
-impl ListingReader {
-    /// Takes the next bytes.
-    ///
-    /// # Errors
-    /// [`ListingError`], as soon as it is certain that the body is no listing.
-    pub fn feed(&mut self, chunk: &[u8]) -> Result<(), ListingError> {
-        let Self {
-            splitter,
-            listing,
-            places,
-            total,
-        } = self;
-        splitter.feed(chunk, |element| {
-            *total += 1;
-            let entry: Entry = serde_json::from_slice(element)?;
-            let testnet = entry.is_futures && memmem::find(element, TESTNET_NEVER_MS).is_some();
-            listing.marks.testnet += usize::from(testnet);
-            listing.take(entry, places);
-            Ok(())
-        })
-    }
-
-    /// Ends reading.
-    ///
-    /// # Errors
-    /// [`ListingError`]; a list without any entry is a listing.
-    pub fn finish(mut self) -> Result<Listing, ListingError> {
-        let rest = &self.splitter.rest;
-        if !self.splitter.is_object() {
-            let beginning = String::from_utf8_lossy(rest);
-            return Err(ListingError::NotAnObject(
-                beginning.chars().filter(|c| !c.is_control()).take(40).collect(),
-            ));
-        }
-        if !self.splitter.is_outside() {
-            return Err(ListingError::Damaged("it ends within the list"));
-        }
-        let document: Document = serde_json::from_slice(rest)?;
-        if let Some(code) = document.code
-            && document.symbols.is_none()
-        {
-            let message = document.msg.unwrap_or_default().chars().take(200).collect();
-            return Err(ListingError::Api { code, message });
-        }
-        // Empty, unless the name of the list was written with an escape.
-        for entry in document.symbols.ok_or(ListingError::NoSymbols)? {
-            self.total += 1;
-            self.listing.take(entry, &mut self.places);
-        }
-        let (mut listing, total) = (self.listing, self.total);
-        listing.sandbox = document.sandbox;
-        listing.server_time = document.server_time.0;
-        listing.marks.testnet_weight = document.rate_limits.as_array().is_some_and(|limits| {
-            limits
-                .iter()
-                .any(|limit| limit["rateLimitType"] == "REQUEST_WEIGHT" && limit["limit"] == TESTNET_WEIGHT)
-        });
-        if document.futures_type.is_some() {
-            listing.marks.futures = total;
-        }
-        // One strange entry is normal; a hundredth of the list is a different document.
-        if listing.malformed > 1 && listing.malformed * 100 > total {
-            return Err(ListingError::TooManyMalformed {
-                malformed: listing.malformed,
-                total,
-            });
-        }
-        Ok(listing)
-    }
-}
-
-/// Reads a whole body.
+/// Reads a body.
 ///
 /// # Errors
 /// [`ListingError`]; a list without any entry is a listing.
 pub fn parse(body: &[u8]) -> Result<Listing, ListingError> {
-    let mut reader = ListingReader::default();
-    reader.feed(body)?;
-    reader.finish()
+    let body = body
+        .strip_prefix(b"\xef\xbb\xbf")
+        .unwrap_or(body)
+        .trim_ascii_start();
+    if body.first() != Some(&b'{') {
+        let beginning = String::from_utf8_lossy(&body[..body.len().min(80)]);
+        return Err(ListingError::NotAnObject(
+            beginning.chars().filter(|c| !c.is_control()).take(40).collect(),
+        ));
+    }
+    document::read(body)
 }
 
 /// The symbols of a JSON array, without the elements that are none.
@@ -201,16 +113,18 @@ pub fn parse(body: &[u8]) -> Result<Listing, ListingError> {
 /// # Errors
 /// When the text is no JSON array.
 pub fn symbols_of(json: &[u8]) -> Result<Vec<Symbol>, serde_json::Error> {
-    let entries: Vec<Entry> = serde_json::from_slice(json)?;
-    Ok(entries.into_iter().filter_map(|entry| entry.symbol).collect())
+    let elements: Vec<&RawValue> = serde_json::from_slice(json)?;
+    let entries = elements.into_iter().map(SymbolEntry::from);
+    Ok(entries.filter_map(|entry| entry.symbol()).collect())
 }
 
 impl Listing {
     /// Takes an entry, whatever it is.
-    fn take(&mut self, entry: Entry, places: &mut HashMap<String, usize>) {
+    fn take(&mut self, entry: &SymbolEntry<'_>, places: &mut HashMap<String, usize>) {
         self.marks.spot += usize::from(entry.is_spot);
         self.marks.futures += usize::from(entry.is_futures);
-        match entry.symbol {
+        self.marks.testnet += usize::from(entry.is_testnet());
+        match entry.symbol() {
             None => self.malformed += 1,
             Some(symbol) => self.add(symbol, places),
         }
@@ -228,25 +142,6 @@ impl Listing {
         places.insert(symbol.symbol.clone(), self.symbols.len());
         self.symbols.push(symbol);
     }
-}
-
-/// What stands around the list.
-#[derive(Deserialize)]
-struct Document {
-    #[serde(default)]
-    symbols: Option<Vec<Entry>>,
-    #[serde(default)]
-    code: Option<i64>,
-    #[serde(default)]
-    msg: Option<String>,
-    #[serde(default)]
-    sandbox: bool,
-    #[serde(default, rename = "serverTime")]
-    server_time: entry::Whole,
-    #[serde(default, rename = "rateLimits")]
-    rate_limits: serde_json::Value,
-    #[serde(default, rename = "futuresType")]
-    futures_type: Option<IgnoredAny>,
 }
 
 #[cfg(test)]
@@ -277,9 +172,18 @@ mod tests {
             r#"{"symbol": 123456, "status": "TRADING", "baseAsset": "X", "quoteAsset": "USDT"}"#,
             r#"{"symbol": "X", "status": 1, "baseAsset": {"a": [1]}, "quoteAsset": [[]]}"#,
             r#"{"symbol": "", "status": "TRADING", "baseAsset": "X", "quoteAsset": "USDT"}"#,
+            r#"{"symbol": "X", "status": 1e999, "baseAsset": "X", "quoteAsset": "USDT"}"#,
+            r#"{"symbol": "\ud800", "status": "TRADING", "baseAsset": "X", "quoteAsset": "USDT"}"#,
+            r#"{"\udfff": 1}"#,
+            r#""\ud800""#,
+            "1e999",
+            "-1e999",
+            &format!("\"{}\"", "x".repeat(2 << 20)),
+            &GOOD.replace("BTCUSDT", &"X".repeat(2 << 20)),
         ] {
             let read = listing(&format!("{GOOD}, {strange}, {other}")).unwrap();
-            assert_eq!((read.symbols.len(), read.malformed), (2, 1), "{strange}");
+            let beginning: String = strange.chars().take(100).collect();
+            assert_eq!((read.symbols.len(), read.malformed), (2, 1), "{beginning}");
         }
     }
 
@@ -371,31 +275,18 @@ mod tests {
     }
 
     #[test]
-    fn a_body_may_be_cut_into_chunks_anywhere() {
+    fn only_the_list_of_the_outermost_object_is_read() {
         let quoted = GOOD.replace("[{}]", r#"["\\\"]}", {"symbols": [null]}, "\\\\"]"#);
+        let names: Vec<_> = (0..400).map(|n| GOOD.replace("BTC", &format!("C{n}"))).collect();
+        let names = names.join(",");
         let body = format!(
-            "\u{feff} {{\"a\": \"symbols\", \"b\": {{\"symbols\": [7]}}, \"serverTime\": 5, \"symbols\" : [ {GOOD} , {quoted},null,\"]\", 7 ] , \"z\": \"\\\"\"}} \n",
+            "\u{feff} {{\"a\": \"symbols\", \"b\": {{\"symbols\": [7]}}, \"serverTime\": 5, \"symbols\" : [ {GOOD} , {names},{quoted},null,\"]\", 7 ] , \"z\": \"\\\"\"}} \n",
         );
-        let padded = |count: usize| {
-            (0..count)
-                .map(|n| GOOD.replace("BTC", &format!("C{n}")))
-                .collect::<Vec<_>>()
-                .join(",")
-        };
-        let body = body.replace(" , {", &format!(", {},{{", padded(400)));
-        let whole = parse(body.as_bytes()).unwrap();
-        assert_eq!(
-            (whole.symbols.len(), whole.malformed, whole.repeated),
-            (401, 3, 1)
-        );
-        assert_eq!(whole.server_time, Some(5));
-        for size in [1, 2, 3, 7, 64, 1000] {
-            let mut reader = ListingReader::default();
-            for chunk in body.as_bytes().chunks(size) {
-                reader.feed(chunk).unwrap();
-            }
-            assert_eq!(reader.finish().unwrap(), whole, "{size}");
-        }
+        let read = parse(body.as_bytes()).unwrap();
+        assert_eq!((read.symbols.len(), read.malformed, read.repeated), (401, 3, 1));
+        assert_eq!(read.server_time, Some(5));
+        let escaped = body.replace("\"symbols\" :", "\"s\\u0079mbols\" :");
+        assert_eq!(parse(escaped.as_bytes()).unwrap(), read);
     }
 
     #[test]
@@ -405,10 +296,6 @@ mod tests {
         ] {
             assert!(listing(entries).is_err(), "{entries}");
         }
-        let endless = format!("\"{}\"", "x".repeat(2 << 20));
-        assert!(matches!(listing(&endless), Err(ListingError::TooLong(_))));
-        let around = format!(r#"{{"x": "{}", "symbols": []}}"#, "x".repeat(2 << 20));
-        assert!(matches!(parse(around.as_bytes()), Err(ListingError::TooLong(_))));
         assert!(
             parse(br#"{"symbols": [], "symbols": []}"#).is_err(),
             "which of the two?"
@@ -435,12 +322,8 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn chunks_say_what_the_whole_says(body: Vec<u8>, size in 1_usize..9) {
-            let body = [b"{\"symbols\": [".as_slice(), &body, b"]}"].concat();
-            let mut reader = ListingReader::default();
-            let fed: Result<(), _> = body.chunks(size).try_for_each(|chunk| reader.feed(chunk));
-            let read = fed.and_then(|()| reader.finish());
-            proptest::prop_assert_eq!(read.ok(), parse(&body).ok());
+        fn no_bytes_as_an_element_panic(element: Vec<u8>) {
+            let _ = parse(&[b"{\"symbols\": [".as_slice(), &element, b"]}"].concat());
         }
 
         #[test]

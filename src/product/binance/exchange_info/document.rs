@@ -1,0 +1,131 @@
+//! The whole answer: the list, and what stands around it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::entry::SymbolEntry;
+use super::{Listing, ListingError};
+
+/// Request weight a minute on the futures testnet; 2,400 in production.
+const TESTNET_WEIGHT: u32 = 6_000;
+/// Longest `rateLimits` that is looked at, in bytes: real ones have some hundreds.
+const LONGEST_RATE_LIMITS: usize = 64 << 10;
+
+/// An `exchangeInfo` answer whose elements are read as `E`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[serde(bound(deserialize = "E: Deserialize<'de> + Into<SymbolEntry<'de>>"))]
+pub(super) struct ExchangeInfo<'a, E> {
+    symbols: Option<Elements<E>>,
+    code: Option<i64>,
+    msg: Option<String>,
+    #[serde(default)]
+    sandbox: bool,
+    #[serde(borrow)]
+    server_time: Option<&'a RawValue>,
+    #[serde(borrow)]
+    rate_limits: Option<&'a RawValue>,
+    futures_type: Option<IgnoredAny>,
+}
+
+/// Reads an answer.
+///
+/// In one go, as nearly all answers can be. Where one cannot, each element is delimited first and read alone then, so
+/// that one that is damaged costs no other.
+pub(super) fn read(body: &[u8]) -> Result<Listing, ListingError> {
+    match serde_json::from_slice::<ExchangeInfo<'_, SymbolEntry<'_>>>(body) {
+        Ok(answer) => answer.listing(),
+        Err(_) => serde_json::from_slice::<ExchangeInfo<'_, &RawValue>>(body)?.listing(),
+    }
+}
+
+impl<E> ExchangeInfo<'_, E> {
+    fn listing(self) -> Result<Listing, ListingError> {
+        let Some(elements) = self.symbols else {
+            return Err(match self.code {
+                None => ListingError::NoSymbols,
+                Some(code) => ListingError::Api {
+                    code,
+                    message: self.msg.unwrap_or_default().chars().take(200).collect(),
+                },
+            });
+        };
+        let (mut listing, total) = (elements.listing, elements.total);
+        listing.sandbox = self.sandbox;
+        listing.server_time = self
+            .server_time
+            .and_then(|time| serde_json::from_str(time.get()).ok());
+        listing.marks.testnet_weight = self.rate_limits.is_some_and(allows_testnet_weight);
+        if self.futures_type.is_some() {
+            listing.marks.futures = total;
+        }
+        // One strange entry is normal; a hundredth of the list is a different document.
+        if listing.malformed > 1 && listing.malformed * 100 > total {
+            return Err(ListingError::TooManyMalformed {
+                malformed: listing.malformed,
+                total,
+            });
+        }
+        Ok(listing)
+    }
+}
+
+fn allows_testnet_weight(rate_limits: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct RateLimit {
+        rate_limit_type: String,
+        limit: u32,
+    }
+    if rate_limits.get().len() > LONGEST_RATE_LIMITS {
+        return false;
+    }
+    let limits: Vec<&RawValue> = serde_json::from_str(rate_limits.get()).unwrap_or_default();
+    let mut limits = limits
+        .into_iter()
+        .filter_map(|limit| serde_json::from_str::<RateLimit>(limit.get()).ok());
+    limits.any(|it| it.rate_limit_type == "REQUEST_WEIGHT" && it.limit == TESTNET_WEIGHT)
+}
+
+/// The elements of `symbols`, taken one by one while they are read: a list of millions of nulls takes no memory.
+struct Elements<E> {
+    listing: Listing,
+    total: usize,
+    element: PhantomData<E>,
+}
+
+impl<'de, E: Deserialize<'de> + Into<SymbolEntry<'de>>> Deserialize<'de> for Elements<E> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ElementsVisitor(PhantomData))
+    }
+}
+
+struct ElementsVisitor<E>(PhantomData<E>);
+
+impl<'de, E: Deserialize<'de> + Into<SymbolEntry<'de>>> Visitor<'de> for ElementsVisitor<E> {
+    type Value = Elements<E>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of symbols")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut listing = Listing::default();
+        let mut places = HashMap::new();
+        let mut total = 0;
+        while let Some(element) = seq.next_element::<E>()? {
+            total += 1;
+            listing.take(&element.into(), &mut places);
+        }
+        Ok(Elements {
+            listing,
+            total,
+            element: PhantomData,
+        })
+    }
+}
