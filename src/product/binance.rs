@@ -1,11 +1,11 @@
 //! The exchange's public symbol lists, and whether it accepts a user's key.
 //!
-//! [`client`] fetches, [`exchange_info`] reads. Secrets are at hand in `signed` alone.
+//! [`client`] fetches, [`exchange_info`] reads. Secrets are at hand in [`signed`] alone.
 
 mod bans;
 pub mod client;
 pub mod error;
 pub mod exchange_info;
-#[cfg(feature = "credentials")]
+mod headers;
 pub mod signed;
 pub mod skew;

@@ -7,17 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, CONTENT_ENCODING, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::header::{ACCEPT, CONTENT_ENCODING, HeaderMap, LOCATION};
 use reqwest::{Response, StatusCode, redirect};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::bans::BanClock;
-use super::error::{Reason, UpstreamError, parse_retry_after};
+use super::error::{Reason, UpstreamError};
 use super::exchange_info::{self, Listing, ListingError};
-use super::signed::Offset;
-use super::skew;
+use super::headers::{self, text};
+use super::skew::{self, Offset};
 use crate::config::BinanceConfig;
 use tradebot_base::clock::{SharedClock, SystemClock};
 use tradebot_base::connection::Connection;
@@ -257,7 +257,7 @@ impl Client {
         match status {
             StatusCode::OK => Ok(answer),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::IM_A_TEAPOT => {
-                let retry_after = text(answer.headers(), RETRY_AFTER.as_str()).and_then(parse_retry_after);
+                let retry_after = headers::retry_after(answer.headers());
                 self.pause(market, retry_after).await;
                 Err(Reason::RateLimited {
                     status: code,
@@ -304,9 +304,7 @@ impl Client {
     }
 
     pub(super) fn note_weight(&self, market: Market, headers: &HeaderMap) {
-        let used = ["x-mbx-used-weight-1m", "x-mbx-used-weight"]
-            .iter()
-            .find_map(|name| text(headers, name)?.trim().parse::<u32>().ok());
+        let used = headers::used_weight(headers);
         if let Some(used) = used {
             let weight = USED_WEIGHT.get(market);
             weight.store(u64::from(used) + 1, Ordering::Relaxed);
@@ -383,10 +381,6 @@ async fn error_text(mut answer: Response) -> String {
     } else {
         line.chars().take(160).collect()
     }
-}
-
-pub(super) fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    headers.get(name)?.to_str().ok()
 }
 
 pub(super) fn send_reason(error: reqwest::Error) -> Reason {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::header::{ACCEPT, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{ACCEPT, HeaderName, HeaderValue};
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use sha2::Sha256;
@@ -20,8 +20,10 @@ use tokio::time::{Instant, timeout};
 use tracing::debug;
 use zeroize::Zeroizing;
 
-use super::client::{Client, send_reason, text};
-use super::error::{Reason, UpstreamError, parse_retry_after};
+use super::client::{Client, send_reason};
+use super::error::{Reason, UpstreamError};
+use super::headers;
+use super::skew::Offset;
 use tradebot_base::market::Market;
 use tradebot_base::secret::Secret;
 
@@ -93,13 +95,6 @@ impl SignedError {
     }
 }
 
-/// What the exchange's clock is ahead of ours.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Offset {
-    ms: i64,
-    measured: Instant,
-}
-
 /// The body of an error, and of the answers to other calls as far as they matter.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -134,7 +129,7 @@ impl Client {
         Err(last)
     }
 
-    /// Compares clocks with the exchange: how many ms it is ahead. For whoever explains a refusal.
+    /// How many ms the exchange's clock was ahead when it was last asked for the time. Explains a refusal.
     #[must_use]
     pub fn clock_offset_ms(&self) -> Option<i64> {
         self.offset_state().map(|offset| offset.ms)
@@ -247,7 +242,7 @@ impl Client {
         let code = status.as_u16();
         match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::IM_A_TEAPOT => {
-                let retry_after = text(answer.headers(), RETRY_AFTER.as_str()).and_then(parse_retry_after);
+                let retry_after = headers::retry_after(answer.headers());
                 self.pause(Market::Spot, retry_after).await;
                 Err(Reason::RateLimited {
                     status: code,

@@ -6,13 +6,21 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use reqwest::header::{AGE, DATE, HeaderMap};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::client::text;
+use super::headers::text;
 use tradebot_base::market::{Market, PerMarket};
 
 /// Clocks further apart than this, in milliseconds, are told of; those nearer than half of it agree again.
 pub const FAR_MS: i64 = 10_000;
+
+/// How far the exchange's clock is ahead of ours, from its own answer to that question: what signed calls go by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Offset {
+    pub(super) ms: i64,
+    pub(super) measured: Instant,
+}
 
 /// One market's clock, as its answers had it.
 struct Seen {

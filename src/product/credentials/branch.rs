@@ -29,7 +29,7 @@ use super::walk::{ENDS, Fallthrough, NetworkFailure, Own, PrivateList, Step, end
 use crate::config::SymbolsConfig;
 use crate::product::binance::client::Client;
 use crate::product::binance::signed::ApiKey;
-use crate::product::symbols::prepare::prepare;
+use crate::product::symbols::prepare::{missing_anchors, prepare};
 use tradebot_base::clock::{Clock, SystemClock};
 use tradebot_base::error_chain;
 use tradebot_base::market::{Market, Network, PerMarket};
@@ -272,9 +272,9 @@ impl Branch {
         if symbols.is_empty() {
             return Err(NetworkFailure::Empty);
         }
-        let is_listed = |base: &&String| symbols.iter().any(|it| it.base_asset == **base);
-        if let Some(base) = self.symbols.anchor_bases.iter().find(|base| !is_listed(base)) {
-            return Err(NetworkFailure::Lacks(base.clone()));
+        let missing = missing_anchors(&symbols, &self.symbols);
+        if !missing.is_empty() {
+            return Err(NetworkFailure::NoAnchors(missing));
         }
         let list = Arc::new(PrivateList {
             network: side.network,

@@ -110,8 +110,8 @@ pub enum NetworkFailure {
     #[error("the key is good, but no symbol is trading")]
     Empty,
     /// The key is good, and the list lacks what every list has.
-    #[error("the key is good, but {0} is missing in the list")]
-    Lacks(String),
+    #[error("the key is good, but the list lacks {}", .0.join(", "))]
+    NoAnchors(Vec<String>),
     /// The network's share of the time passed.
     #[error("no answer within {} s", .0.as_secs_f64())]
     OutOfTime(Duration),

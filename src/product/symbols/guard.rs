@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::Network;
 use super::list::List;
+use super::prepare::missing_anchors;
 use crate::config::SymbolsConfig;
 use crate::product::binance::exchange_info::{Listing, Symbol};
 use tradebot_base::market::Market;
@@ -156,12 +157,7 @@ fn concerns(proposed: &Proposed<'_>, accepted: Option<&List>, config: &SymbolsCo
             concerns.push(Concern::Older);
         }
     }
-    let missing: Vec<String> = config
-        .anchor_bases
-        .iter()
-        .map(|base| format!("{base}{}", config.quote_asset))
-        .filter(|name| !proposed.symbols.iter().any(|symbol| symbol.symbol == *name))
-        .collect();
+    let missing = missing_anchors(proposed.symbols, config);
     if !missing.is_empty() {
         concerns.push(Concern::NoAnchors { missing });
     }

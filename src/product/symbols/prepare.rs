@@ -19,6 +19,17 @@ pub(super) fn is_listed(symbol: &Symbol, config: &SymbolsConfig) -> bool {
     symbol.status == "TRADING" && symbol.quote_asset == config.quote_asset
 }
 
+/// The names of the symbols that every real list has and `list` has not.
+pub(in crate::product) fn missing_anchors(list: &[Symbol], config: &SymbolsConfig) -> Vec<String> {
+    let names = config
+        .anchor_bases
+        .iter()
+        .map(|base| format!("{base}{}", config.quote_asset));
+    names
+        .filter(|name| !list.iter().any(|symbol| symbol.symbol == *name))
+        .collect()
+}
+
 /// Sorts symbols of any quote asset and status as the list is sorted.
 pub(super) fn order(
     symbols: impl IntoIterator<Item = Symbol>,

@@ -1,0 +1,24 @@
+//! What the headers of any answer of the exchange say.
+
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+
+use super::error::parse_retry_after;
+
+/// A header's value, if it is text.
+pub(super) fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// How long the exchange wants no requests, if it says so in a way that is understood.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    text(headers, RETRY_AFTER.as_str()).and_then(parse_retry_after)
+}
+
+/// Request weight that the exchange has counted for this address within the minute.
+pub(super) fn used_weight(headers: &HeaderMap) -> Option<u32> {
+    ["x-mbx-used-weight-1m", "x-mbx-used-weight"]
+        .iter()
+        .find_map(|name| text(headers, name)?.trim().parse().ok())
+}
