@@ -20,11 +20,11 @@
 //! script.
 //!
 //! *One refresh.* The warm-up calls `product::symbols::refresh::Refresher::refresh`: fetch
-//! (`product::binance::client`), read while it arrives (`exchange_info`), filter and sort
+//! (`product::binance::client`), read (`exchange_info`), filter and sort
 //! (`product::symbols::prepare`), compare with the list in place (`guard`), write all keys and the change at once
 //! (`cache`).
 //!
-//! *One read.* `product::symbols::reads::SymbolReads::peek` takes the list that `reads::watch` keeps as Redis has it.
+//! *One read.* `product::symbols::reads::SymbolReads::peek` takes the list that `reads::tracking` keeps as Redis has it.
 //! Where there is none, or it is past its lifetime, `reads::flight` refreshes it, once for all who want it.
 //!
 //! *One read over HTTP.* A thread of `product::http::server` reads a request and asks `http::endpoint`, which peeks.

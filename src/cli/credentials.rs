@@ -8,10 +8,10 @@ use clap::Subcommand;
 use super::{both, read_logs, start_logs};
 use crate::config::{BinanceConfig, SymbolsConfig};
 use crate::product::binance::client::Client;
-use crate::product::credentials::branch::Branch;
+use crate::product::credentials::outcome::{Fallback, LookupStep, UserList};
 use crate::product::credentials::protect;
-use crate::product::credentials::settings::Settings;
-use crate::product::credentials::walk::{Fallthrough, Own, Step};
+use crate::product::credentials::settings::CredentialSettings;
+use crate::product::credentials::user_lists::UserLists;
 use tradebot_base::config::{ProcessEnvironment, Reader};
 use tradebot_base::error_chain;
 use tradebot_base::market::Market;
@@ -60,19 +60,19 @@ impl From<MarketName> for Market {
 pub(super) async fn run(args: Args) -> Result<()> {
     let Verb::Check(check) = args.verb;
     let mut reader = Reader::new(&ProcessEnvironment);
-    let settings = Settings::read(&mut reader);
+    let settings = CredentialSettings::read(&mut reader);
     let (binance, symbols) = (BinanceConfig::read(&mut reader), SymbolsConfig::read(&mut reader));
     // The steps are the output; a log line between them would say the same again.
     let ((), logs) = both(reader.finish(), read_logs(None))?;
     start_logs(&logs)?;
     let enabled = match settings {
-        Settings::On(enabled) => *enabled,
-        Settings::Off(why) => bail!("users' own keys are not used: {why}"),
+        CredentialSettings::On(enabled) => *enabled,
+        CredentialSettings::Off(why) => bail!("users' own keys are not used: {why}"),
     };
     protect::forbid_dumps().context("core dumps cannot be forbidden")?;
     say(&format!("database       {}", enabled.database))?;
     let client = Client::new(binance).context("the HTTP client")?;
-    let branch = Branch::new(enabled, &client, symbols)?;
+    let branch = UserLists::new(enabled, &client, symbols)?;
     let mut told = Ok(());
     let outcome = branch
         .list_of(&check.email, check.market.into(), &mut |step| {
@@ -91,31 +91,31 @@ pub(super) async fn run(args: Args) -> Result<()> {
     }
 }
 
-fn line(step: &Step<'_>) -> String {
+fn line(step: &LookupStep<'_>) -> String {
     match step {
-        Step::User { id, keys } => format!("user           {id}, active, {keys} stored keys"),
-        Step::Skipped { key, reason } => format!("key {key:<10} skipped: {reason}"),
-        Step::Decrypted { key, is_valid: true } => format!("key {key:<10} decrypted"),
-        Step::Decrypted { key, .. } => {
+        LookupStep::User { id, keys } => format!("user           {id}, active, {keys} stored keys"),
+        LookupStep::Skipped { key, reason } => format!("key {key:<10} skipped: {reason}"),
+        LookupStep::Decrypted { key, is_valid: true } => format!("key {key:<10} decrypted"),
+        LookupStep::Decrypted { key, .. } => {
             format!("key {key:<10} decrypted; the deployment has not found it valid")
         }
-        Step::Accepted {
+        LookupStep::Accepted {
             network,
             offset_ms: Some(ms),
         } => {
             format!("{network:<14} accepts the key; its clock is {ms} ms ahead of this one")
         }
-        Step::Accepted { network, .. } => format!("{network:<14} accepts the key"),
-        Step::Failed { network, failure } => format!("{network:<14} {}", error_chain(failure)),
+        LookupStep::Accepted { network, .. } => format!("{network:<14} accepts the key"),
+        LookupStep::Failed { network, failure } => format!("{network:<14} {}", error_chain(failure)),
     }
 }
 
-fn outcome_line(own: &Own) -> String {
+fn outcome_line(own: &UserList) -> String {
     match own {
-        Own::Everybodys(network) => {
+        UserList::Public(network) => {
             format!("everybody's: {network} is the network of this deployment")
         }
-        Own::Private(list) => {
+        UserList::Private(list) => {
             let sandbox = if list.sandbox {
                 "; SANDBOX, nothing in it is real"
             } else {
@@ -132,9 +132,9 @@ fn outcome_line(own: &Own) -> String {
 }
 
 /// The networks have their own lines already.
-fn in_short(reason: &Fallthrough) -> String {
+fn in_short(reason: &Fallback) -> String {
     match reason {
-        Fallthrough::Networks { .. } => "no network gave one for the key".into(),
+        Fallback::Networks { .. } => "no network gave one for the key".into(),
         other => error_chain(other),
     }
 }

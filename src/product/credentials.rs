@@ -8,13 +8,13 @@
 //! Secrets are of the type `tradebot_base::secret::Secret` from the environment to the signature. [`protect`] keeps them out of
 //! core dumps.
 
-pub mod branch;
 pub mod database_url;
 pub mod fernet;
 pub mod jwt;
+pub mod outcome;
 pub mod protect;
 pub mod settings;
 pub mod tls;
+pub mod user_lists;
 pub mod users;
 pub mod verdicts;
-pub mod walk;

@@ -66,11 +66,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod all_symbols;
 pub mod blocking;
 pub mod cache;
 pub mod changes;
 mod counts;
-pub mod everything;
 pub mod guard;
 pub mod list;
 pub mod prepare;

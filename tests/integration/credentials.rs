@@ -18,9 +18,9 @@ use tradebot_base::config::{Reader, Vars};
 use tradebot_base::market::Market;
 use tradebot_symbols::config::{BinanceConfig, SymbolsConfig};
 use tradebot_symbols::product::binance::client::Client;
-use tradebot_symbols::product::credentials::branch::Branch;
-use tradebot_symbols::product::credentials::settings::Settings;
-use tradebot_symbols::product::credentials::walk::{Fallthrough, Own};
+use tradebot_symbols::product::credentials::outcome::{Fallback, UserList};
+use tradebot_symbols::product::credentials::settings::CredentialSettings;
+use tradebot_symbols::product::credentials::user_lists::UserLists;
 use tradebot_test_support::{Database, PostgresServer, Python, Reply, ScriptedExchange, stretched};
 
 use crate::world::{exchange_info, path};
@@ -135,7 +135,7 @@ impl Scene {
             .with("BINANCE_FUTURES_TESTNET_BASE_URL", &self.testnet.base_url())
     }
 
-    fn branch(&self) -> Branch {
+    fn branch(&self) -> UserLists {
         self.environment().branch()
     }
 }
@@ -156,16 +156,16 @@ impl Environment {
         self
     }
 
-    fn branch(&self) -> Branch {
+    fn branch(&self) -> UserLists {
         let mut reader = Reader::new(self);
-        let settings = Settings::read(&mut reader);
+        let settings = CredentialSettings::read(&mut reader);
         let (binance, symbols) = (BinanceConfig::read(&mut reader), SymbolsConfig::read(&mut reader));
         reader.finish().expect("no mistakes");
-        let Settings::On(enabled) = settings else {
+        let CredentialSettings::On(enabled) = settings else {
             panic!("{settings:?}");
         };
         let client = Client::new(binance).expect("a client");
-        Branch::new(*enabled, &client, symbols).expect("a branch")
+        UserLists::new(*enabled, &client, symbols).expect("a branch")
     }
 }
 
@@ -199,10 +199,10 @@ fn know(exchange: &ScriptedExchange, name: &str) {
 }
 
 /// In one line, for comparing.
-fn told(outcome: &Result<Own, Fallthrough>) -> String {
+fn told(outcome: &Result<UserList, Fallback>) -> String {
     match outcome {
-        Ok(Own::Everybodys(network)) => format!("everybody's: {network}"),
-        Ok(Own::Private(list)) => {
+        Ok(UserList::Public(network)) => format!("everybody's: {network}"),
+        Ok(UserList::Private(list)) => {
             let names: Vec<_> = list.symbols.iter().map(|it| it.symbol.as_str()).collect();
             format!("{}: {}", list.network, names.join(" "))
         }
@@ -211,7 +211,7 @@ fn told(outcome: &Result<Own, Fallthrough>) -> String {
 }
 
 /// Walks for a user by e-mail address.
-async fn walk(branch: &Branch, email: &str) -> String {
+async fn walk(branch: &UserLists, email: &str) -> String {
     told(&branch.list_of(email, Market::Spot, &mut |_| {}).await)
 }
 

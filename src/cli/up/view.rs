@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::product::symbols::cache::{Network, Stored, SymbolCache};
+use crate::product::symbols::cache::{ListNetwork, StoredLists, SymbolCache};
 use tradebot_base::clock::SharedClock;
 use tradebot_base::market::{Market, PerMarket};
 
@@ -86,7 +86,7 @@ impl View {
         Ok(true)
     }
 
-    fn show(&self, market: Market, stored: &Stored) -> Result<()> {
+    fn show(&self, market: Market, stored: &StoredLists) -> Result<()> {
         let text = stored
             .primary
             .as_deref()
@@ -102,8 +102,10 @@ impl View {
             .ttl_seconds
             .map_or("no expiry".to_owned(), |ttl| format!("expires in {ttl} s"));
         let (mark, host) = match &stored.source {
-            Some(source) if source.network == Network::Sandbox => ("  SANDBOX DATA", source.host.as_str()),
-            Some(source) if source.network == Network::Testnet => ("  TESTNET", source.host.as_str()),
+            Some(source) if source.network == ListNetwork::Sandbox => {
+                ("  SANDBOX DATA", source.host.as_str())
+            }
+            Some(source) if source.network == ListNetwork::Testnet => ("  TESTNET", source.host.as_str()),
             Some(source) => ("", source.host.as_str()),
             None => ("", "an unknown source"),
         };

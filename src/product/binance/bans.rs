@@ -23,14 +23,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct BanClock {
     network: Network,
     shared: Option<(Connection, Script)>,
-    local: PerMarket<Mutex<Local>>,
+    local: PerMarket<Mutex<LocalBan>>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
-struct Local {
+struct LocalBan {
     until: Option<Instant>,
     /// Redis has not been told.
-    untold: bool,
+    unshared: bool,
 }
 
 impl BanClock {
@@ -57,8 +57,8 @@ impl BanClock {
         let local = self.get(market);
         let now = Instant::now();
         if let Some(until) = local.until.filter(|until| *until > now) {
-            if local.untold {
-                self.tell(market, until - now).await;
+            if local.unshared {
+                self.share(market, until - now).await;
             }
             return Some(until - now);
         }
@@ -79,9 +79,9 @@ impl BanClock {
         // Kept here, too: Redis may be gone when it is asked next.
         self.set_local(
             market,
-            Local {
+            LocalBan {
                 until: Some(Instant::now() + left),
-                untold: false,
+                unshared: false,
             },
         );
         Some(left)
@@ -91,15 +91,15 @@ impl BanClock {
     pub(super) async fn set(&self, market: Market, wait: Duration) {
         self.set_local(
             market,
-            Local {
+            LocalBan {
                 until: Some(Instant::now() + wait),
-                untold: true,
+                unshared: true,
             },
         );
-        self.tell(market, wait).await;
+        self.share(market, wait).await;
     }
 
-    async fn tell(&self, market: Market, wait: Duration) {
+    async fn share(&self, market: Market, wait: Duration) {
         let Some((connection, script)) = &self.shared else {
             return;
         };
@@ -110,8 +110,8 @@ impl BanClock {
                 let local = self.get(market);
                 self.set_local(
                     market,
-                    Local {
-                        untold: false,
+                    LocalBan {
+                        unshared: false,
                         ..local
                     },
                 );
@@ -127,7 +127,7 @@ impl BanClock {
         CacheKeys(market).ban(self.network)
     }
 
-    fn get(&self, market: Market) -> Local {
+    fn get(&self, market: Market) -> LocalBan {
         // Held for one copy or assignment, never across an await.
         *self
             .local
@@ -136,7 +136,7 @@ impl BanClock {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_local(&self, market: Market, local: Local) {
+    fn set_local(&self, market: Market, local: LocalBan) {
         *self
             .local
             .get(market)

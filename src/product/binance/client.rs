@@ -17,7 +17,7 @@ use super::bans::BanClock;
 use super::error::{Reason, UpstreamError};
 use super::exchange_info::{self, Listing, ListingError};
 use super::headers::{self, text};
-use super::skew::{self, Offset};
+use super::skew::{self, ClockOffset};
 use crate::config::BinanceConfig;
 use tradebot_base::clock::{SharedClock, SystemClock};
 use tradebot_base::connection::Connection;
@@ -50,9 +50,9 @@ pub struct Fetched {
 pub struct Client {
     http: reqwest::Client,
     config: BinanceConfig,
-    upstream: Arc<PerMarket<Mutex<Upstream>>>,
+    throttles: Arc<PerMarket<Mutex<Throttle>>>,
     clock: SharedClock,
-    offset: Arc<Mutex<Option<Offset>>>,
+    offset: Arc<Mutex<Option<ClockOffset>>>,
     bans: Arc<BanClock>,
 }
 
@@ -71,7 +71,7 @@ pub fn used_weight(market: Market) -> Option<u64> {
 
 /// What the last answers of a market's hosts said.
 #[derive(Debug, Default, Clone, Copy)]
-struct Upstream {
+struct Throttle {
     heavy_until: Option<Instant>,
 }
 
@@ -94,7 +94,7 @@ impl Client {
             http,
             bans: Arc::new(BanClock::new(config.network())),
             config,
-            upstream: Arc::default(),
+            throttles: Arc::default(),
             clock: SystemClock::shared(),
             offset: Arc::default(),
         })
@@ -112,7 +112,7 @@ impl Client {
         &self.clock
     }
 
-    pub(super) fn offset(&self) -> &Mutex<Option<Offset>> {
+    pub(super) fn offset(&self) -> &Mutex<Option<ClockOffset>> {
         &self.offset
     }
 
@@ -244,8 +244,8 @@ impl Client {
         if let Some(left) = Box::pin(self.bans.left(market)).await {
             return Err(Reason::Paused(left));
         }
-        let (upstream, now) = (*self.state(market), Instant::now());
-        if upstream.heavy_until.is_some_and(|until| until > now) {
+        let (throttle, now) = (*self.throttle(market), Instant::now());
+        if throttle.heavy_until.is_some_and(|until| until > now) {
             sleep(SLOW_DOWN).await;
         }
         Ok(())
@@ -313,12 +313,12 @@ impl Client {
         if heavy {
             warn!(%market, used_weight = used, "request weight is above the threshold, slowing down");
         }
-        self.state(market).heavy_until = heavy.then(|| Instant::now() + Duration::from_secs(60));
+        self.throttle(market).heavy_until = heavy.then(|| Instant::now() + Duration::from_secs(60));
     }
 
-    fn state(&self, market: Market) -> std::sync::MutexGuard<'_, Upstream> {
+    fn throttle(&self, market: Market) -> std::sync::MutexGuard<'_, Throttle> {
         // Held for one assignment or copy, never across an await.
-        self.upstream
+        self.throttles
             .get(market)
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use super::client::{Client, send_reason};
 use super::error::{Reason, UpstreamError};
 use super::headers;
-use super::skew::Offset;
+use super::skew::ClockOffset;
 use tradebot_base::market::Market;
 use tradebot_base::secret::Secret;
 
@@ -98,7 +98,7 @@ impl SignedError {
 /// The body of an error, and of the answers to other calls as far as they matter.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
+struct ApiBody {
     code: Option<i64>,
     server_time: Option<i64>,
 }
@@ -120,7 +120,7 @@ impl Client {
             match timeout(share, self.account_at(host, key)).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => last = error,
-                Err(_) => last = trouble(host, ACCOUNT, Reason::Deadline(share)),
+                Err(_) => last = failed(host, ACCOUNT, Reason::Deadline(share)),
             }
             if !last.concerns_this_host_only() {
                 break;
@@ -152,7 +152,7 @@ impl Client {
                 Err(SignedError::Upstream(UpstreamError {
                     reason: Reason::Status { .. },
                     ..
-                })) => Offset {
+                })) => ClockOffset {
                     ms: 0,
                     measured: Instant::now(),
                 },
@@ -188,18 +188,18 @@ impl Client {
             (_, Some(-1022)) => Err(SignedError::WrongSecret),
             (_, Some(-1021)) => Err(SignedError::Clock),
             (status, Some(code)) => Err(SignedError::Api { status, code }),
-            (status, None) => Err(trouble(host, ACCOUNT, unexplained(status))),
+            (status, None) => Err(failed(host, ACCOUNT, unexplained(status))),
         }
     }
 
-    async fn measure_offset(&self, host: &str) -> Result<Offset, SignedError> {
+    async fn measure_offset(&self, host: &str) -> Result<ClockOffset, SignedError> {
         let before = self.clock().now().timestamp_millis();
         let (status, answer) = self.ask(host, TIME, &format!("{host}{TIME}"), None).await?;
         let after = self.clock().now().timestamp_millis();
         let Some(server) = answer.and_then(|answer| answer.server_time) else {
-            return Err(trouble(host, TIME, unexplained(status)));
+            return Err(failed(host, TIME, unexplained(status)));
         };
-        let offset = Offset {
+        let offset = ClockOffset {
             ms: server.saturating_sub(before + (after - before) / 2),
             measured: Instant::now(),
         };
@@ -215,24 +215,24 @@ impl Client {
         path: &str,
         url: &str,
         key: Option<HeaderValue>,
-    ) -> Result<(u16, Option<Answer>), SignedError> {
+    ) -> Result<(u16, Option<ApiBody>), SignedError> {
         self.obey_earlier_answers(Market::Spot)
             .await
-            .map_err(|reason| trouble(host, path, reason))?;
+            .map_err(|reason| failed(host, path, reason))?;
         let mut request = self.http().get(url).header(ACCEPT, "application/json");
         if let Some(key) = key {
             request = request.header(KEY_HEADER, key);
         }
         let answer = request.send().await;
-        let answer = answer.map_err(|error| trouble(host, path, send_reason(error)))?;
+        let answer = answer.map_err(|error| failed(host, path, send_reason(error)))?;
         self.note_weight(Market::Spot, answer.headers());
         self.check_before_body(&answer)
             .await
-            .map_err(|reason| trouble(host, path, reason))?;
+            .map_err(|reason| failed(host, path, reason))?;
         let status = answer.status().as_u16();
         let body = read_body(answer)
             .await
-            .map_err(|reason| trouble(host, path, reason))?;
+            .map_err(|reason| failed(host, path, reason))?;
         Ok((status, serde_json::from_slice(&body).ok()))
     }
 
@@ -262,7 +262,7 @@ impl Client {
         }
     }
 
-    fn offset_state(&self) -> MutexGuard<'_, Option<Offset>> {
+    fn offset_state(&self) -> MutexGuard<'_, Option<ClockOffset>> {
         // Held for one assignment or copy, never across an await.
         self.offset().lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -334,7 +334,7 @@ fn unexplained(status: u16) -> Reason {
     }
 }
 
-fn trouble(host: &str, path: &str, reason: Reason) -> SignedError {
+fn failed(host: &str, path: &str, reason: Reason) -> SignedError {
     let url = format!("{host}{path}");
     SignedError::Upstream(UpstreamError { url, reason })
 }

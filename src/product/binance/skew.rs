@@ -17,18 +17,18 @@ pub const FAR_MS: i64 = 10_000;
 
 /// How far the exchange's clock is ahead of ours, from its own answer to that question: what signed calls go by.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Offset {
+pub(super) struct ClockOffset {
     pub(super) ms: i64,
     pub(super) measured: Instant,
 }
 
 /// One market's clock, as its answers had it.
-struct Seen {
+struct MarketSkew {
     offset_ms: AtomicI64,
     far: AtomicBool,
 }
 
-impl Seen {
+impl MarketSkew {
     const UNKNOWN: i64 = i64::MIN;
 
     const fn never() -> Self {
@@ -40,16 +40,16 @@ impl Seen {
 }
 
 /// All clients of a process share the machine's clock.
-static SEEN: PerMarket<Seen> = PerMarket {
-    spot: Seen::never(),
-    futures: Seen::never(),
+static SKEWS: PerMarket<MarketSkew> = PerMarket {
+    spot: MarketSkew::never(),
+    futures: MarketSkew::never(),
 };
 
 /// The clock of a market's hosts less ours in their last answer, in seconds.
 #[must_use]
 pub fn clock_offset(market: Market) -> Option<f64> {
-    let offset = SEEN.get(market).offset_ms.load(Ordering::Relaxed);
-    (offset != Seen::UNKNOWN)
+    let offset = SKEWS.get(market).offset_ms.load(Ordering::Relaxed);
+    (offset != MarketSkew::UNKNOWN)
         .then(|| std::time::Duration::from_millis(offset.unsigned_abs()).as_secs_f64())
         .map(|seconds| if offset < 0 { -seconds } else { seconds })
 }
@@ -70,7 +70,7 @@ pub(super) fn note(market: Market, headers: &HeaderMap, now_ms: i64) {
     let Some(offset_ms) = offset_ms(headers, now_ms) else {
         return;
     };
-    let seen = SEEN.get(market);
+    let seen = SKEWS.get(market);
     seen.offset_ms.store(offset_ms, Ordering::Relaxed);
     let far = match offset_ms.abs() {
         apart if apart > FAR_MS => true,

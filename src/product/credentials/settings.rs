@@ -40,16 +40,16 @@ const PLACEHOLDERS: &[&str] = &[
 
 /// Whether users' own keys are used, and with what.
 #[derive(Debug)]
-pub enum Settings {
+pub enum CredentialSettings {
     /// They are not; the text says why, for the log and for `credentials check`.
     Off(String),
     /// They are.
-    On(Box<Enabled>),
+    On(Box<EnabledCredentials>),
 }
 
 /// What the branch works with.
 #[derive(Debug)]
-pub struct Enabled {
+pub struct EnabledCredentials {
     /// Where the users are.
     pub database: DatabaseUrl,
     /// For a look-up in the database.
@@ -68,7 +68,7 @@ pub struct Enabled {
     pub warnings: Vec<String>,
 }
 
-impl Settings {
+impl CredentialSettings {
     /// Reads the section. In production, a key that is missing or well known is a mistake if there is a database.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let production = reader.text("ENVIRONMENT").eq_ignore_ascii_case("production");
@@ -83,33 +83,33 @@ impl Settings {
         let database = DatabaseUrl::parse(&url)
             .map_err(|error| reader.complain_of("DATABASE_URL", error))
             .ok();
-        let mut doubts = Doubts::default();
+        let mut findings = KeyFindings::default();
         let secret_key = reader.secret("SECRET_KEY");
         match &secret_key {
-            None => doubts.missing.push("SECRET_KEY"),
-            Some(key) => doubts.weak("SECRET_KEY", weakness(key)),
+            None => findings.missing.push("SECRET_KEY"),
+            Some(key) => findings.weak("SECRET_KEY", weakness(key)),
         }
         let keyring = reader.secret("FERNET_KEY").map(|keys| Keyring::parse(&keys));
         match &keyring {
-            None => doubts.missing.push("FERNET_KEY"),
+            None => findings.missing.push("FERNET_KEY"),
             Some(Ok(keyring)) if keyring.has_well_known_key() => {
-                doubts.weak("FERNET_KEY", Some("it is a well-known value"));
+                findings.weak("FERNET_KEY", Some("it is a well-known value"));
             }
             Some(Ok(_)) => {}
             Some(Err(error)) => reader.complain_of("FERNET_KEY", error),
         }
         if production {
-            doubts.complain(reader);
+            findings.complain(reader);
         }
         let (Some(mut database), Some(secret_key), Some(Ok(keyring)), Some(algorithm)) =
             (database, secret_key, keyring, algorithm)
         else {
-            return Self::Off(doubts.why_off());
+            return Self::Off(findings.why_off());
         };
         if let Some(file) = reader.optional("PGSSLROOTCERT") {
             database.root_certificates.get_or_insert(file.into());
         }
-        Self::On(Box::new(Enabled {
+        Self::On(Box::new(EnabledCredentials {
             database,
             database_timeout,
             pool_size: usize::try_from(pool_size).unwrap_or(1),
@@ -117,7 +117,7 @@ impl Settings {
             keyring,
             networks,
             budget,
-            warnings: doubts
+            warnings: findings
                 .weak
                 .into_iter()
                 .map(|(name, why)| format!("{name}: {why}"))
@@ -128,12 +128,12 @@ impl Settings {
 
 /// What is wrong with the keys.
 #[derive(Default)]
-struct Doubts {
+struct KeyFindings {
     missing: Vec<&'static str>,
     weak: Vec<(&'static str, &'static str)>,
 }
 
-impl Doubts {
+impl KeyFindings {
     fn weak(&mut self, name: &'static str, why: Option<&'static str>) {
         self.weak.extend(why.map(|why| (name, why)));
     }
@@ -226,10 +226,10 @@ mod tests {
 
     type Pair = (&'static str, &'static str);
 
-    fn read(vars: &[Pair]) -> (Settings, Result<(), ConfigError>) {
+    fn read(vars: &[Pair]) -> (CredentialSettings, Result<(), ConfigError>) {
         let vars: BTreeMap<_, _> = vars.iter().copied().collect();
         let mut reader = Reader::new(&vars);
-        let settings = Settings::read(&mut reader);
+        let settings = CredentialSettings::read(&mut reader);
         (settings, reader.finish())
     }
 
@@ -237,7 +237,7 @@ mod tests {
     fn without_a_database_it_is_off_and_says_so() {
         let (settings, mistakes) = read(&[("ENVIRONMENT", "production")]);
         assert!(mistakes.is_ok());
-        assert!(matches!(settings, Settings::Off(why) if why == "DATABASE_URL is not set"));
+        assert!(matches!(settings, CredentialSettings::Off(why) if why == "DATABASE_URL is not set"));
     }
 
     #[test]
@@ -249,7 +249,7 @@ mod tests {
             ("FERNET_KEY", GOOD_FERNET),
         ]);
         assert!(mistakes.is_ok(), "{mistakes:?}");
-        let Settings::On(on) = settings else {
+        let CredentialSettings::On(on) = settings else {
             panic!("{settings:?}");
         };
         assert_eq!(on.networks, [Network::Testnet, Network::Mainnet]);
@@ -310,14 +310,16 @@ mod tests {
     fn elsewhere_a_missing_key_turns_it_off_and_a_well_known_one_is_warned_of() {
         let (settings, mistakes) = read(&[("DATABASE_URL", DATABASE), ("SECRET_KEY", GOOD_KEY)]);
         assert!(mistakes.is_ok());
-        assert!(matches!(settings, Settings::Off(why) if why == "DATABASE_URL is set, but not FERNET_KEY"));
+        assert!(
+            matches!(settings, CredentialSettings::Off(why) if why == "DATABASE_URL is set, but not FERNET_KEY")
+        );
         let (settings, mistakes) = read(&[
             ("DATABASE_URL", DATABASE),
             ("SECRET_KEY", "short"),
             ("FERNET_KEY", GOOD_FERNET),
         ]);
         assert!(mistakes.is_ok());
-        let Settings::On(on) = settings else {
+        let CredentialSettings::On(on) = settings else {
             panic!("{settings:?}");
         };
         assert_eq!(on.warnings, ["SECRET_KEY: it is shorter than 16 bytes"]);
@@ -332,7 +334,7 @@ mod tests {
             ("ALGORITHM", "RS256"),
             ("BINANCE_CREDENTIAL_NETWORKS", "testnet,testnet"),
         ]);
-        assert!(matches!(settings, Settings::Off(_)));
+        assert!(matches!(settings, CredentialSettings::Off(_)));
         let text = mistakes.unwrap_err().to_string();
         for part in [
             "DATABASE_URL cannot be used: its host is unclear",

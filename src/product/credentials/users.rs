@@ -101,7 +101,7 @@ impl Users {
         let deadline = Instant::now() + self.timeout;
         let late = |_| DatabaseError::Timeout(self.timeout);
         let client = timeout_at(deadline, self.pool.get()).await.map_err(late)?;
-        let lent = Lent(Some(client.map_err(|error| self.pool_trouble(error))?));
+        let lent = PooledClient(Some(client.map_err(|error| self.pool_trouble(error))?));
         let Some(client) = &lent.0 else {
             return Ok(None);
         };
@@ -133,15 +133,15 @@ impl Users {
 }
 
 /// A connection that leaves the pool unless its query came to an end: nobody else is to wait for the answer to it.
-struct Lent(Option<Object>);
+struct PooledClient(Option<Object>);
 
-impl Lent {
+impl PooledClient {
     fn give_back(mut self) {
         drop(self.0.take());
     }
 }
 
-impl Drop for Lent {
+impl Drop for PooledClient {
     fn drop(&mut self) {
         if let Some(object) = self.0.take() {
             drop(Object::take(object));

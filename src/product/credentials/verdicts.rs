@@ -18,7 +18,7 @@ const CAPACITY: usize = 1_000;
 
 /// What a network said about a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum KeyVerdict {
     /// The key is good there.
     Accepted,
     /// Its format is wrong: it stays so.
@@ -27,7 +27,7 @@ pub enum Verdict {
     Refused,
 }
 
-impl Verdict {
+impl KeyVerdict {
     /// What a call's end says about the key, if it does.
     #[must_use]
     pub fn of(outcome: &Result<(), SignedError>) -> Option<Self> {
@@ -54,18 +54,18 @@ type Fingerprint = [u8; 32];
 
 /// The memory.
 #[derive(Debug, Default)]
-pub struct Verdicts(Mutex<HashMap<(Fingerprint, Network), (Verdict, Instant)>>);
+pub struct KeyVerdicts(Mutex<HashMap<(Fingerprint, Network), (KeyVerdict, Instant)>>);
 
-impl Verdicts {
+impl KeyVerdicts {
     /// What `network` said about the key, unless that is too long before `now`.
     #[must_use]
-    pub fn get(&self, key: &StoredKey, network: Network, now: Instant) -> Option<Verdict> {
+    pub fn get(&self, key: &StoredKey, network: Network, now: Instant) -> Option<KeyVerdict> {
         let (verdict, until) = *self.lock().get(&(fingerprint(key), network))?;
         (until > now).then_some(verdict)
     }
 
     /// Notes what `network` said about the key.
-    pub fn put(&self, key: &StoredKey, network: Network, verdict: Verdict, now: Instant) {
+    pub fn put(&self, key: &StoredKey, network: Network, verdict: KeyVerdict, now: Instant) {
         let mut verdicts = self.lock();
         if verdicts.len() >= CAPACITY {
             verdicts.retain(|_, (_, until)| *until > now);
@@ -76,7 +76,7 @@ impl Verdicts {
         verdicts.insert((fingerprint(key), network), (verdict, now + verdict.lifetime()));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Fingerprint, Network), (Verdict, Instant)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Fingerprint, Network), (KeyVerdict, Instant)>> {
         // Never held across an await; each change leaves a usable map.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -106,11 +106,11 @@ mod tests {
 
     #[test]
     fn a_verdict_holds_for_its_time_its_network_and_its_key() {
-        let (verdicts, start) = (Verdicts::default(), Instant::now());
+        let (verdicts, start) = (KeyVerdicts::default(), Instant::now());
         for (verdict, seconds) in [
-            (Verdict::Accepted, 60),
-            (Verdict::Refused, 300),
-            (Verdict::BadFormat, 3_600),
+            (KeyVerdict::Accepted, 60),
+            (KeyVerdict::Refused, 300),
+            (KeyVerdict::BadFormat, 3_600),
         ] {
             verdicts.put(&key(1), Network::Testnet, verdict, start);
             let late = start + Duration::from_secs(seconds - 1);
@@ -124,12 +124,12 @@ mod tests {
 
     #[test]
     fn the_memory_is_bounded() {
-        let (verdicts, now) = (Verdicts::default(), Instant::now());
+        let (verdicts, now) = (KeyVerdicts::default(), Instant::now());
         for number in 0..3_000 {
-            verdicts.put(&key(number), Network::Mainnet, Verdict::Refused, now);
+            verdicts.put(&key(number), Network::Mainnet, KeyVerdict::Refused, now);
             assert!(verdicts.lock().len() <= 1_000);
         }
         let last = key(2_999);
-        assert_eq!(verdicts.get(&last, Network::Mainnet, now), Some(Verdict::Refused));
+        assert_eq!(verdicts.get(&last, Network::Mainnet, now), Some(KeyVerdict::Refused));
     }
 }

@@ -9,7 +9,7 @@ use super::finding::{self, Finding, Kind};
 use super::samples::{Counts, Recent};
 use super::settings::Settings;
 use super::{Trouble, ask, ask_all};
-use crate::product::symbols::cache::{CacheKeys, Network, Source};
+use crate::product::symbols::cache::{CacheKeys, ListNetwork, ListSource};
 use tradebot_base::connection::Connection;
 use tradebot_base::market::Market;
 
@@ -61,7 +61,7 @@ pub struct MarketLists {
     /// Seconds since the last refresh, by the server's clock.
     pub age_seconds: Option<i64>,
     /// Where the list came from; absent for one that another program wrote.
-    pub source: Option<Source>,
+    pub source: Option<ListSource>,
     /// Counters since they exist.
     pub counts: Counts,
     /// Counters since an earlier look, if there was one.
@@ -170,7 +170,7 @@ impl MarketLists {
         let last_good = Entry::of(&types[1], next(), anchors);
         let refreshed: Option<i64> =
             next().and_then(|text| std::str::from_utf8(&text).ok()?.trim().parse().ok());
-        let source = next().and_then(|text| serde_json::from_slice::<Source>(&text).ok());
+        let source = next().and_then(|text| serde_json::from_slice::<ListSource>(&text).ok());
         let mut unusable = BTreeMap::new();
         let mut numbers = [0_u64; 4];
         for (place, name) in counters(market).into_iter().enumerate() {
@@ -322,9 +322,9 @@ impl MarketLists {
             return None;
         }
         let wanted = if settings.binance.testnet {
-            Network::Testnet
+            ListNetwork::Testnet
         } else {
-            Network::Mainnet
+            ListNetwork::Mainnet
         };
         (source.network != wanted).then(|| {
             format!(

@@ -24,8 +24,8 @@ use super::routes::Route;
 use super::server::ConnectionCounts;
 use super::site::{Answer, Reply, Site};
 use super::traces;
-use crate::product::credentials::branch::Branch;
-use crate::product::credentials::walk::Own;
+use crate::product::credentials::outcome::UserList;
+use crate::product::credentials::user_lists::UserLists;
 use crate::product::symbols::cache::CacheError;
 use crate::product::symbols::changes::Changes;
 use crate::product::symbols::reads::{Reading, SymbolReads, Unavailable};
@@ -71,7 +71,7 @@ pub struct Endpoint {
     pub(super) lists: PerMarket<ListAnswers>,
     pub(super) answers: Arc<AnswerCounts>,
     /// Users' own keys, if they are used.
-    pub(super) branch: Option<Arc<Branch>>,
+    pub(super) branch: Option<Arc<UserLists>>,
 }
 
 impl Endpoint {
@@ -121,7 +121,7 @@ impl Endpoint {
                 }
             }
             // Whatever else comes of it is logged there, and ends in everybody's list.
-            if let Ok(Own::Private(list)) = branch.list_for(token, market).await {
+            if let Ok(UserList::Private(list)) = branch.list_for(token, market).await {
                 if stale.is_none() {
                     self.reads.count_miss(market);
                 }

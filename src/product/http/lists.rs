@@ -18,8 +18,8 @@ use super::file_body::FileBodies;
 use super::negotiation::{Coding, Wishes, none_match};
 use super::representation::Representation;
 use super::site::Answer;
-use crate::product::symbols::cache::Network;
-use crate::product::symbols::list::List;
+use crate::product::symbols::cache::ListNetwork;
+use crate::product::symbols::list::SymbolList;
 use crate::product::symbols::reads::{Level, Reading};
 
 const NETWORK: HeaderName = HeaderName::from_static("x-symbols-network");
@@ -47,7 +47,7 @@ pub(super) struct ListAnswers {
 
 /// A reading with everything that is sent for it.
 struct Shown {
-    list: Arc<List>,
+    list: Arc<SymbolList>,
     moment: Moment,
     body: Arc<Representation>,
     /// For each coding, with a body and without (304).
@@ -218,9 +218,9 @@ fn describe(headers: &mut HeaderMap, reading: &Reading, moment: Moment, stalenes
     }
     if let Some(source) = reading.list.source() {
         let network = match source.network {
-            Network::Mainnet => "mainnet",
-            Network::Testnet => "testnet",
-            Network::Sandbox => "sandbox",
+            ListNetwork::Mainnet => "mainnet",
+            ListNetwork::Testnet => "testnet",
+            ListNetwork::Sandbox => "sandbox",
         };
         put(NETWORK, network.to_owned());
     }
@@ -266,7 +266,7 @@ mod tests {
             )
         };
         let entries: Vec<String> = (0..400).map(entry).collect();
-        let list = List::read(format!("[{}]", entries.join(",")), Some(1), None).expect("a list");
+        let list = SymbolList::read(format!("[{}]", entries.join(",")), Some(1), None).expect("a list");
         Reading {
             list: Arc::new(list),
             level: Level::Memory,

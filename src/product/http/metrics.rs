@@ -13,7 +13,7 @@ use super::overview::Overview;
 use super::server::ConnectionCounts;
 use crate::product::binance::client::used_weight;
 use crate::product::binance::skew::clock_offset;
-use crate::product::credentials::branch::Branch;
+use crate::product::credentials::user_lists::UserLists;
 use crate::product::symbols::reads::SymbolReads;
 use tradebot_base::market::Market;
 use tradebot_core::engine::{Engine, Phase};
@@ -55,7 +55,7 @@ pub(super) struct Sources {
     pub(super) answers: Arc<AnswerCounts>,
     pub(super) connections: Arc<ConnectionCounts>,
     pub(super) worker: Option<Arc<Engine>>,
-    pub(super) branch: Option<Arc<Branch>>,
+    pub(super) branch: Option<Arc<UserLists>>,
     pub(super) overview: Option<Arc<Overview>>,
 }
 
@@ -138,7 +138,7 @@ impl Collector for Sources {
                     "own_keys",
                     "Requests with a token that missed the list, by what became of the user's key",
                 ),
-                branch.ends().map(|(end, count)| ([("end", end)], count)),
+                branch.outcomes().map(|(end, count)| ([("end", end)], count)),
             )?;
         }
         if let Some(engine) = &self.worker {

@@ -6,7 +6,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::answers::{CACHE_STATUS, JSON, fresh};
 use super::site::Answer;
-use crate::product::credentials::walk::PrivateList;
+use crate::product::credentials::outcome::PrivateList;
 use tradebot_base::market::Network;
 use tradebot_wire::python_json;
 

@@ -13,7 +13,7 @@ use super::answers::fresh;
 use super::health::Readiness;
 use super::overview::Overview;
 use super::site::Answer;
-use crate::product::symbols::cache::Network;
+use crate::product::symbols::cache::ListNetwork;
 use crate::product::symbols::changes::Change;
 use crate::product::symbols::reads::MarketStatus;
 use tradebot_base::market::{Market, PerMarket};
@@ -156,9 +156,9 @@ impl Figures<'_> {
                 figure("lifetime", "lifetime", left)?;
                 let source = reading.list.source();
                 let source = source.map_or("written by Python".to_owned(), |source| match source.network {
-                    Network::Mainnet => source.host.clone(),
-                    Network::Testnet => format!("{} (TESTNET)", source.host),
-                    Network::Sandbox => format!("{} (SANDBOX: nothing is real)", source.host),
+                    ListNetwork::Mainnet => source.host.clone(),
+                    ListNetwork::Testnet => format!("{} (TESTNET)", source.host),
+                    ListNetwork::Sandbox => format!("{} (SANDBOX: nothing is real)", source.host),
                 });
                 figure("source", "source", source)?;
                 let at = reading.list.fetched_at();

@@ -9,8 +9,8 @@ use tokio::runtime::Handle;
 use super::query::Filter;
 use super::representation::Representation;
 use crate::product::binance::exchange_info::Symbol;
-use crate::product::symbols::everything::Everything;
-use crate::product::symbols::list::List;
+use crate::product::symbols::all_symbols::AllSymbols;
+use crate::product::symbols::list::SymbolList;
 use crate::product::symbols::reads::Reading;
 use tradebot_base::market::Market;
 use tradebot_wire::python_json;
@@ -19,17 +19,17 @@ use tradebot_wire::python_json;
 const KEPT: usize = 64;
 
 /// Parts by what asks for them, each with the list that it was made from.
-type Kept = HashMap<(Market, Filter), (Arc<List>, Arc<Representation>)>;
+type Kept = HashMap<(Market, Filter), (Arc<SymbolList>, Arc<Representation>)>;
 
 /// The parts that were asked for.
 pub(super) struct Parts {
-    everything: Everything,
+    everything: AllSymbols,
     runtime: Handle,
     kept: Mutex<Kept>,
 }
 
 impl Parts {
-    pub(super) fn new(everything: Everything, runtime: Handle) -> Self {
+    pub(super) fn new(everything: AllSymbols, runtime: Handle) -> Self {
         Self {
             everything,
             runtime,

@@ -19,10 +19,10 @@ use super::parts::Parts;
 use super::server::{Limits, Server};
 use super::watch::Patience;
 use crate::config::HttpConfig;
-use crate::product::credentials::branch::{Branch, BranchError};
 use crate::product::credentials::protect;
-use crate::product::credentials::settings::Settings;
-use crate::product::symbols::everything::Everything;
+use crate::product::credentials::settings::CredentialSettings;
+use crate::product::credentials::user_lists::{UserLists, UserListsError};
+use crate::product::symbols::all_symbols::AllSymbols;
 use crate::product::symbols::reads::{ReadsError, ReadsSettings, SymbolReads};
 use tradebot_base::clock::SystemClock;
 use tradebot_base::config::{ConfigError, Reader, RedisConfig, ScheduleConfig, Vars};
@@ -40,7 +40,7 @@ pub struct HttpSettings {
     endpoint: EndpointSettings,
     overview: OverviewSettings,
     reads: ReadsSettings,
-    credentials: Settings,
+    credentials: CredentialSettings,
 }
 
 /// Why the endpoint could not be served.
@@ -65,7 +65,7 @@ pub enum HttpError {
     Redis(#[from] RedisTrouble),
     /// Users' own keys cannot be used.
     #[error("users' own keys")]
-    Credentials(#[from] BranchError),
+    Credentials(#[from] UserListsError),
 }
 
 impl HttpSettings {
@@ -101,7 +101,7 @@ impl HttpSettings {
                 HeaderValue::from_static("null")
             })),
         };
-        let credentials = Settings::read(&mut reader);
+        let credentials = CredentialSettings::read(&mut reader);
         let mistakes = reader.finish();
         let reads = ReadsSettings::read(vars);
         let reads = match (mistakes, reads) {
@@ -187,14 +187,14 @@ impl HttpEndpoint {
         let symbols = settings.reads.symbols.clone();
         let reads = SymbolReads::start(settings.reads, name)?;
         let branch = match settings.credentials {
-            Settings::On(enabled) => {
+            CredentialSettings::On(enabled) => {
                 if let Err(error) = protect::forbid_dumps() {
                     warn!(error = %error_chain(&error), "this process may leave core dumps, with users' keys in them");
                 }
-                let branch = Branch::new(*enabled, reads.client(), symbols)?;
+                let branch = UserLists::new(*enabled, reads.client(), symbols)?;
                 Some(Arc::new(branch))
             }
-            Settings::Off(why) => {
+            CredentialSettings::Off(why) => {
                 info!(why, "users' own keys are not used");
                 None
             }
@@ -202,7 +202,7 @@ impl HttpEndpoint {
         let lists = || ListAnswers::new(settings.endpoint.staleness, runtime.clone(), server.files());
         let endpoint = Endpoint {
             reads: reads.clone(),
-            parts: Parts::new(Everything::new(&redis, name)?, runtime.clone()),
+            parts: Parts::new(AllSymbols::new(&redis, name)?, runtime.clone()),
             observer: Observer::new(&settings.overview, name)?,
             connections: server.counts(),
             worker,

@@ -16,13 +16,13 @@ use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
 use tradebot_base::market::{self, Market, PerMarket};
 
-pub(super) use lease::{Asker, Begun, LEASE, Lease};
-pub(super) use write::{Writing, Written};
+pub(super) use lease::{LEASE, LeaseReply, LeaseRequest, RefreshLease};
+pub(super) use write::{ListWrite, WriteOutcome};
 
 /// Where a list came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Network {
+pub enum ListNetwork {
     /// The real exchange.
     Mainnet,
     /// Its testnets.
@@ -33,9 +33,9 @@ pub enum Network {
 
 /// What is kept beside a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Source {
+pub struct ListSource {
     /// Which network the list describes.
-    pub network: Network,
+    pub network: ListNetwork,
     /// Scheme and host that served it.
     pub host: String,
     /// Unix seconds of the refresh.
@@ -47,13 +47,13 @@ pub struct Source {
     pub server_time: Option<i64>,
     /// Who fetched it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<By>,
+    pub by: Option<FetchedBy>,
 }
 
 /// Who fetched a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum By {
+pub enum FetchedBy {
     /// A warm-up task.
     Warmup,
     /// Somebody who wanted to read it.
@@ -62,7 +62,7 @@ pub enum By {
 
 /// A list as it is in Redis.
 #[derive(Debug)]
-pub struct Stored {
+pub struct StoredLists {
     /// The primary list, if it has not expired.
     pub primary: Option<String>,
     /// The last good list.
@@ -70,7 +70,7 @@ pub struct Stored {
     /// Seconds the primary list has left; `None` when absent or without expiry.
     pub ttl_seconds: Option<i64>,
     /// Where the list came from; absent for lists that Python wrote, also over one of ours.
-    pub source: Option<Source>,
+    pub source: Option<ListSource>,
     /// Unix seconds of the last refresh.
     pub last_refresh: Option<i64>,
     /// Refreshes that succeeded so far.
@@ -85,7 +85,7 @@ pub(super) struct Snapshot {
     pub(super) ttl_ms: Option<i64>,
     pub(super) last_good: Option<Bytes>,
     /// Where the lists came from, unless Python has written since.
-    pub(super) source: Option<Source>,
+    pub(super) source: Option<ListSource>,
     pub(super) last_refresh: Option<i64>,
     /// The time of the refresh as it is written.
     pub(super) last_refresh_text: Vec<u8>,
@@ -303,7 +303,7 @@ impl SymbolCache {
     ///
     /// # Errors
     /// [`CacheError::Redis`].
-    pub async fn read(&self, market: Market) -> Result<Stored, CacheError> {
+    pub async fn read(&self, market: Market) -> Result<StoredLists, CacheError> {
         let keys = CacheKeys(market);
         let mut pipeline = redis::pipe();
         pipeline
@@ -315,7 +315,7 @@ impl SymbolCache {
             .get(keys.source())
             .get(keys.last_refresh())
             .get(keys.success_counter());
-        type Texts = (
+        type StoredTexts = (
             Option<String>,
             Option<String>,
             i64,
@@ -323,18 +323,18 @@ impl SymbolCache {
             Option<i64>,
             Option<u64>,
         );
-        let (primary, last_good, ttl, source, last_refresh, refreshes): Texts = self
+        let (primary, last_good, ttl, source, last_refresh, refreshes): StoredTexts = self
             .connection
             .pipeline(&pipeline)
             .await
             .map_err(|source| CacheError::Redis { market, source })?;
-        Ok(Stored {
+        Ok(StoredLists {
             primary,
             last_good,
             ttl_seconds: (ttl >= 0).then_some(ttl),
             source: source
                 .and_then(|text| serde_json::from_str(&text).ok())
-                .filter(|source: &Source| last_refresh == Some(source.fetched_at)),
+                .filter(|source: &ListSource| last_refresh == Some(source.fetched_at)),
             last_refresh,
             refreshes: refreshes.unwrap_or(0),
         })
@@ -353,14 +353,14 @@ pub(super) async fn snapshot(connection: &Connection, market: Market) -> Result<
         .get(keys.last_good())
         .get(keys.source())
         .get(keys.last_refresh());
-    type Parts = (
+    type SnapshotTexts = (
         Option<Vec<u8>>,
         i64,
         Option<Vec<u8>>,
         Option<Vec<u8>>,
         Option<Vec<u8>>,
     );
-    let read: Result<Parts, _> = connection.pipeline(&pipeline).await;
+    let read: Result<SnapshotTexts, _> = connection.pipeline(&pipeline).await;
     let (primary, ttl_ms, last_good, source, last_refresh) =
         read.map_err(|source| CacheError::Redis { market, source })?;
     let last_refresh_text = last_refresh.unwrap_or_default();
@@ -372,7 +372,7 @@ pub(super) async fn snapshot(connection: &Connection, market: Market) -> Result<
         last_good: last_good.map(Bytes::from),
         source: source
             .and_then(|text| serde_json::from_slice(&text).ok())
-            .filter(|source: &Source| last_refresh == Some(source.fetched_at)),
+            .filter(|source: &ListSource| last_refresh == Some(source.fetched_at)),
         last_refresh,
     })
 }

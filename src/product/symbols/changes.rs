@@ -7,7 +7,7 @@ use redis::streams::StreamRangeReply;
 use serde::{Deserialize, Serialize};
 
 use super::cache::{CacheError, SymbolCache};
-use super::list::List;
+use super::list::SymbolList;
 use crate::product::binance::exchange_info::Symbol;
 use tradebot_base::market::Market;
 
@@ -70,7 +70,7 @@ pub struct Changes {
 impl Diff {
     /// What is different in `after`; `paused_before` and `paused_after` name what did not trade.
     pub(super) fn between(
-        before: &List,
+        before: &SymbolList,
         paused_before: &NotTrading,
         after: &[Symbol],
         paused_after: &NotTrading,
@@ -214,9 +214,9 @@ mod tests {
         }
     }
 
-    fn list(names: &[&str]) -> List {
+    fn list(names: &[&str]) -> SymbolList {
         let symbols: Vec<Symbol> = names.iter().copied().map(symbol).collect();
-        List::read(serde_json::to_vec(&symbols).unwrap(), None, None).unwrap()
+        SymbolList::read(serde_json::to_vec(&symbols).unwrap(), None, None).unwrap()
     }
 
     #[test]

@@ -19,27 +19,27 @@ pub(super) const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The reads of one market by this process.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct ReadCounts {
     /// Found a fresh list.
-    pub(super) hits: Count,
+    pub(super) hits: ReadCounter,
     /// Did not.
-    pub(super) misses: Count,
+    pub(super) misses: ReadCounter,
 }
 
 /// A number that only grows, in a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(super) struct Count(AtomicU64);
+pub(super) struct ReadCounter(AtomicU64);
 
 /// What has been written of the counts, and what is on its way.
 #[derive(Debug)]
 pub(super) struct Flusher {
     process: String,
-    state: Mutex<State>,
+    state: Mutex<FlushState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct FlushState {
     /// What Redis has for certain.
     written: [u64; 4],
     /// The number of the last batch, and what is in it, until Redis has answered.
@@ -47,7 +47,7 @@ struct State {
     under_way: Option<[u64; 4]>,
 }
 
-impl Counts {
+impl ReadCounts {
     pub(super) fn hit(&self) {
         self.hits.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -57,7 +57,7 @@ impl Counts {
     }
 }
 
-impl Count {
+impl ReadCounter {
     pub(super) fn total(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -80,7 +80,7 @@ impl Flusher {
     pub(super) async fn flush(
         &self,
         cache: &SymbolCache,
-        counts: &PerMarket<&Counts>,
+        counts: &PerMarket<&ReadCounts>,
     ) -> Result<(), RedisTrouble> {
         let mut state = self.state.lock().await;
         loop {
@@ -109,7 +109,7 @@ impl Flusher {
     }
 }
 
-impl State {
+impl FlushState {
     fn settle(&mut self) {
         let batch = self.under_way.take().unwrap_or_default();
         for (written, new) in self.written.iter_mut().zip(batch) {

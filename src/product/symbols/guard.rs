@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::cache::Network;
-use super::list::List;
+use super::cache::ListNetwork;
+use super::list::SymbolList;
 use super::prepare::missing_anchors;
 use crate::config::SymbolsConfig;
 use crate::product::binance::exchange_info::{Listing, Symbol};
@@ -24,13 +24,13 @@ const AGREEMENT_PERCENT: usize = 5;
 /// What looks wrong about a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Concern {
+pub enum ListConcern {
     /// It belongs to another network than the list in place.
     Network {
         /// The network of the list in place.
-        from: Network,
+        from: ListNetwork,
         /// The network of this one.
-        to: Network,
+        to: ListNetwork,
     },
     /// The exchange made it before the list in place.
     Older,
@@ -45,8 +45,8 @@ pub enum Concern {
 
 /// A list that is held back, as far as the fetch that may confirm it must know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Candidate {
-    concerns: Vec<Concern>,
+pub(super) struct HeldBackList {
+    concerns: Vec<ListConcern>,
     count: usize,
     server_time: Option<i64>,
     /// Unix milliseconds at which it was first seen.
@@ -54,35 +54,35 @@ pub(super) struct Candidate {
 }
 
 /// A list about to be written.
-pub(super) struct Proposed<'a> {
+pub(super) struct ProposedList<'a> {
     pub(super) symbols: &'a [Symbol],
-    pub(super) network: Network,
+    pub(super) network: ListNetwork,
     pub(super) server_time: Option<i64>,
 }
 
 /// What is to become of a list.
 #[derive(Debug, PartialEq)]
-pub(super) enum Verdict {
+pub(super) enum GuardVerdict {
     Accept,
     /// It was held back before, and is confirmed now.
-    Confirmed(Vec<Concern>),
+    Confirmed(Vec<ListConcern>),
     HoldBack {
-        candidate: Candidate,
+        candidate: HeldBackList,
         /// How long a fetch that could confirm it must wait.
         confirm_in: Duration,
     },
 }
 
 /// Says whether an answer cannot belong to the market and network it was asked of, and why.
-pub(super) fn contradiction(listing: &Listing, market: Market, network: Network) -> Option<&'static str> {
+pub(super) fn contradiction(listing: &Listing, market: Market, network: ListNetwork) -> Option<&'static str> {
     // One strange entry must not cost the list: most of it has to say so.
     let most = |marked: usize| marked * 2 > listing.symbols.len();
     let marks = &listing.marks;
     match (market, network) {
-        (_, Network::Sandbox) => None,
+        (_, ListNetwork::Sandbox) => None,
         (Market::Spot, _) if most(marks.futures) => Some("it is a list of futures"),
         (Market::Futures, _) if most(marks.spot) => Some("it is a list of spot symbols"),
-        (Market::Futures, Network::Mainnet) if marks.testnet > 0 && marks.testnet_weight => {
+        (Market::Futures, ListNetwork::Mainnet) if marks.testnet > 0 && marks.testnet_weight => {
             Some("it is a list of the testnet")
         }
         _ => None,
@@ -91,25 +91,25 @@ pub(super) fn contradiction(listing: &Listing, market: Market, network: Network)
 
 /// Compares a list with the one in place and the one that was held back.
 pub(super) fn judge(
-    proposed: &Proposed<'_>,
-    accepted: Option<&List>,
-    held_back: Option<Candidate>,
+    proposed: &ProposedList<'_>,
+    accepted: Option<&SymbolList>,
+    held_back: Option<HeldBackList>,
     config: &SymbolsConfig,
     now_ms: i64,
-) -> Verdict {
+) -> GuardVerdict {
     // Made-up lists replace only each other, which writing sees to, and nothing is lost with one.
-    if proposed.network == Network::Sandbox {
-        return Verdict::Accept;
+    if proposed.network == ListNetwork::Sandbox {
+        return GuardVerdict::Accept;
     }
-    let is_real = |list: &&List| {
+    let is_real = |list: &&SymbolList| {
         list.source()
-            .is_none_or(|source| source.network != Network::Sandbox)
+            .is_none_or(|source| source.network != ListNetwork::Sandbox)
     };
     let concerns = concerns(proposed, accepted.filter(is_real), config);
     if concerns.is_empty() {
-        return Verdict::Accept;
+        return GuardVerdict::Accept;
     }
-    let candidate = Candidate {
+    let candidate = HeldBackList {
         concerns,
         count: proposed.symbols.len(),
         server_time: proposed.server_time,
@@ -117,7 +117,7 @@ pub(super) fn judge(
     };
     let confirm_after = i64::try_from(config.confirm_after.as_millis()).unwrap_or(i64::MAX);
     let Some(first) = held_back.filter(|first| candidate.agrees_with(first)) else {
-        return Verdict::HoldBack {
+        return GuardVerdict::HoldBack {
             candidate,
             confirm_in: config.confirm_after,
         };
@@ -125,15 +125,15 @@ pub(super) fn judge(
     // A clock that was set back would make the wait endless; then it begins anew.
     let waited = now_ms - first.first_seen_ms;
     if waited >= confirm_after && candidate.is_another_answer_than(&first) {
-        return Verdict::Confirmed(candidate.concerns);
+        return GuardVerdict::Confirmed(candidate.concerns);
     }
     let left = if waited < 0 {
         confirm_after
     } else {
         (confirm_after - waited).max(0)
     };
-    Verdict::HoldBack {
-        candidate: Candidate {
+    GuardVerdict::HoldBack {
+        candidate: HeldBackList {
             first_seen_ms: if waited < 0 { now_ms } else { first.first_seen_ms },
             server_time: first.server_time,
             ..candidate
@@ -142,39 +142,43 @@ pub(super) fn judge(
     }
 }
 
-fn concerns(proposed: &Proposed<'_>, accepted: Option<&List>, config: &SymbolsConfig) -> Vec<Concern> {
+fn concerns(
+    proposed: &ProposedList<'_>,
+    accepted: Option<&SymbolList>,
+    config: &SymbolsConfig,
+) -> Vec<ListConcern> {
     let mut concerns = Vec::new();
-    let source = accepted.and_then(List::source);
+    let source = accepted.and_then(SymbolList::source);
     if let Some(source) = source {
         if source.network != proposed.network {
-            concerns.push(Concern::Network {
+            concerns.push(ListConcern::Network {
                 from: source.network,
                 to: proposed.network,
             });
         } else if let (Some(before), Some(now)) = (source.server_time, proposed.server_time)
             && now < before - CLOCK_TOLERANCE_MS
         {
-            concerns.push(Concern::Older);
+            concerns.push(ListConcern::Older);
         }
     }
     let missing = missing_anchors(proposed.symbols, config);
     if !missing.is_empty() {
-        concerns.push(Concern::NoAnchors { missing });
+        concerns.push(ListConcern::NoAnchors { missing });
     }
     let kept_percent = 100_usize.saturating_sub(config.max_shrink_percent as usize);
     if accepted.is_some_and(|list| proposed.symbols.len() * 100 < list.count() * kept_percent) {
-        concerns.push(Concern::Shrunk);
+        concerns.push(ListConcern::Shrunk);
     }
     concerns
 }
 
-impl Candidate {
+impl HeldBackList {
     /// How long it is remembered, in seconds.
     pub(super) fn seconds(config: &SymbolsConfig) -> u64 {
         config.confirm_after.as_secs().saturating_mul(20).max(900)
     }
 
-    pub(super) fn concerns(&self) -> &[Concern] {
+    pub(super) fn concerns(&self) -> &[ListConcern] {
         &self.concerns
     }
 
@@ -192,7 +196,7 @@ impl Candidate {
     }
 }
 
-impl fmt::Display for Concern {
+impl fmt::Display for ListConcern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Network { from, to } => {
@@ -206,7 +210,7 @@ impl fmt::Display for Concern {
 }
 
 /// Concerns as one text.
-pub(super) fn describe(concerns: &[Concern]) -> String {
+pub(super) fn describe(concerns: &[ListConcern]) -> String {
     let texts: Vec<String> = concerns.iter().map(ToString::to_string).collect();
     texts.join("; ")
 }

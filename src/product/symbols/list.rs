@@ -5,24 +5,24 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
-use super::cache::Source;
+use super::cache::ListSource;
 use crate::product::binance::exchange_info::{self, Symbol};
 
 /// A list; immutable, to be shared.
 #[derive(Debug)]
-pub struct List {
+pub struct SymbolList {
     json: Bytes,
     count: usize,
     fetched_at: Option<i64>,
-    source: Option<Source>,
+    source: Option<ListSource>,
     symbols: OnceLock<Vec<Symbol>>,
 }
 
-impl List {
+impl SymbolList {
     /// Takes a text of the cache; `None` unless it is a JSON array with something in it. Whoever wrote it: the
     /// elements are not looked at.
     #[must_use]
-    pub fn read(json: impl Into<Bytes>, fetched_at: Option<i64>, source: Option<Source>) -> Option<Self> {
+    pub fn read(json: impl Into<Bytes>, fetched_at: Option<i64>, source: Option<ListSource>) -> Option<Self> {
         let json = json.into();
         let count = serde_json::from_slice::<Vec<IgnoredAny>>(&json).ok()?.len();
         (count > 0).then(|| Self {
@@ -54,7 +54,7 @@ impl List {
 
     /// Where the list came from; unknown of one that Python wrote.
     #[must_use]
-    pub fn source(&self) -> Option<&Source> {
+    pub fn source(&self) -> Option<&ListSource> {
         self.source.as_ref()
     }
 
@@ -78,11 +78,11 @@ mod tests {
     fn only_an_array_with_something_in_it_is_a_list() {
         for text in ["", "[]", " [ ] ", "{}", "null", "7", "[1", "[1] 2"] {
             assert!(
-                List::read(text.as_bytes().to_vec(), None, None).is_none(),
+                SymbolList::read(text.as_bytes().to_vec(), None, None).is_none(),
                 "{text}"
             );
         }
-        let list = List::read(&b"[1, {\"a\": [2, 3]}]"[..], Some(7), None).unwrap();
+        let list = SymbolList::read(&b"[1, {\"a\": [2, 3]}]"[..], Some(7), None).unwrap();
         assert_eq!(
             (list.count(), list.fetched_at(), list.symbols()),
             (2, Some(7), &[][..])
@@ -93,7 +93,7 @@ mod tests {
     fn symbols_are_read_from_the_text() {
         let text =
             r#"[{"symbol": "\u5e01USDT", "baseAsset": "\u5e01", "quoteAsset": "USDT", "status": "TRADING"}]"#;
-        let list = List::read(text.as_bytes(), None, None).unwrap();
+        let list = SymbolList::read(text.as_bytes(), None, None).unwrap();
         let [symbol] = list.symbols() else {
             panic!("one symbol")
         };

@@ -13,12 +13,12 @@
 //! Redis may be slow, stopped, full or gone: nothing on this way waits for it longer than a moment. Reads are counted
 //! under the names that the existing deployment uses.
 
-mod flight;
-mod late;
+mod for_users;
 mod memory;
-mod own;
 mod settings;
-mod watch;
+mod single_flight;
+mod tracking;
+mod write_behind;
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,12 +35,12 @@ pub use settings::{ReadsError, ReadsSettings};
 
 use super::cache::CacheError;
 use super::changes::Changes;
-use super::counts::{Counts, Flusher};
-use super::list::List;
+use super::counts::{Flusher, ReadCounts};
+use super::list::SymbolList;
 use super::refresh::Refresher;
 use crate::config::ReadsConfig;
-use flight::{Failure, Flight};
-use memory::{Held, Memory};
+use memory::{HeldList, MemoryCache};
+use single_flight::{RefreshFailure, SingleFlight};
 use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::Connection;
 use tradebot_base::market::{Market, PerMarket};
@@ -70,7 +70,7 @@ pub enum Level {
 #[derive(Debug, Clone)]
 pub struct Reading {
     /// The list.
-    pub list: Arc<List>,
+    pub list: Arc<SymbolList>,
     /// Where it was found.
     pub level: Level,
     /// Time since its refresh, where that is known.
@@ -117,10 +117,10 @@ pub struct MarketStatus {
 /// The lists of one Redis, to be read by many; clones share everything.
 #[derive(Clone)]
 pub struct SymbolReads {
-    inner: Arc<Inner>,
+    inner: Arc<SharedReads>,
 }
 
-struct Inner {
+struct SharedReads {
     markets: PerMarket<MarketReads>,
     config: ReadsConfig,
     ttl_seconds: PerMarket<i64>,
@@ -128,20 +128,20 @@ struct Inner {
     tracking: Connection,
     changed: Arc<Notify>,
     clock: SharedClock,
-    link: watch::Link,
+    link: tracking::RedisLink,
     tracker: TaskTracker,
     stop: CancellationToken,
     flusher: Flusher,
 }
 
 struct MarketReads {
-    memory: Memory,
-    flight: Flight,
+    memory: MemoryCache,
+    flight: SingleFlight,
     /// A reader was given a stale list.
     wanted: Notify,
     /// There may be a list that Redis did not take.
     unsaved: Notify,
-    counts: Counts,
+    counts: ReadCounts,
 }
 
 impl SymbolReads {
@@ -154,7 +154,7 @@ impl SymbolReads {
         let inner = Arc::new(settings.connect(name)?);
         for market in Market::ALL {
             inner.tracker.spawn(Arc::clone(&inner).keep(market));
-            inner.tracker.spawn(Arc::clone(&inner).write_late(market));
+            inner.tracker.spawn(Arc::clone(&inner).write_behind(market));
         }
         inner.tracker.spawn(Arc::clone(&inner).watch());
         inner.tracker.spawn(Arc::clone(&inner).write_counts());
@@ -205,11 +205,11 @@ impl SymbolReads {
         }
         let state = inner.markets.get(market);
         state.counts.miss();
-        let flown = timeout_at(deadline, inner.fly(market)).await;
+        let flown = timeout_at(deadline, inner.join_refresh(market)).await;
         let failure = match flown {
             Ok(Ok(list)) => return Ok(inner.fetched(market, list)),
             Ok(Err(failure)) => failure,
-            Err(_) => Arc::new(Failure::slow(inner.config.timeout)),
+            Err(_) => Arc::new(RefreshFailure::slow(inner.config.timeout)),
         };
         let held = state.memory.get().ok_or_else(|| Unavailable {
             market,
@@ -282,7 +282,7 @@ impl SymbolReads {
     }
 }
 
-impl Inner {
+impl SharedReads {
     /// Takes the list that is held, if a reader may have it, and counts.
     fn take(&self, market: Market, level: Level) -> Option<Reading> {
         let state = self.markets.get(market);
@@ -302,13 +302,13 @@ impl Inner {
     }
 
     /// Whether a list past its lifetime is young enough to be handed out before it is refreshed.
-    fn may_be_stale(&self, held: &Held) -> bool {
+    fn may_be_stale(&self, held: &HeldList) -> bool {
         held.age(self.now_unix())
             .is_some_and(|age| age <= self.config.max_stale && !self.config.max_stale.is_zero())
     }
 
     /// A list that a refresh brought.
-    fn fetched(&self, market: Market, list: Arc<List>) -> Reading {
+    fn fetched(&self, market: Market, list: Arc<SymbolList>) -> Reading {
         let memory = &self.markets.get(market).memory;
         match memory.get().filter(|held| Arc::ptr_eq(&held.list, &list)) {
             Some(held) => held.reading(Level::Upstream, memory.now_ms(), self.now_unix()),

@@ -1,7 +1,7 @@
 //! One refresh of one market: fetch, prepare, guard, write. Scheduled and manual runs share this path.
 
 mod error;
-mod late;
+mod write_behind;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,11 +10,14 @@ use bytes::Bytes;
 use tracing::{debug, info, warn};
 
 pub use self::error::RefreshError;
-use self::late::Unsaved;
-use super::cache::{Asker, Begun, By, CacheError, Lease, Network, Source, SymbolCache, Writing, Written};
+use self::write_behind::UnsavedList;
+use super::cache::{
+    CacheError, FetchedBy, LeaseReply, LeaseRequest, ListNetwork, ListSource, ListWrite, RefreshLease,
+    SymbolCache, WriteOutcome,
+};
 use super::changes::{Diff, NotTrading};
-use super::guard::{self, Candidate, Proposed, Verdict};
-use super::list::List;
+use super::guard::{self, GuardVerdict, HeldBackList, ProposedList};
+use super::list::SymbolList;
 use super::prepare::{is_listed, order};
 use crate::config::SymbolsConfig;
 use crate::product::binance::client::{Client, Fetched};
@@ -25,9 +28,9 @@ use tradebot_wire::python_json;
 
 /// A list for readers.
 pub(super) struct Refreshed {
-    pub(super) list: List,
+    pub(super) list: SymbolList,
     /// What became of it in Redis; `None`: it could not be written.
-    pub(super) written: Option<Written>,
+    pub(super) written: Option<WriteOutcome>,
 }
 
 /// Refreshes the lists of one cache from one client.
@@ -36,19 +39,19 @@ pub struct Refresher {
     cache: SymbolCache,
     config: SymbolsConfig,
     /// What this process holds back, for when Redis does not say.
-    held_back: PerMarket<Mutex<Option<Candidate>>>,
+    held_back: PerMarket<Mutex<Option<HeldBackList>>>,
     /// The list that readers have and Redis did not take.
-    unsaved: PerMarket<Mutex<Option<Arc<Unsaved>>>>,
+    unsaved: PerMarket<Mutex<Option<Arc<UnsavedList>>>>,
 }
 
 /// A fetched list before it is compared with anything.
-struct Fresh {
+struct FetchedList {
     symbols: Vec<Symbol>,
     json: Bytes,
     /// The symbols of all quote assets and statuses.
     everything: Bytes,
     not_trading: NotTrading,
-    network: Network,
+    network: ListNetwork,
     host: String,
     server_time: Option<i64>,
     /// Symbols in the answer, and its size.
@@ -57,11 +60,11 @@ struct Fresh {
 }
 
 /// For whom a list is fetched.
-struct Purpose<'a> {
-    by: By,
-    lease: Option<&'a Lease>,
+struct RefreshPurpose<'a> {
+    by: FetchedBy,
+    lease: Option<&'a RefreshLease>,
     /// The list that this process holds, for when Redis has none.
-    known: Option<&'a List>,
+    known: Option<&'a SymbolList>,
     /// The list is written only where there is none, or an older one.
     late: bool,
 }
@@ -98,18 +101,18 @@ impl Refresher {
     ///
     /// # Errors
     /// [`RefreshError`]; the stored lists are untouched then.
-    pub async fn refresh(&self, market: Market) -> Result<Source, RefreshError> {
+    pub async fn refresh(&self, market: Market) -> Result<ListSource, RefreshError> {
         // While it is held, readers wait for this list. Without it they would fetch one of their own.
-        let lease = match self.cache.begin(market, Asker::Warmup).await {
-            Ok(Begun::Granted(lease)) => Some(lease),
+        let lease = match self.cache.acquire_lease(market, LeaseRequest::Warmup).await {
+            Ok(LeaseReply::Granted(lease)) => Some(lease),
             Ok(_) => None,
             Err(error) => {
                 debug!(%market, error = %error_chain(&error), "readers cannot be told of the refresh");
                 None
             }
         };
-        let purpose = Purpose {
-            by: By::Warmup,
+        let purpose = RefreshPurpose {
+            by: FetchedBy::Warmup,
             lease: lease.as_ref(),
             known: None,
             late: false,
@@ -117,7 +120,7 @@ impl Refresher {
         let refreshed = self.run(market, &purpose).await;
         if refreshed.is_err() {
             if let Some(lease) = &lease {
-                self.give_up(market, lease, None).await;
+                self.release_lease(market, lease, None).await;
             }
             if let Err(error) = self.cache.count_error(market).await {
                 warn!(%market, error = %error_chain(&error), "a failed refresh could not be counted");
@@ -130,24 +133,29 @@ impl Refresher {
     pub(super) async fn refresh_for_readers(
         &self,
         market: Market,
-        lease: Option<&Lease>,
-        known: Option<&List>,
+        lease: Option<&RefreshLease>,
+        known: Option<&SymbolList>,
     ) -> Result<Refreshed, RefreshError> {
-        let purpose = Purpose {
-            by: By::Reader,
+        let purpose = RefreshPurpose {
+            by: FetchedBy::Reader,
             lease,
             known,
             late: false,
         };
         let (source, json, written) = self.run(market, &purpose).await?;
         let fetched_at = Some(source.fetched_at);
-        let list = List::read(json, fetched_at, Some(source)).expect("an array that is not empty");
+        let list = SymbolList::read(json, fetched_at, Some(source)).expect("an array that is not empty");
         Ok(Refreshed { list, written })
     }
 
     /// Ends a lease that brought no list.
-    pub(super) async fn give_up(&self, market: Market, lease: &Lease, failure: Option<(Duration, &str)>) {
-        if let Err(error) = self.cache.give_up(market, lease, failure).await {
+    pub(super) async fn release_lease(
+        &self,
+        market: Market,
+        lease: &RefreshLease,
+        failure: Option<(Duration, &str)>,
+    ) {
+        if let Err(error) = self.cache.release_lease(market, lease, failure).await {
             debug!(%market, error = %error_chain(&error), "a lease could not be given up, it will lapse");
         }
     }
@@ -155,10 +163,10 @@ impl Refresher {
     async fn run(
         &self,
         market: Market,
-        purpose: &Purpose<'_>,
-    ) -> Result<(Source, Bytes, Option<Written>), RefreshError> {
+        purpose: &RefreshPurpose<'_>,
+    ) -> Result<(ListSource, Bytes, Option<WriteOutcome>), RefreshError> {
         let fresh = self.fetch(market).await?;
-        let source = Source {
+        let source = ListSource {
             network: fresh.network,
             host: fresh.host.clone(),
             fetched_at: self.cache.clock().now().timestamp(),
@@ -172,29 +180,29 @@ impl Refresher {
             Err(RefreshError::Cache {
                 market,
                 source: trouble @ CacheError::Redis { .. },
-            }) if purpose.by == By::Reader => {
+            }) if purpose.by == FetchedBy::Reader => {
                 warn!(%market, error = %error_chain(&trouble), "a list for readers could not be written to Redis");
                 None
             }
             Err(error) => return Err(error),
         };
-        if fresh.network == Network::Sandbox {
+        if fresh.network == ListNetwork::Sandbox {
             warn!(%market, host = source.host, "this is SANDBOX data: nothing in the list is real");
         }
         info!(
             %market, symbols = source.count, of = fresh.total, host = source.host, network = ?fresh.network,
-            body_bytes = fresh.body_bytes, saved = written == Some(Written::Yes), "list refreshed"
+            body_bytes = fresh.body_bytes, saved = written == Some(WriteOutcome::Yes), "list refreshed"
         );
         let json = fresh.json.clone();
         let late = written.is_none().then(|| {
             let source = source.clone();
-            Arc::new(Unsaved { fresh, source })
+            Arc::new(UnsavedList { fresh, source })
         });
         *self.unsaved(market) = late;
         Ok((source, json, written))
     }
 
-    async fn fetch(&self, market: Market) -> Result<Fresh, RefreshError> {
+    async fn fetch(&self, market: Market) -> Result<FetchedList, RefreshError> {
         let Fetched {
             listing,
             base_url,
@@ -206,9 +214,9 @@ impl Refresher {
             .map_err(|source| RefreshError::Upstream { market, source })?;
         let (total, malformed, repeated) = (listing.symbols.len(), listing.malformed, listing.repeated);
         let network = match (listing.sandbox, self.client.is_testnet()) {
-            (true, _) => Network::Sandbox,
-            (false, true) => Network::Testnet,
-            (false, false) => Network::Mainnet,
+            (true, _) => ListNetwork::Sandbox,
+            (false, true) => ListNetwork::Testnet,
+            (false, false) => ListNetwork::Mainnet,
         };
         if let Some(what) = guard::contradiction(&listing, market, network) {
             return Err(RefreshError::Contradiction {
@@ -240,7 +248,7 @@ impl Refresher {
             });
         }
         let json = python_json::to_string(&symbols).expect("symbols are JSON");
-        Ok(Fresh {
+        Ok(FetchedList {
             symbols,
             json: Bytes::from(json),
             everything: Bytes::from(python_json::to_string(&everything).expect("symbols are JSON")),
@@ -257,13 +265,13 @@ impl Refresher {
     async fn compare_and_write(
         &self,
         market: Market,
-        purpose: &Purpose<'_>,
-        fresh: &Fresh,
-        source: &Source,
-    ) -> Result<Written, RefreshError> {
+        purpose: &RefreshPurpose<'_>,
+        fresh: &FetchedList,
+        source: &ListSource,
+    ) -> Result<WriteOutcome, RefreshError> {
         let cache_error = |source| RefreshError::Cache { market, source };
         for _ in 0..COMPARISONS {
-            let accepted = match self.cache.accepted(market).await {
+            let accepted = match self.cache.list_in_place(market).await {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // What this process knows is compared with at least.
@@ -272,31 +280,31 @@ impl Refresher {
                 }
             };
             if purpose.late && accepted.last_refresh >= Some(source.fetched_at) {
-                return Ok(Written::Superseded);
+                return Ok(WriteOutcome::Superseded);
             }
             let in_place = accepted
                 .last_good
                 .clone()
-                .and_then(|json| List::read(json, accepted.last_refresh, accepted.source));
+                .and_then(|json| SymbolList::read(json, accepted.last_refresh, accepted.source));
             let compared = in_place.as_ref().or(purpose.known);
             self.check(market, fresh, compared, Some(accepted.held_back))
                 .await?;
             let change = in_place.as_ref().and_then(|before| {
                 Diff::between(before, &accepted.not_trading, &fresh.symbols, &fresh.not_trading)
             });
-            let writing = Writing {
+            let writing = ListWrite {
                 everything: &fresh.everything,
                 list: &fresh.json,
                 source,
                 age: if purpose.late { self.age(source) } else { 0 },
                 lease: purpose.lease,
-                counted: purpose.by == By::Warmup,
+                counted: purpose.by == FetchedBy::Warmup,
                 before: accepted.last_good.as_ref(),
                 change: change.as_ref(),
                 not_trading: &fresh.not_trading,
             };
             match self.cache.write(market, writing).await.map_err(cache_error)? {
-                Written::Changed => debug!(%market, "somebody else has written, comparing anew"),
+                WriteOutcome::Changed => debug!(%market, "somebody else has written, comparing anew"),
                 written => {
                     self.remember(market, None);
                     return Ok(written);
@@ -310,25 +318,25 @@ impl Refresher {
     async fn check(
         &self,
         market: Market,
-        fresh: &Fresh,
-        in_place: Option<&List>,
-        held_back: Option<Option<Candidate>>,
+        fresh: &FetchedList,
+        in_place: Option<&SymbolList>,
+        held_back: Option<Option<HeldBackList>>,
     ) -> Result<(), RefreshError> {
         let reachable = held_back.is_some();
         let held_back = held_back.unwrap_or_else(|| self.remembered(market));
-        let proposed = Proposed {
+        let proposed = ProposedList {
             symbols: &fresh.symbols,
             network: fresh.network,
             server_time: fresh.server_time,
         };
         let now_ms = self.cache.clock().now().timestamp_millis();
         match guard::judge(&proposed, in_place, held_back, &self.config, now_ms) {
-            Verdict::Accept => Ok(()),
-            Verdict::Confirmed(concerns) => {
+            GuardVerdict::Accept => Ok(()),
+            GuardVerdict::Confirmed(concerns) => {
                 warn!(%market, host = fresh.host, concerns = guard::describe(&concerns), "a second fetch confirms the list");
                 Ok(())
             }
-            Verdict::HoldBack {
+            GuardVerdict::HoldBack {
                 candidate,
                 confirm_in,
             } => {
@@ -337,7 +345,7 @@ impl Refresher {
                 if reachable
                     && let Err(error) = self
                         .cache
-                        .hold_back(market, &candidate, Candidate::seconds(&self.config))
+                        .hold_back(market, &candidate, HeldBackList::seconds(&self.config))
                         .await
                 {
                     warn!(%market, error = %error_chain(&error), "other processes are not told of the list held back");
@@ -353,12 +361,12 @@ impl Refresher {
         }
     }
 
-    fn remembered(&self, market: Market) -> Option<Candidate> {
+    fn remembered(&self, market: Market) -> Option<HeldBackList> {
         let held_back = self.held_back.get(market).lock();
         held_back.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn remember(&self, market: Market, candidate: Option<Candidate>) {
+    fn remember(&self, market: Market, candidate: Option<HeldBackList>) {
         let held_back = self.held_back.get(market).lock();
         *held_back.unwrap_or_else(PoisonError::into_inner) = candidate;
     }

@@ -78,7 +78,7 @@ impl<E> ExchangeInfo<'_, E> {
 fn allows_testnet_weight(rate_limits: &RawValue) -> bool {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct RateLimit {
+    struct WeightLimit {
         rate_limit_type: String,
         limit: u32,
     }
@@ -88,7 +88,7 @@ fn allows_testnet_weight(rate_limits: &RawValue) -> bool {
     let limits: Vec<&RawValue> = serde_json::from_str(rate_limits.get()).unwrap_or_default();
     let mut limits = limits
         .into_iter()
-        .filter_map(|limit| serde_json::from_str::<RateLimit>(limit.get()).ok());
+        .filter_map(|limit| serde_json::from_str::<WeightLimit>(limit.get()).ok());
     limits.any(|it| it.rate_limit_type == "REQUEST_WEIGHT" && it.limit == TESTNET_WEIGHT)
 }
 

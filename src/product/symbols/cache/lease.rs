@@ -16,15 +16,15 @@ pub(in crate::product::symbols) const LEASE: Duration = Duration::from_secs(15);
 
 /// The right to refresh a market's list.
 #[derive(Debug)]
-pub(in crate::product::symbols) struct Lease {
+pub(in crate::product::symbols) struct RefreshLease {
     pub(super) token: String,
     pub(super) number: u64,
 }
 
 /// What came of asking for the right to refresh.
 #[derive(Debug)]
-pub(in crate::product::symbols) enum Begun {
-    Granted(Lease),
+pub(in crate::product::symbols) enum LeaseReply {
+    Granted(RefreshLease),
     /// Another process is at it, and has so long.
     Busy(Duration),
     /// There is a list already that the asker did not know.
@@ -34,7 +34,7 @@ pub(in crate::product::symbols) enum Begun {
 }
 
 /// Who asks.
-pub(in crate::product::symbols) enum Asker<'a> {
+pub(in crate::product::symbols) enum LeaseRequest<'a> {
     /// A warm-up, which refreshes in any case.
     Warmup,
     /// A reader who knows of the refresh at this time.
@@ -48,11 +48,11 @@ impl SymbolCache {
     ///
     /// # Errors
     /// [`CacheError::Redis`]; the right was perhaps granted then, and lapses.
-    pub(in crate::product::symbols) async fn begin(
+    pub(in crate::product::symbols) async fn acquire_lease(
         &self,
         market: Market,
-        asker: Asker<'_>,
-    ) -> Result<Begun, CacheError> {
+        asker: LeaseRequest<'_>,
+    ) -> Result<LeaseReply, CacheError> {
         let keys = CacheKeys(market);
         let token = Uuid::new_v4().to_string();
         let mut call = ScriptCall::default();
@@ -63,9 +63,9 @@ impl SymbolCache {
             .key(keys.failure());
         call.arg(&token).number(LEASE.as_millis());
         match asker {
-            Asker::Warmup => call.arg("warmup").arg(""),
-            Asker::Reader(known) => call.arg("reader").arg(known),
-            Asker::Fetched(known) => call.arg("fetched").arg(known),
+            LeaseRequest::Warmup => call.arg("warmup").arg(""),
+            LeaseRequest::Reader(known) => call.arg("reader").arg(known),
+            LeaseRequest::Fetched(known) => call.arg("fetched").arg(known),
         };
         let answer: (String, i64, String) = self
             .connection
@@ -75,10 +75,10 @@ impl SymbolCache {
         let number = u64::try_from(answer.1).unwrap_or(0);
         let left = Duration::from_millis(number);
         Ok(match answer.0.as_str() {
-            "granted" | "unlocked" => Begun::Granted(Lease { token, number }),
-            "newer" => Begun::Newer,
-            "failing" => Begun::Failing(left, answer.2),
-            _ => Begun::Busy(left),
+            "granted" | "unlocked" => LeaseReply::Granted(RefreshLease { token, number }),
+            "newer" => LeaseReply::Newer,
+            "failing" => LeaseReply::Failing(left, answer.2),
+            _ => LeaseReply::Busy(left),
         })
     }
 
@@ -86,10 +86,10 @@ impl SymbolCache {
     ///
     /// # Errors
     /// [`CacheError::Redis`]; the lease lapses then.
-    pub(in crate::product::symbols) async fn give_up(
+    pub(in crate::product::symbols) async fn release_lease(
         &self,
         market: Market,
-        lease: &Lease,
+        lease: &RefreshLease,
         failure: Option<(Duration, &str)>,
     ) -> Result<(), CacheError> {
         let keys = CacheKeys(market);

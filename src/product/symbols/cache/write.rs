@@ -2,32 +2,32 @@
 
 use bytes::Bytes;
 
-use super::{CacheError, CacheKeys, Lease, Network, Source, SymbolCache};
+use super::{CacheError, CacheKeys, ListNetwork, ListSource, RefreshLease, SymbolCache};
 use crate::product::symbols::changes::{Diff, KEPT, NotTrading, STREAM};
-use crate::product::symbols::guard::Candidate;
+use crate::product::symbols::guard::HeldBackList;
 use tradebot_base::connection::ScriptCall;
 use tradebot_base::market::Market;
 use tradebot_wire::python_json;
 
 /// What a new list is compared with.
 #[derive(Debug, Default)]
-pub(in crate::product::symbols) struct Accepted {
+pub(in crate::product::symbols) struct ListInPlace {
     pub(in crate::product::symbols) last_good: Option<Bytes>,
-    pub(in crate::product::symbols) source: Option<Source>,
+    pub(in crate::product::symbols) source: Option<ListSource>,
     pub(in crate::product::symbols) last_refresh: Option<i64>,
-    pub(in crate::product::symbols) held_back: Option<Candidate>,
+    pub(in crate::product::symbols) held_back: Option<HeldBackList>,
     pub(in crate::product::symbols) not_trading: NotTrading,
 }
 
 /// A list to be written with everything that belongs to it.
-pub(in crate::product::symbols) struct Writing<'a> {
+pub(in crate::product::symbols) struct ListWrite<'a> {
     pub(in crate::product::symbols) list: &'a Bytes,
     /// The symbols of all quote assets and statuses.
     pub(in crate::product::symbols) everything: &'a Bytes,
-    pub(in crate::product::symbols) source: &'a Source,
+    pub(in crate::product::symbols) source: &'a ListSource,
     /// How much of its lifetime the list has had already, in seconds.
     pub(in crate::product::symbols) age: i64,
-    pub(in crate::product::symbols) lease: Option<&'a Lease>,
+    pub(in crate::product::symbols) lease: Option<&'a RefreshLease>,
     /// Whether a success of the warm-ups is counted.
     pub(in crate::product::symbols) counted: bool,
     /// The last good list that `change` was computed from.
@@ -38,7 +38,7 @@ pub(in crate::product::symbols) struct Writing<'a> {
 
 /// What became of a list that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::product::symbols) enum Written {
+pub(in crate::product::symbols) enum WriteOutcome {
     Yes,
     /// A list under a later lease is there already.
     Superseded,
@@ -51,7 +51,10 @@ impl SymbolCache {
     ///
     /// # Errors
     /// [`CacheError::Redis`].
-    pub(in crate::product::symbols) async fn accepted(&self, market: Market) -> Result<Accepted, CacheError> {
+    pub(in crate::product::symbols) async fn list_in_place(
+        &self,
+        market: Market,
+    ) -> Result<ListInPlace, CacheError> {
         let keys = CacheKeys(market);
         let names = [
             keys.last_good(),
@@ -65,9 +68,9 @@ impl SymbolCache {
         let [last_good, source, last_refresh, held_back, not_trading] =
             read.map_err(|source| CacheError::Redis { market, source })?;
         let last_refresh = parsed(last_refresh);
-        Ok(Accepted {
+        Ok(ListInPlace {
             last_good: last_good.map(Bytes::from),
-            source: parsed(source).filter(|source: &Source| last_refresh == Some(source.fetched_at)),
+            source: parsed(source).filter(|source: &ListSource| last_refresh == Some(source.fetched_at)),
             last_refresh,
             held_back: parsed(held_back),
             not_trading: parsed(not_trading).unwrap_or_default(),
@@ -81,8 +84,8 @@ impl SymbolCache {
     pub(in crate::product::symbols) async fn write(
         &self,
         market: Market,
-        writing: Writing<'_>,
-    ) -> Result<Written, CacheError> {
+        writing: ListWrite<'_>,
+    ) -> Result<WriteOutcome, CacheError> {
         let json = "sources and changes are JSON";
         let keys = CacheKeys(market);
         let mut call = ScriptCall::default();
@@ -102,7 +105,7 @@ impl SymbolCache {
             .number(self.life_left(market, writing.age))
             .number(writing.source.fetched_at)
             .arg(python_json::to_string(writing.source).expect(json))
-            .number(u8::from(writing.source.network == Network::Sandbox))
+            .number(u8::from(writing.source.network == ListNetwork::Sandbox))
             .number(u8::from(writing.counted))
             .number(writing.lease.map_or(0, |lease| lease.number))
             .arg(writing.lease.map_or("", |lease| &lease.token))
@@ -125,9 +128,9 @@ impl SymbolCache {
                 market,
                 place: self.connection.place().to_owned(),
             }),
-            "superseded" => Ok(Written::Superseded),
-            "changed" => Ok(Written::Changed),
-            _ => Ok(Written::Yes),
+            "superseded" => Ok(WriteOutcome::Superseded),
+            "changed" => Ok(WriteOutcome::Changed),
+            _ => Ok(WriteOutcome::Yes),
         }
     }
 
@@ -152,7 +155,7 @@ impl SymbolCache {
     pub(in crate::product::symbols) async fn hold_back(
         &self,
         market: Market,
-        candidate: &Candidate,
+        candidate: &HeldBackList,
         seconds: u64,
     ) -> Result<(), CacheError> {
         let text = serde_json::to_string(candidate).expect("a candidate is JSON");

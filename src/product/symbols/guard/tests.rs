@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::product::symbols::cache::{By, Source};
+use crate::product::symbols::cache::{FetchedBy, ListSource};
 use tradebot_base::config::Reader;
 
 const AT: i64 = 1_800_000_000_000;
@@ -27,37 +27,37 @@ fn symbols(count: usize) -> Vec<Symbol> {
         .collect()
 }
 
-fn in_place(count: usize) -> List {
-    let source = Source {
-        network: Network::Mainnet,
+fn in_place(count: usize) -> SymbolList {
+    let source = ListSource {
+        network: ListNetwork::Mainnet,
         host: "https://h".into(),
         fetched_at: AT / 1000,
         count,
         server_time: Some(AT),
-        by: Some(By::Warmup),
+        by: Some(FetchedBy::Warmup),
     };
     let json = serde_json::to_vec(&symbols(count)).unwrap();
-    List::read(json, Some(AT / 1000), Some(source)).unwrap()
+    SymbolList::read(json, Some(AT / 1000), Some(source)).unwrap()
 }
 
 fn judged(
     symbols: &[Symbol],
     server_time: i64,
-    accepted: Option<&List>,
-    held_back: Option<Candidate>,
+    accepted: Option<&SymbolList>,
+    held_back: Option<HeldBackList>,
     now_ms: i64,
-) -> Verdict {
-    let proposed = Proposed {
+) -> GuardVerdict {
+    let proposed = ProposedList {
         symbols,
-        network: Network::Mainnet,
+        network: ListNetwork::Mainnet,
         server_time: Some(server_time),
     };
     judge(&proposed, accepted, held_back, &config(), now_ms)
 }
 
-fn held_back(verdict: Verdict) -> (Candidate, Duration) {
+fn held_back(verdict: GuardVerdict) -> (HeldBackList, Duration) {
     match verdict {
-        Verdict::HoldBack {
+        GuardVerdict::HoldBack {
             candidate,
             confirm_in,
         } => (candidate, confirm_in),
@@ -70,11 +70,11 @@ fn a_list_may_lose_what_a_market_loses_in_days() {
     let before = in_place(100);
     for (count, accepted) in [(120, true), (100, true), (80, true), (79, false), (2, false)] {
         let verdict = judged(&symbols(count), AT + 1, Some(&before), None, AT);
-        assert_eq!(verdict == Verdict::Accept, accepted, "{count}: {verdict:?}");
+        assert_eq!(verdict == GuardVerdict::Accept, accepted, "{count}: {verdict:?}");
     }
     assert_eq!(
         judged(&symbols(2), AT, None, None, AT),
-        Verdict::Accept,
+        GuardVerdict::Accept,
         "nothing to compare with"
     );
 }
@@ -85,20 +85,20 @@ fn each_concern_is_told() {
     let (candidate, _) = held_back(judged(&symbols(12)[1..], AT, Some(&before), None, AT));
     assert_eq!(describe(candidate.concerns()), "BTCUSDT is missing");
     let (candidate, _) = held_back(judged(&symbols(10), AT - 3_600_000, Some(&before), None, AT));
-    assert_eq!(candidate.concerns(), [Concern::Older]);
+    assert_eq!(candidate.concerns(), [ListConcern::Older]);
     assert_eq!(
         judged(&symbols(10), AT - 1_000, Some(&before), None, AT),
-        Verdict::Accept,
+        GuardVerdict::Accept,
         "clocks of two hosts"
     );
-    let proposed = Proposed {
+    let proposed = ProposedList {
         symbols: &symbols(10),
-        network: Network::Testnet,
+        network: ListNetwork::Testnet,
         server_time: None,
     };
     let (candidate, _) = held_back(judge(&proposed, Some(&before), None, &config(), AT));
-    let (from, to) = (Network::Mainnet, Network::Testnet);
-    assert_eq!(candidate.concerns(), [Concern::Network { from, to }]);
+    let (from, to) = (ListNetwork::Mainnet, ListNetwork::Testnet);
+    assert_eq!(candidate.concerns(), [ListConcern::Network { from, to }]);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_second_fetch_confirms_after_some_seconds() {
         (AT - 60_000, Duration::from_secs(5)),
         "a clock that was set back"
     );
-    let confirmed = Verdict::Confirmed(vec![Concern::Shrunk]);
+    let confirmed = GuardVerdict::Confirmed(vec![ListConcern::Shrunk]);
     assert_eq!(again(&first, AT + 6_000, AT + 5_000), confirmed);
     assert_eq!(
         again(&symbols(51), AT + 6_000, AT + 5_000),
@@ -143,7 +143,7 @@ fn a_second_fetch_confirms_after_some_seconds() {
     );
     assert_eq!(
         again(&symbols(99), AT + 6_000, AT + 1),
-        Verdict::Accept,
+        GuardVerdict::Accept,
         "all is well again"
     );
 }
@@ -163,28 +163,31 @@ fn an_old_answer_is_confirmed_only_by_a_clock_that_moves() {
         )
     };
     held_back(second(old));
-    assert_eq!(second(old + 9_000), Verdict::Confirmed(vec![Concern::Older]));
+    assert_eq!(
+        second(old + 9_000),
+        GuardVerdict::Confirmed(vec![ListConcern::Older])
+    );
 }
 
 #[test]
 fn a_made_up_list_neither_waits_nor_keeps_a_real_one_waiting() {
     let real = in_place(100);
-    let sandbox = Source {
-        network: Network::Sandbox,
+    let sandbox = ListSource {
+        network: ListNetwork::Sandbox,
         ..real.source().unwrap().clone()
     };
-    let made_up = List::read(real.json().clone(), Some(AT / 1000), Some(sandbox)).unwrap();
+    let made_up = SymbolList::read(real.json().clone(), Some(AT / 1000), Some(sandbox)).unwrap();
     assert_eq!(
         judged(&symbols(3), AT - 9_000_000, Some(&made_up), None, AT),
-        Verdict::Accept
+        GuardVerdict::Accept
     );
-    let proposed = Proposed {
+    let proposed = ProposedList {
         symbols: &symbols(3)[1..],
-        network: Network::Sandbox,
+        network: ListNetwork::Sandbox,
         server_time: None,
     };
     assert_eq!(
         judge(&proposed, Some(&real), None, &config(), AT),
-        Verdict::Accept
+        GuardVerdict::Accept
     );
 }

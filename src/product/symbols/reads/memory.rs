@@ -8,27 +8,27 @@ use tokio::time::Instant;
 
 use super::{Level, Reading};
 use crate::product::symbols::cache::Snapshot;
-use crate::product::symbols::list::List;
+use crate::product::symbols::list::SymbolList;
 
 /// What this process holds of a market.
-pub(super) struct Memory {
-    held: ArcSwapOption<Held>,
+pub(super) struct MemoryCache {
+    held: ArcSwapOption<HeldList>,
     began: Instant,
     /// Changes by this process so far, and the time of the refresh as Redis had it when it was last looked at. Locked
     /// by whoever changes what is held.
-    seen: Mutex<Seen>,
+    version: Mutex<MemoryVersion>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct MemoryVersion {
     changes: u64,
     refresh: Vec<u8>,
 }
 
 /// A list and what is known of its place in Redis.
 #[derive(Debug, Clone)]
-pub(super) struct Held {
-    pub(super) list: Arc<List>,
+pub(super) struct HeldList {
+    pub(super) list: Arc<SymbolList>,
     /// Milliseconds since the start at which its lifetime ends or has ended; `None`: it has no end.
     pub(super) expires_ms: Option<i64>,
     /// It was only found as the last good list.
@@ -37,36 +37,36 @@ pub(super) struct Held {
     pub(super) unsaved: bool,
 }
 
-impl Memory {
+impl MemoryCache {
     pub(super) fn new(began: Instant) -> Self {
         Self {
             held: ArcSwapOption::empty(),
             began,
-            seen: Mutex::default(),
+            version: Mutex::default(),
         }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn version(&self) -> MutexGuard<'_, MemoryVersion> {
+        self.version.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes by this process so far. To be asked for before Redis is looked at.
     pub(super) fn changes(&self) -> u64 {
-        self.seen().changes
+        self.version().changes
     }
 
     /// The time of the refresh as Redis had it when it was last looked at.
     pub(super) fn seen_refresh(&self) -> Vec<u8> {
-        self.seen().refresh.clone()
+        self.version().refresh.clone()
     }
 
     /// What is held now. Takes no lock.
-    pub(super) fn get(&self) -> Option<Arc<Held>> {
+    pub(super) fn get(&self) -> Option<Arc<HeldList>> {
         self.held.load_full()
     }
 
     /// Calls `read` with what is held now, without taking a lock or a reference.
-    pub(super) fn with<T>(&self, read: impl FnOnce(&Held) -> Option<T>) -> Option<T> {
+    pub(super) fn with<T>(&self, read: impl FnOnce(&HeldList) -> Option<T>) -> Option<T> {
         self.held.load().as_deref().and_then(read)
     }
 
@@ -75,12 +75,12 @@ impl Memory {
     }
 
     /// Takes a list that was just made; it has `ttl` to live, without one for ever.
-    pub(super) fn put(&self, list: Arc<List>, ttl: Option<Duration>, unsaved: bool) {
+    pub(super) fn put(&self, list: Arc<SymbolList>, ttl: Option<Duration>, unsaved: bool) {
         let expires_ms =
             ttl.map(|ttl| self.now_ms() + i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 2));
-        let mut seen = self.seen();
-        seen.changes += 1;
-        self.held.store(Some(Arc::new(Held {
+        let mut version = self.version();
+        version.changes += 1;
+        self.held.store(Some(Arc::new(HeldList {
             list,
             expires_ms,
             last_good: false,
@@ -92,11 +92,11 @@ impl Memory {
     /// read before the last change by this process, after `changes`, may be older than that.
     #[must_use]
     pub(super) fn apply(&self, stored: Snapshot, changes: u64, now_unix: i64, ttl_seconds: i64) -> bool {
-        let mut seen = self.seen();
-        if seen.changes != changes {
+        let mut version = self.version();
+        if version.changes != changes {
             return false;
         }
-        seen.refresh.clone_from(&stored.last_refresh_text);
+        version.refresh.clone_from(&stored.last_refresh_text);
         let now_ms = self.now_ms();
         let before = self.held.load_full();
         let newer_here = |fetched_at: Option<i64>| {
@@ -107,15 +107,15 @@ impl Memory {
         if newer_here(stored.last_refresh) {
             return true;
         }
-        let share = |list: List| match &before {
+        let share = |list: SymbolList| match &before {
             Some(held) if held.list.is_same(&list) => Arc::clone(&held.list),
             _ => Arc::new(list),
         };
         let primary = stored
             .primary
-            .and_then(|json| List::read(json, stored.last_refresh, stored.source.clone()));
+            .and_then(|json| SymbolList::read(json, stored.last_refresh, stored.source.clone()));
         if let Some(list) = primary {
-            self.held.store(Some(Arc::new(Held {
+            self.held.store(Some(Arc::new(HeldList {
                 list: share(list),
                 expires_ms: stored.ttl_ms.map(|ttl| now_ms + ttl),
                 last_good: false,
@@ -126,10 +126,10 @@ impl Memory {
         // The primary is gone: what was held of it has had its time, whatever that was said to be.
         let last_good = stored
             .last_good
-            .and_then(|json| List::read(json, stored.last_refresh, stored.source));
-        let ended = before.as_ref().map(|held| Held {
+            .and_then(|json| SymbolList::read(json, stored.last_refresh, stored.source));
+        let ended = before.as_ref().map(|held| HeldList {
             expires_ms: Some(held.expires_ms.unwrap_or(now_ms).min(now_ms)),
-            ..Held::clone(held)
+            ..HeldList::clone(held)
         });
         let held = match (last_good, ended) {
             (Some(list), Some(held)) if list.fetched_at() <= held.list.fetched_at() => Some(held),
@@ -138,7 +138,7 @@ impl Memory {
                     .fetched_at()
                     .map_or(i64::MAX / 4000, |at| now_unix.saturating_sub(at).max(0));
                 let over = age.saturating_sub(ttl_seconds.max(0)).max(0);
-                Some(Held {
+                Some(HeldList {
                     list: share(list),
                     expires_ms: Some(now_ms.saturating_sub(over.saturating_mul(1000))),
                     last_good: true,
@@ -152,7 +152,7 @@ impl Memory {
     }
 }
 
-impl Held {
+impl HeldList {
     /// Whether the primary list's lifetime has not ended.
     pub(super) fn is_fresh(&self, now_ms: i64) -> bool {
         self.expires_ms.is_none_or(|end| now_ms < end)
@@ -188,9 +188,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_read_before_a_list_was_made_here_is_read_again() {
-        let memory = Memory::new(Instant::now());
+        let memory = MemoryCache::new(Instant::now());
         let before = memory.changes();
-        let list = List::read(LIST, Some(100), None).expect("a list");
+        let list = SymbolList::read(LIST, Some(100), None).expect("a list");
         memory.put(Arc::new(list), Some(Duration::from_secs(60)), false);
         assert!(!memory.apply(Snapshot::default(), before, 100, 60));
         let held = memory.get().expect("the list");

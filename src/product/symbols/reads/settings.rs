@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Inner, MarketReads, Memory, REDIS_PATIENCE};
+use super::{MarketReads, MemoryCache, REDIS_PATIENCE, SharedReads};
 use crate::config::{BinanceConfig, ReadsConfig, SymbolsConfig};
 use crate::product::binance::client::Client;
 use crate::product::symbols::cache::SymbolCache;
@@ -60,7 +60,7 @@ impl ReadsSettings {
         Ok(settings)
     }
 
-    pub(super) fn connect(self, name: &str) -> Result<Inner, ReadsError> {
+    pub(super) fn connect(self, name: &str) -> Result<SharedReads, ReadsError> {
         let clock = SystemClock::shared();
         let changed = Arc::new(Notify::new());
         let tracking =
@@ -71,7 +71,7 @@ impl ReadsSettings {
         let cache = SymbolCache::new(commands, ttl_seconds, Arc::clone(&clock));
         let refresher = Refresher::new(client, cache, self.symbols);
         let began = Instant::now();
-        Ok(Inner {
+        Ok(SharedReads {
             markets: PerMarket {
                 spot: MarketReads::new(began),
                 futures: MarketReads::new(began),
@@ -82,7 +82,7 @@ impl ReadsSettings {
             tracking,
             changed,
             clock,
-            link: super::watch::Link::default(),
+            link: super::tracking::RedisLink::default(),
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
             flusher: crate::product::symbols::counts::Flusher::default(),
@@ -93,11 +93,11 @@ impl ReadsSettings {
 impl MarketReads {
     fn new(began: Instant) -> Self {
         Self {
-            memory: Memory::new(began),
-            flight: super::flight::Flight::default(),
+            memory: MemoryCache::new(began),
+            flight: super::single_flight::SingleFlight::default(),
             wanted: Notify::new(),
             unsaved: Notify::new(),
-            counts: super::Counts::default(),
+            counts: super::ReadCounts::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::product::binance::error::UpstreamError;
 use crate::product::symbols::cache::CacheError;
-use crate::product::symbols::guard::{self, Concern};
+use crate::product::symbols::guard::{self, ListConcern};
 use tradebot_base::market::Market;
 
 /// Why a refresh left the lists as they were.
@@ -56,7 +56,7 @@ pub enum RefreshError {
         /// Who answered.
         host: String,
         /// What looks wrong.
-        concerns: Vec<Concern>,
+        concerns: Vec<ListConcern>,
         /// When a fetch can confirm it.
         confirm_in: Duration,
     },

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Inner;
+use super::SharedReads;
 use tradebot_base::market::Market;
 
 /// All processes that have such a list are not at it at once.
@@ -14,19 +14,19 @@ const SPREAD: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-impl Inner {
+impl SharedReads {
     /// Writes a market's list that Redis did not take once it takes it, until a stop.
-    pub(super) async fn write_late(self: Arc<Self>, market: Market) {
+    pub(super) async fn write_behind(self: Arc<Self>, market: Market) {
         let stop = self.stop.clone();
         // A write that is dropped has happened or not; both are what a list that is as old as this one may meet.
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = self.write_each_late(market) => {}
+            () = self.write_each_behind(market) => {}
         }
     }
 
-    async fn write_each_late(&self, market: Market) {
+    async fn write_each_behind(&self, market: Market) {
         let state = self.markets.get(market);
         let mut failed = 0_u32;
         loop {
@@ -49,7 +49,7 @@ impl Inner {
             };
             sleep(pause).await;
             let known = state.memory.seen_refresh();
-            if !self.refresher.write_late(market, &known).await {
+            if !self.refresher.write_behind(market, &known).await {
                 failed = failed.saturating_add(1);
             }
         }

@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::fernet::FernetError;
 use super::jwt::TokenError;
 use super::users::DatabaseError;
-use super::verdicts::Verdict;
+use super::verdicts::KeyVerdict;
 use crate::product::binance::error::UpstreamError;
 use crate::product::binance::exchange_info::Symbol;
 use crate::product::binance::signed::SignedError;
@@ -18,9 +18,9 @@ use tradebot_base::market::Network;
 
 /// What a user gets.
 #[derive(Debug, Clone)]
-pub enum Own {
+pub enum UserList {
     /// The key is good on the deployment's own network, whose list is everybody's.
-    Everybodys(Network),
+    Public(Network),
     /// The key is good on another network: its list is for this user, and belongs into no shared key.
     Private(Arc<PrivateList>),
 }
@@ -42,7 +42,7 @@ pub struct PrivateList {
 
 /// Why a user gets the public list after all.
 #[derive(Debug, Error)]
-pub enum Fallthrough {
+pub enum Fallback {
     /// The token says nothing.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -81,9 +81,9 @@ pub enum Fallthrough {
     OutOfTime(Duration),
 }
 
-impl Fallthrough {
+impl Fallback {
     /// Whether somebody should look at it who did not hear of it a minute ago.
-    pub(super) fn is_news(&self) -> bool {
+    pub(super) fn deserves_a_warning(&self) -> bool {
         match self {
             Self::Undecryptable { .. } | Self::OutOfTime(_) => true,
             Self::Networks { reasons, .. } => reasons
@@ -102,7 +102,7 @@ pub enum NetworkFailure {
     Signed(#[from] SignedError),
     /// It has refused the key lately and was not asked again.
     #[error("{}", remembered(.0))]
-    Remembered(Verdict),
+    Remembered(KeyVerdict),
     /// The key is good, and there is no list.
     #[error("the key is good, but there is no list")]
     List(#[from] UpstreamError),
@@ -117,9 +117,9 @@ pub enum NetworkFailure {
     OutOfTime(Duration),
 }
 
-fn remembered(verdict: &Verdict) -> &'static str {
+fn remembered(verdict: &KeyVerdict) -> &'static str {
     match verdict {
-        Verdict::BadFormat => "not asked: it found the key's format wrong lately (-2014)",
+        KeyVerdict::BadFormat => "not asked: it found the key's format wrong lately (-2014)",
         _ => "not asked: it refused the key lately",
     }
 }
@@ -138,7 +138,7 @@ impl fmt::Display for Reasons<'_> {
 
 /// A step that was made, for `credentials check`.
 #[derive(Debug)]
-pub enum Step<'a> {
+pub enum LookupStep<'a> {
     /// The database answered.
     User {
         /// `users.id`.
@@ -177,7 +177,7 @@ pub enum Step<'a> {
 }
 
 /// The ends of a walk, for counting.
-pub const ENDS: [&str; 10] = [
+pub const OUTCOMES: [&str; 10] = [
     "everybodys",
     "private",
     "token",
@@ -190,18 +190,18 @@ pub const ENDS: [&str; 10] = [
     "out_of_time",
 ];
 
-/// The place of an end in [`ENDS`].
-pub(super) fn end(outcome: &Result<Own, Fallthrough>) -> usize {
+/// The place of an end in [`OUTCOMES`].
+pub(super) fn outcome_index(outcome: &Result<UserList, Fallback>) -> usize {
     match outcome {
-        Ok(Own::Everybodys(_)) => 0,
-        Ok(Own::Private(_)) => 1,
-        Err(Fallthrough::Token(_)) => 2,
-        Err(Fallthrough::Database(_)) => 3,
-        Err(Fallthrough::UnknownUser) => 4,
-        Err(Fallthrough::InactiveUser(_)) => 5,
-        Err(Fallthrough::NoKey(_)) => 6,
-        Err(Fallthrough::Undecryptable { .. }) => 7,
-        Err(Fallthrough::Networks { .. }) => 8,
-        Err(Fallthrough::OutOfTime(_)) => 9,
+        Ok(UserList::Public(_)) => 0,
+        Ok(UserList::Private(_)) => 1,
+        Err(Fallback::Token(_)) => 2,
+        Err(Fallback::Database(_)) => 3,
+        Err(Fallback::UnknownUser) => 4,
+        Err(Fallback::InactiveUser(_)) => 5,
+        Err(Fallback::NoKey(_)) => 6,
+        Err(Fallback::Undecryptable { .. }) => 7,
+        Err(Fallback::Networks { .. }) => 8,
+        Err(Fallback::OutOfTime(_)) => 9,
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::cache::CacheKeys;
-use super::list::List;
+use super::list::SymbolList;
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::market::{Market, PerMarket};
 use tradebot_base::secret::RedisUrl;
@@ -23,20 +23,20 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Reads the symbols of all quote assets.
-pub struct Everything {
+pub struct AllSymbols {
     connection: Connection,
-    held: PerMarket<Mutex<Held>>,
+    held: PerMarket<Mutex<CachedSymbols>>,
 }
 
 #[derive(Default)]
-struct Held {
-    list: Option<Arc<List>>,
+struct CachedSymbols {
+    list: Option<Arc<SymbolList>>,
     /// The time of the list that was in place when this was read.
     of: Option<i64>,
     looked: Option<Instant>,
 }
 
-impl Everything {
+impl AllSymbols {
     /// Nothing is opened yet.
     ///
     /// # Errors
@@ -50,7 +50,7 @@ impl Everything {
 
     /// Returns all symbols of a market, for a list that was made at `fetched_at`. What was read before is returned
     /// where Redis does not answer; `None` if there is nothing.
-    pub async fn read(&self, market: Market, fetched_at: Option<i64>) -> Option<Arc<List>> {
+    pub async fn read(&self, market: Market, fetched_at: Option<i64>) -> Option<Arc<SymbolList>> {
         let mut held = self.held.get(market).lock().await;
         let current = held.list.is_some() && held.of == fetched_at;
         if current || held.looked.is_some_and(|at| at.elapsed() < PAUSE) {
@@ -61,7 +61,7 @@ impl Everything {
         let text = trace::redis_call("GET", asked).await;
         held.looked = Some(Instant::now());
         if let Ok(Some(text)) = text
-            && let Some(list) = List::read(text, fetched_at, None)
+            && let Some(list) = SymbolList::read(text, fetched_at, None)
         {
             held.list = Some(Arc::new(list));
             held.of = fetched_at;

@@ -8,9 +8,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
-use super::{Inner, MarketStatus};
-use crate::product::symbols::cache::{Asker, Begun, By, LEASE, Written};
-use crate::product::symbols::list::List;
+use super::{MarketStatus, SharedReads};
+use crate::product::symbols::cache::{FetchedBy, LEASE, LeaseReply, LeaseRequest, WriteOutcome};
+use crate::product::symbols::list::SymbolList;
 use tradebot_base::market::Market;
 use tradebot_base::{error_chain, trace};
 
@@ -25,27 +25,27 @@ const POLL: Duration = Duration::from_millis(100);
 /// How long after its end a list that warm-ups keep fresh is refreshed from here: the warm-ups have stopped then.
 const WARMUP_GRACE: Duration = Duration::from_secs(2);
 
-type Outcome = Result<Arc<List>, Arc<Failure>>;
+type RefreshOutcome = Result<Arc<SymbolList>, Arc<RefreshFailure>>;
 
 /// The refresh of one market that is under way, and how the last ones went.
 #[derive(Debug, Default)]
-pub(super) struct Flight {
-    state: Mutex<State>,
+pub(super) struct SingleFlight {
+    state: Mutex<FlightState>,
     refreshes: AtomicU64,
     failures: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    under_way: Option<watch::Receiver<Option<Outcome>>>,
-    failure: Option<Arc<Failure>>,
+struct FlightState {
+    under_way: Option<watch::Receiver<Option<RefreshOutcome>>>,
+    failure: Option<Arc<RefreshFailure>>,
     failed_in_a_row: u32,
     took: Option<Duration>,
 }
 
 /// Why a refresh brought no list.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct RefreshFailure {
     pub(super) reason: String,
     /// When another try makes sense, as far as is known.
     retry_at: Instant,
@@ -53,7 +53,7 @@ pub(super) struct Failure {
     begin_at: Instant,
 }
 
-impl Failure {
+impl RefreshFailure {
     fn new(reason: String, retry_after: Duration) -> Self {
         let now = Instant::now();
         Self {
@@ -78,14 +78,14 @@ impl Failure {
     }
 }
 
-impl Flight {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl SingleFlight {
+    fn state(&self) -> MutexGuard<'_, FlightState> {
         // Held for assignments and copies, never across an await.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The failure that still keeps refreshes from being begun.
-    fn failing(&self) -> Option<Arc<Failure>> {
+    fn failing(&self) -> Option<Arc<RefreshFailure>> {
         let state = self.state();
         state.failure.clone().filter(|failure| !failure.rest().is_zero())
     }
@@ -105,9 +105,9 @@ impl Flight {
     }
 }
 
-impl Inner {
+impl SharedReads {
     /// Joins the refresh that is under way, or begins one. It goes on when nobody waits any more.
-    pub(super) async fn fly(self: &Arc<Self>, market: Market) -> Outcome {
+    pub(super) async fn join_refresh(self: &Arc<Self>, market: Market) -> RefreshOutcome {
         let flight = &self.markets.get(market).flight;
         if let Some(failure) = flight.failing() {
             return Err(failure);
@@ -119,7 +119,7 @@ impl Inner {
                 None => {
                     let (sender, receiver) = watch::channel(None);
                     state.under_way = Some(receiver.clone());
-                    let flown = Arc::clone(self).fly_alone(market, sender);
+                    let flown = Arc::clone(self).lead_refresh(market, sender);
                     self.tracker.spawn(trace::follow(flown));
                     receiver
                 }
@@ -128,13 +128,13 @@ impl Inner {
         match outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome
                 .clone()
-                .unwrap_or_else(|| Err(Arc::new(Failure::slow(Duration::ZERO)))),
+                .unwrap_or_else(|| Err(Arc::new(RefreshFailure::slow(Duration::ZERO)))),
             // The process is stopping.
-            Err(_) => Err(Arc::new(Failure::slow(Duration::ZERO))),
+            Err(_) => Err(Arc::new(RefreshFailure::slow(Duration::ZERO))),
         }
     }
 
-    async fn fly_alone(self: Arc<Self>, market: Market, sender: watch::Sender<Option<Outcome>>) {
+    async fn lead_refresh(self: Arc<Self>, market: Market, sender: watch::Sender<Option<RefreshOutcome>>) {
         let flight = &self.markets.get(market).flight;
         let began = Instant::now();
         let outcome = tokio::select! {
@@ -164,7 +164,7 @@ impl Inner {
     }
 
     /// Refreshes a market's list, unless another process does or has just done so.
-    async fn refresh(&self, market: Market) -> Outcome {
+    async fn refresh(&self, market: Market) -> RefreshOutcome {
         let memory = &self.markets.get(market).memory;
         let give_up_at = Instant::now() + PATIENCE_WITH_OTHERS;
         let lease = loop {
@@ -173,15 +173,20 @@ impl Inner {
                 break None;
             }
             let known = memory.seen_refresh();
-            let begin = self.refresher.cache().begin(market, Asker::Reader(&known));
+            let begin = self
+                .refresher
+                .cache()
+                .acquire_lease(market, LeaseRequest::Reader(&known));
             let wait = match trace::redis_call("begin a refresh", begin).await {
-                Ok(Begun::Granted(lease)) => break Some(lease),
-                Ok(Begun::Failing(left, reason)) => return Err(Arc::new(Failure::new(reason, left))),
-                Ok(Begun::Newer) => {
+                Ok(LeaseReply::Granted(lease)) => break Some(lease),
+                Ok(LeaseReply::Failing(left, reason)) => {
+                    return Err(Arc::new(RefreshFailure::new(reason, left)));
+                }
+                Ok(LeaseReply::Newer) => {
                     self.changed.notify_one();
                     super::REDIS_PATIENCE
                 }
-                Ok(Begun::Busy(left)) => left.clamp(Duration::from_millis(1), POLL),
+                Ok(LeaseReply::Busy(left)) => left.clamp(Duration::from_millis(1), POLL),
                 Err(error) => {
                     debug!(%market, error = %error_chain(&error), "refreshing without a lease");
                     break None;
@@ -195,7 +200,7 @@ impl Inner {
                 return Ok(Arc::clone(&held.list));
             }
             if Instant::now() > give_up_at {
-                return Err(Arc::new(Failure::slow(PATIENCE_WITH_OTHERS)));
+                return Err(Arc::new(RefreshFailure::slow(PATIENCE_WITH_OTHERS)));
             }
         };
         let held = memory.get();
@@ -209,7 +214,7 @@ impl Inner {
                 let list = Arc::new(refreshed.list);
                 let unsaved = refreshed.written.is_none();
                 memory.put(Arc::clone(&list), self.ttl(market), unsaved);
-                if refreshed.written != Some(Written::Yes) {
+                if refreshed.written != Some(WriteOutcome::Yes) {
                     // Redis may have a newer one, which was looked at before.
                     self.changed.notify_one();
                 }
@@ -222,11 +227,11 @@ impl Inner {
                 let reason = error_chain(&error);
                 warn!(%market, error = reason, "the list could not be refreshed");
                 let retry_after = error.retry_after().unwrap_or_else(|| self.pause(market));
-                let failure = Failure::new(reason, retry_after);
+                let failure = RefreshFailure::new(reason, retry_after);
                 if let Some(lease) = &lease {
                     let pause = retry_after.min(LONGEST_PAUSE);
                     self.refresher
-                        .give_up(market, lease, Some((pause, &failure.reason)))
+                        .release_lease(market, lease, Some((pause, &failure.reason)))
                         .await;
                 }
                 Err(Arc::new(failure))
@@ -255,9 +260,9 @@ impl Inner {
         let state = self.markets.get(market);
         if *self.config.warmup_on_startup.get(market) {
             self.link.first_look(Instant::now() + super::REDIS_PATIENCE).await;
-            let fresh = |held: &super::Held| held.is_fresh(state.memory.now_ms()).then_some(());
+            let fresh = |held: &super::HeldList| held.is_fresh(state.memory.now_ms()).then_some(());
             if state.memory.with(fresh).is_none() {
-                self.fly_and_rest(market).await;
+                self.refresh_and_rest(market).await;
             }
         }
         loop {
@@ -267,13 +272,13 @@ impl Inner {
                 () = sleep_until(ahead.unwrap_or_else(Instant::now)), if ahead.is_some() => {}
                 () = self.link.next_look(Instant::now() + Duration::from_secs(60)) => continue,
             }
-            self.fly_and_rest(market).await;
+            self.refresh_and_rest(market).await;
         }
     }
 
     /// A failure is followed by the pause that it asks for.
-    async fn fly_and_rest(self: &Arc<Self>, market: Market) {
-        if let Err(failure) = self.fly(market).await {
+    async fn refresh_and_rest(self: &Arc<Self>, market: Market) {
+        if let Err(failure) = self.join_refresh(market).await {
             sleep(failure.rest()).await;
         }
     }
@@ -291,7 +296,7 @@ impl Inner {
         let warmed = held
             .list
             .source()
-            .is_some_and(|source| source.by == Some(By::Warmup));
+            .is_some_and(|source| source.by == Some(FetchedBy::Warmup));
         let wait = if warmed {
             left + WARMUP_GRACE + spread
         } else {

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
-use super::Inner;
+use super::SharedReads;
 use crate::product::symbols::cache::{CacheError, snapshot};
 use crate::product::symbols::counts::FLUSH_INTERVAL;
 use tradebot_base::backoff::Reconnect;
@@ -22,23 +22,23 @@ const POLL: Duration = Duration::from_millis(250);
 
 /// What is known of Redis.
 #[derive(Debug)]
-pub(super) struct Link(watch::Sender<Seen>);
+pub(super) struct RedisLink(watch::Sender<LookState>);
 
 #[derive(Debug, Default, Clone, Copy)]
-struct Seen {
+struct LookState {
     /// Looks at Redis so far.
     looks: u64,
     /// The last one failed.
     down: bool,
 }
 
-impl Default for Link {
+impl Default for RedisLink {
     fn default() -> Self {
-        Self(watch::Sender::new(Seen::default()))
+        Self(watch::Sender::new(LookState::default()))
     }
 }
 
-impl Link {
+impl RedisLink {
     /// Whether Redis was ever looked at, with or without an answer.
     pub(super) fn has_looked(&self) -> bool {
         self.0.borrow().looks > 0
@@ -70,7 +70,7 @@ impl Link {
     }
 }
 
-impl Inner {
+impl SharedReads {
     /// Writes the counters about once a second until a stop.
     pub(super) async fn write_counts(self: Arc<Self>) {
         let mut failing = false;

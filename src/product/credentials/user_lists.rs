@@ -21,11 +21,11 @@ use tracing::{debug, info, warn};
 
 use super::fernet::{FernetError, Keyring};
 use super::jwt::{TokenVerifier, may_be_email};
-use super::settings::Enabled;
+use super::outcome::{Fallback, LookupStep, NetworkFailure, OUTCOMES, PrivateList, UserList, outcome_index};
+use super::settings::EnabledCredentials;
 use super::tls::TlsError;
 use super::users::{DatabaseError, StoredKey, User, Users};
-use super::verdicts::{Verdict, Verdicts};
-use super::walk::{ENDS, Fallthrough, NetworkFailure, Own, PrivateList, Step, end};
+use super::verdicts::{KeyVerdict, KeyVerdicts};
 use crate::config::SymbolsConfig;
 use crate::product::binance::client::Client;
 use crate::product::binance::signed::ApiKey;
@@ -39,7 +39,7 @@ const PRIVATE_LIFETIME: Duration = Duration::from_secs(60);
 
 /// Why the branch cannot be set up.
 #[derive(Debug, Error)]
-pub enum BranchError {
+pub enum UserListsError {
     /// TLS towards the database.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -49,36 +49,40 @@ pub enum BranchError {
 }
 
 /// See the module.
-pub struct Branch {
+pub struct UserLists {
     verifier: TokenVerifier,
     keyring: Keyring,
     users: Users,
-    sides: Vec<Side>,
-    own_network: Network,
+    networks: Vec<NetworkClient>,
+    deployment_network: Network,
     symbols: SymbolsConfig,
     budget: Duration,
-    verdicts: Verdicts,
-    ends: [AtomicU64; ENDS.len()],
+    verdicts: KeyVerdicts,
+    outcomes: [AtomicU64; OUTCOMES.len()],
     database_is_down: AtomicBool,
 }
 
 /// A network, and its lists if they are not everybody's.
-struct Side {
+struct NetworkClient {
     network: Network,
     client: Client,
-    lists: PerMarket<Mutex<Option<Kept>>>,
+    lists: PerMarket<Mutex<Option<CachedList>>>,
 }
 
 /// A list, and since when it is kept.
-type Kept = (Instant, Arc<PrivateList>);
+type CachedList = (Instant, Arc<PrivateList>);
 
-impl Branch {
+impl UserLists {
     /// Sets the branch up; nothing is connected yet. `own` is the client of the deployment's network: the exchange's
     /// pauses hold for both.
     ///
     /// # Errors
-    /// [`BranchError`].
-    pub fn new(enabled: Enabled, own: &Client, symbols: SymbolsConfig) -> Result<Self, BranchError> {
+    /// [`UserListsError`].
+    pub fn new(
+        enabled: EnabledCredentials,
+        own: &Client,
+        symbols: SymbolsConfig,
+    ) -> Result<Self, UserListsError> {
         for warning in &enabled.warnings {
             warn!("{warning}; production refuses to start with it");
         }
@@ -86,25 +90,25 @@ impl Branch {
             database = %enabled.database, tls = ?enabled.database.tls, networks = ?enabled.networks,
             "users' own keys are used"
         );
-        let sides = enabled.networks.iter().map(|&network| {
+        let networks = enabled.networks.iter().map(|&network| {
             let client = own.on(network)?;
             let lists = PerMarket::default();
-            Ok(Side {
+            Ok(NetworkClient {
                 network,
                 client,
                 lists,
             })
         });
         Ok(Self {
-            sides: sides.collect::<Result<_, BranchError>>()?,
+            networks: networks.collect::<Result<_, UserListsError>>()?,
             users: Users::new(&enabled.database, enabled.pool_size, enabled.database_timeout)?,
             verifier: enabled.verifier,
             keyring: enabled.keyring,
-            own_network: own.network(),
+            deployment_network: own.network(),
             symbols,
             budget: enabled.budget,
-            verdicts: Verdicts::default(),
-            ends: std::array::from_fn(|_| AtomicU64::new(0)),
+            verdicts: KeyVerdicts::default(),
+            outcomes: std::array::from_fn(|_| AtomicU64::new(0)),
             database_is_down: AtomicBool::new(false),
         })
     }
@@ -112,38 +116,38 @@ impl Branch {
     /// The list of the user whom `token` names, as it stands behind `Bearer`.
     ///
     /// # Errors
-    /// [`Fallthrough`]: the public list is to be served. It is logged already.
-    pub async fn list_for(&self, token: &str, market: Market) -> Result<Own, Fallthrough> {
+    /// [`Fallback`]: the public list is to be served. It is logged already.
+    pub async fn list_for(&self, token: &str, market: Market) -> Result<UserList, Fallback> {
         let outcome = match self.verifier.email(token) {
             Ok(email) => self.list_of(&email, market, &mut |_| {}).await,
             Err(error) => Err(error.into()),
         };
-        self.ends[end(&outcome)].fetch_add(1, Ordering::Relaxed);
+        self.outcomes[outcome_index(&outcome)].fetch_add(1, Ordering::Relaxed);
         self.tell(market, &outcome);
         outcome
     }
 
-    /// The list of the user with an e-mail address, without a token and uncounted; `witness` sees each step.
+    /// The list of the user with an e-mail address, without a token and uncounted; `on_step` sees each step.
     ///
     /// # Errors
-    /// [`Fallthrough`].
+    /// [`Fallback`].
     pub async fn list_of(
         &self,
         email: &str,
         market: Market,
-        witness: &mut (dyn FnMut(Step<'_>) + Send),
-    ) -> Result<Own, Fallthrough> {
+        on_step: &mut (dyn FnMut(LookupStep<'_>) + Send),
+    ) -> Result<UserList, Fallback> {
         // Through the database and two networks: too much for its callers' futures.
-        let walk = Box::pin(self.walk(email, market, Instant::now() + self.budget, witness));
+        let walk = Box::pin(self.walk(email, market, Instant::now() + self.budget, on_step));
         timeout(self.budget, walk)
             .await
-            .unwrap_or(Err(Fallthrough::OutOfTime(self.budget)))
+            .unwrap_or(Err(Fallback::OutOfTime(self.budget)))
     }
 
     /// How often each end came so far, by its name.
-    pub fn ends(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let counts = self.ends.iter().map(|count| count.load(Ordering::Relaxed));
-        ENDS.into_iter().zip(counts)
+    pub fn outcomes(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.outcomes.iter().map(|count| count.load(Ordering::Relaxed));
+        OUTCOMES.into_iter().zip(counts)
     }
 
     async fn walk(
@@ -151,29 +155,29 @@ impl Branch {
         email: &str,
         market: Market,
         deadline: Instant,
-        witness: &mut (dyn FnMut(Step<'_>) + Send),
-    ) -> Result<Own, Fallthrough> {
+        on_step: &mut (dyn FnMut(LookupStep<'_>) + Send),
+    ) -> Result<UserList, Fallback> {
         if !may_be_email(email) {
-            return Err(Fallthrough::UnknownUser);
+            return Err(Fallback::UnknownUser);
         }
-        let user = self.users.find(email).await?.ok_or(Fallthrough::UnknownUser)?;
+        let user = self.users.find(email).await?.ok_or(Fallback::UnknownUser)?;
         if !user.is_active {
-            return Err(Fallthrough::InactiveUser(user.id));
+            return Err(Fallback::InactiveUser(user.id));
         }
-        witness(Step::User {
+        on_step(LookupStep::User {
             id: user.id,
             keys: user.keys.len(),
         });
-        let (stored, key) = self.decrypt(&user, witness)?;
+        let (stored, key) = self.decrypt(&user, on_step)?;
         let mut reasons = Vec::new();
-        for (number, side) in self.sides.iter().enumerate() {
-            let left = u32::try_from(self.sides.len() - number).unwrap_or(u32::MAX);
+        for (number, side) in self.networks.iter().enumerate() {
+            let left = u32::try_from(self.networks.len() - number).unwrap_or(u32::MAX);
             let share = deadline.saturating_duration_since(Instant::now()) / left;
-            let asked = timeout(share, self.on_network(side, stored, &key, market, share, witness)).await;
+            let asked = timeout(share, self.on_network(side, stored, &key, market, share, on_step)).await;
             match asked.unwrap_or(Err(NetworkFailure::OutOfTime(share))) {
                 Ok(own) => return Ok(own),
                 Err(failure) => {
-                    witness(Step::Failed {
+                    on_step(LookupStep::Failed {
                         network: side.network,
                         failure: &failure,
                     });
@@ -181,7 +185,7 @@ impl Branch {
                 }
             }
         }
-        Err(Fallthrough::Networks {
+        Err(Fallback::Networks {
             user: user.id,
             key: stored.id,
             reasons,
@@ -192,20 +196,20 @@ impl Branch {
     fn decrypt<'u>(
         &self,
         user: &'u User,
-        witness: &mut (dyn FnMut(Step<'_>) + Send),
-    ) -> Result<(&'u StoredKey, ApiKey), Fallthrough> {
+        on_step: &mut (dyn FnMut(LookupStep<'_>) + Send),
+    ) -> Result<(&'u StoredKey, ApiKey), Fallback> {
         let mut first = None;
         for stored in &user.keys {
             match self.decrypt_one(stored) {
                 Ok(key) => {
-                    witness(Step::Decrypted {
+                    on_step(LookupStep::Decrypted {
                         key: stored.id,
                         is_valid: stored.is_valid,
                     });
                     return Ok((stored, key));
                 }
                 Err(reason) => {
-                    witness(Step::Skipped {
+                    on_step(LookupStep::Skipped {
                         key: stored.id,
                         reason,
                     });
@@ -214,11 +218,11 @@ impl Branch {
             }
         }
         Err(match first {
-            Some(reason) => Fallthrough::Undecryptable {
+            Some(reason) => Fallback::Undecryptable {
                 user: user.id,
                 reason,
             },
-            None => Fallthrough::NoKey(user.id),
+            None => Fallback::NoKey(user.id),
         })
     }
 
@@ -231,35 +235,39 @@ impl Branch {
 
     async fn on_network(
         &self,
-        side: &Side,
+        side: &NetworkClient,
         stored: &StoredKey,
         key: &ApiKey,
         market: Market,
         share: Duration,
-        witness: &mut (dyn FnMut(Step<'_>) + Send),
-    ) -> Result<Own, NetworkFailure> {
+        on_step: &mut (dyn FnMut(LookupStep<'_>) + Send),
+    ) -> Result<UserList, NetworkFailure> {
         match self.verdicts.get(stored, side.network, Instant::now()) {
-            Some(Verdict::Accepted) => {}
+            Some(KeyVerdict::Accepted) => {}
             Some(verdict) => return Err(NetworkFailure::Remembered(verdict)),
             None => {
                 let outcome = side.client.check_account(key, share).await;
-                if let Some(verdict) = Verdict::of(&outcome) {
+                if let Some(verdict) = KeyVerdict::of(&outcome) {
                     self.verdicts.put(stored, side.network, verdict, Instant::now());
                 }
                 outcome?;
             }
         }
-        witness(Step::Accepted {
+        on_step(LookupStep::Accepted {
             network: side.network,
             offset_ms: side.client.clock_offset_ms(),
         });
-        if side.network == self.own_network {
-            return Ok(Own::Everybodys(side.network));
+        if side.network == self.deployment_network {
+            return Ok(UserList::Public(side.network));
         }
-        self.private_list(side, market).await.map(Own::Private)
+        self.private_list(side, market).await.map(UserList::Private)
     }
 
-    async fn private_list(&self, side: &Side, market: Market) -> Result<Arc<PrivateList>, NetworkFailure> {
+    async fn private_list(
+        &self,
+        side: &NetworkClient,
+        market: Market,
+    ) -> Result<Arc<PrivateList>, NetworkFailure> {
         // Held while fetching: whoever comes meanwhile wants the same list. Its deadline goes on for each waiter.
         let mut kept = side.lists.get(market).lock().await;
         if let Some((since, list)) = kept.as_ref()
@@ -288,21 +296,23 @@ impl Branch {
     }
 
     /// One line for what an operator can do something about. Tokens come from anywhere and are debug output.
-    fn tell(&self, market: Market, outcome: &Result<Own, Fallthrough>) {
-        if !matches!(outcome, Err(Fallthrough::Token(_) | Fallthrough::Database(_)))
+    fn tell(&self, market: Market, outcome: &Result<UserList, Fallback>) {
+        if !matches!(outcome, Err(Fallback::Token(_) | Fallback::Database(_)))
             && self.database_is_down.swap(false, Ordering::Relaxed)
         {
             info!("the database answers again");
         }
         match outcome {
-            Ok(Own::Everybodys(network)) => {
+            Ok(UserList::Public(network)) => {
                 debug!(%market, %network, "a user's key is good, the list is everybody's");
             }
-            Ok(Own::Private(list)) => {
+            Ok(UserList::Private(list)) => {
                 debug!(%market, network = %list.network, "a user gets another network's list");
             }
-            Err(Fallthrough::Database(error)) => self.tell_of_database(error),
-            Err(reason) if reason.is_news() => warn!(%market, %reason, "a user gets the public list"),
+            Err(Fallback::Database(error)) => self.tell_of_database(error),
+            Err(reason) if reason.deserves_a_warning() => {
+                warn!(%market, %reason, "a user gets the public list")
+            }
             Err(reason) => debug!(%market, %reason, "a user gets the public list"),
         }
     }
