@@ -1,6 +1,6 @@
-//! The exchange's public symbol lists, and whether it accepts a user's key.
+//! The Binance client: public symbol lists, and a check whether a user's API key is accepted.
 //!
-//! [`client`] fetches, [`exchange_info`] reads. Secrets are at hand in [`signed`] alone.
+//! [`client`] fetches, [`exchange_info`] parses. Only [`signed`] handles secrets.
 
 mod bans;
 pub mod client;

@@ -1,8 +1,8 @@
-//! Until when the exchange wants no requests: one clock for all processes.
+//! How long the exchange wants no requests: one pause that all processes share.
 //!
-//! The exchange counts requests by address, and goes on to ban an address that does not stop. What one process is told
-//! is therefore kept in Redis, for as long as it holds, and looked at before every request. Without Redis each process
-//! obeys what it was told itself.
+//! The exchange counts requests by address and bans an address that ignores a 429. A process that gets one therefore
+//! stores the pause in Redis, where it expires by itself, and every process checks it before a request. Without Redis,
+//! each process obeys the pauses it was given itself.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -16,10 +16,10 @@ use tradebot_base::connection::{Connection, ScriptCall};
 use tradebot_base::error_chain;
 use tradebot_base::market::{Market, Network, PerMarket};
 
-/// How long a request may be held up by asking.
+/// How long a request may wait for Redis to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// The pauses of one network, by market.
 pub(super) struct BanClock {
     network: Network,
     shared: Option<(Connection, Script)>,
@@ -29,7 +29,7 @@ pub(super) struct BanClock {
 #[derive(Debug, Default, Clone, Copy)]
 struct LocalBan {
     until: Option<Instant>,
-    /// Redis has not been told.
+    /// Not yet stored in Redis.
     unshared: bool,
 }
 
@@ -42,7 +42,7 @@ impl BanClock {
         }
     }
 
-    /// Where it is shared.
+    /// The Redis that the pauses are shared through, if any.
     pub(super) fn connection(&self) -> Option<&Connection> {
         self.shared.as_ref().map(|(connection, _)| connection)
     }
@@ -67,16 +67,16 @@ impl BanClock {
         let left = match timeout(PATIENCE, connection.command::<i64>(&ask)).await {
             Ok(Ok(left)) => left,
             Ok(Err(error)) => {
-                debug!(%market, error = %error_chain(&error), "pauses of other processes are not known");
+                debug!(%market, error = %error_chain(&error), "cannot read the pause of other processes");
                 return None;
             }
             Err(_) => {
-                debug!(%market, "pauses of other processes are not known in time");
+                debug!(%market, "timed out reading the pause of other processes");
                 return None;
             }
         };
         let left = Duration::from_millis(u64::try_from(left).ok().filter(|left| *left > 0)?);
-        // Kept here, too: Redis may be gone when it is asked next.
+        // Keep a copy: Redis may be unreachable next time.
         self.set_local(
             market,
             LocalBan {
@@ -87,7 +87,7 @@ impl BanClock {
         Some(left)
     }
 
-    /// The exchange wants no requests for so long.
+    /// Starts a pause.
     pub(super) async fn set(&self, market: Market, wait: Duration) {
         self.set_local(
             market,
@@ -117,9 +117,9 @@ impl BanClock {
                 );
             }
             Ok(Err(error)) => {
-                warn!(%market, error = %error_chain(&error), "other processes could not be told of the pause yet");
+                warn!(%market, error = %error_chain(&error), "cannot share the pause with other processes yet");
             }
-            Err(_) => warn!(%market, "other processes could not be told of the pause in time"),
+            Err(_) => warn!(%market, "timed out sharing the pause with other processes"),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Fetching `exchangeInfo` within one deadline, over several hosts and attempts.
 //!
-//! Does not follow redirects, sends no credentials with public calls, and never holds more than the body's cap. After a
-//! 429 or 418 the market's hosts are left alone until the pause is over, by all processes where they share a Redis.
+//! Follows no redirects, sends no credentials with public calls, and never buffers more than the body's cap. After a 429
+//! or 418 no request goes to the market's hosts until the pause is over; processes that share a Redis share the pause.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,14 +24,14 @@ use tradebot_base::connection::Connection;
 use tradebot_base::market::{Market, Network, PerMarket};
 use tradebot_base::trace;
 
-/// All attempts of one fetch together.
+/// Limit for all attempts of one fetch together.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How much of an error's body is kept.
+/// How much of an error's body is read.
 const ERROR_TEXT_BYTES: usize = 4096;
-/// A pause that the exchange calls none is one all the same.
+/// The pause after a 429 or 418 with `Retry-After: 0`.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
-/// The extra wait before a request while the used weight is above the threshold.
+/// Delay before each request while the used weight is above the threshold.
 const SLOW_DOWN: Duration = Duration::from_secs(1);
 
 /// A fetched list and where it came from.
@@ -45,7 +45,7 @@ pub struct Fetched {
     pub body_bytes: usize,
 }
 
-/// A client of one network. Clones share what the exchange said about pauses.
+/// A client of one network. Clones share their pauses.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -56,20 +56,20 @@ pub struct Client {
     bans: Arc<BanClock>,
 }
 
-/// The request weight that the exchange last said this machine has used, plus one: it counts by address, so all clients
-/// of a process share it.
+/// The request weight last reported by the exchange, plus one; 0 means unknown. The exchange counts by address, so all
+/// clients of a process share it.
 static USED_WEIGHT: PerMarket<AtomicU64> = PerMarket {
     spot: AtomicU64::new(0),
     futures: AtomicU64::new(0),
 };
 
-/// The request weight used within the minute of the last answer of a market's hosts, as they counted it.
+/// The request weight used within a minute, as the market's hosts last reported it.
 #[must_use]
 pub fn used_weight(market: Market) -> Option<u64> {
     USED_WEIGHT.get(market).load(Ordering::Relaxed).checked_sub(1)
 }
 
-/// What the last answers of a market's hosts said.
+/// Whether requests to a market's hosts are slowed down.
 #[derive(Debug, Default, Clone, Copy)]
 struct Throttle {
     heavy_until: Option<Instant>,
@@ -79,9 +79,9 @@ impl Client {
     /// A client for the hosts of `config`.
     ///
     /// # Errors
-    /// When the TLS set-up of the machine cannot be used.
+    /// When the machine's TLS cannot be set up.
     pub fn new(config: BinanceConfig) -> Result<Self, reqwest::Error> {
-        // Fails only if a provider is installed already, and then that one serves.
+        // Fails only if a provider is already installed; that one will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .user_agent(concat!("tradebot-symbols/", env!("CARGO_PKG_VERSION")))
@@ -116,23 +116,24 @@ impl Client {
         &self.offset
     }
 
-    /// Shares the pauses that the exchange asks for with all processes of the Redis behind `connection`.
+    /// Shares pauses with all processes that use the Redis behind `connection`.
     #[must_use]
     pub fn with_shared_bans(mut self, connection: Connection) -> Self {
         self.bans = Arc::new(BanClock::new(self.config.network()).shared(connection));
         self
     }
 
-    /// The network whose hosts are asked.
+    /// The network whose hosts this client calls.
     #[must_use]
     pub fn network(&self) -> Network {
         self.config.network()
     }
 
-    /// A client of `network`: this one's clone if it is the same, else one that shares pauses as this one does.
+    /// A client for `network`: a clone of this one if it is the same network, else a new one that shares pauses through
+    /// the same Redis.
     ///
     /// # Errors
-    /// When the TLS set-up of the machine cannot be used.
+    /// When the machine's TLS cannot be set up.
     pub fn on(&self, network: Network) -> Result<Self, reqwest::Error> {
         if network == self.network() {
             return Ok(self.clone());
@@ -162,12 +163,12 @@ impl Client {
         loop {
             let base_url = &hosts[(attempt as usize - 1) % hosts.len()];
             let url = format!("{base_url}{}", path(market));
-            // A host that hangs must leave the ones behind it their share of the time.
+            // A host that hangs must leave time for the hosts after it.
             let untried_hosts = u32::try_from(hosts.len())
                 .unwrap_or(u32::MAX)
                 .saturating_sub(attempt);
             let share = (deadline - Instant::now()) / (untried_hosts.saturating_add(1));
-            // On the heap: everybody who waits for a list would carry it otherwise.
+            // Boxed, so that the futures that await a list stay small.
             let attempt_made = Box::pin(self.attempt(market, base_url));
             let traced = trace::client_call(base_url, path(market), attempt_made);
             let attempted = timeout(share, traced).await;
@@ -204,20 +205,20 @@ impl Client {
         self.note_weight(market, answer.headers());
         skew::note(market, answer.headers(), self.clock.now().timestamp_millis());
         let answer = self.check_status(market, answer).await?;
-        // What was asked for is decoded by now, and its header gone.
+        // The HTTP client has decoded gzip and removed the header; any encoding left is unexpected.
         if let Some(encoding) =
             text(answer.headers(), CONTENT_ENCODING.as_str()).filter(|it| *it != "identity")
         {
             let encoding: String = encoding.chars().take(20).collect();
             return Err(Reason::Body(format!(
-                "an encoding that was not asked for, {encoding}"
+                "it has the unrequested content encoding {encoding}"
             )));
         }
-        // A captured answer that the sandbox plays back does not say so itself.
+        // The sandbox marks a captured answer that it replays by a header, not in the body.
         let sandbox = answer.headers().contains_key("x-sandbox");
         let body = read_body(answer, body_cap(market)).await?;
         let body_bytes = body.len();
-        // Milliseconds of work, and the thread belongs to others, too.
+        // Takes milliseconds, too long for a thread of the runtime.
         let read = spawn_blocking(move || exchange_info::parse(&body)).await;
         let read = read.map_err(|error| Reason::Body(chain(&error)))?;
         let mut listing = match read {
@@ -239,7 +240,7 @@ impl Client {
         })
     }
 
-    /// Refuses while paused; waits a little while the exchange counts us as heavy.
+    /// Fails while paused, and waits a little while the used weight is above the threshold.
     pub(super) async fn obey_earlier_answers(&self, market: Market) -> Result<(), Reason> {
         if let Some(left) = Box::pin(self.bans.left(market)).await {
             return Err(Reason::Paused(left));
@@ -268,7 +269,7 @@ impl Client {
             StatusCode::FORBIDDEN => Err(Reason::Firewall),
             _ if status.is_redirection() => {
                 let target = text(answer.headers(), LOCATION.as_str()).unwrap_or("nowhere");
-                // The host says where to; a query could hold anything.
+                // The query may hold anything, so it is not logged.
                 Err(Reason::Redirect(
                     target
                         .split('?')
@@ -299,7 +300,7 @@ impl Client {
         }
         .retry_after()
         .unwrap_or_default();
-        warn!(%market, pause_seconds = wait.as_secs(), "the exchange wants no requests for now");
+        warn!(%market, pause_seconds = wait.as_secs(), "the exchange asked for a pause, no requests until it is over");
         Box::pin(self.bans.set(market, wait.max(SHORTEST_PAUSE))).await;
     }
 
@@ -317,7 +318,7 @@ impl Client {
     }
 
     fn throttle(&self, market: Market) -> std::sync::MutexGuard<'_, Throttle> {
-        // Held for one assignment or copy, never across an await.
+        // Locked for one copy or assignment, never across an await.
         self.throttles
             .get(market)
             .lock()
@@ -332,7 +333,7 @@ fn path(market: Market) -> &'static str {
     }
 }
 
-/// Spot can leave out what is not needed, which is most of the body; futures has no such parameters.
+/// Parameters that leave most of a spot body out; futures has none like it.
 fn query(market: Market) -> &'static str {
     match market {
         Market::Spot => "?symbolStatus=TRADING&showPermissionSets=false",
@@ -340,7 +341,7 @@ fn query(market: Market) -> &'static str {
     }
 }
 
-/// Several times the largest real answer. Real answers compress up to 60 to 1, so the ratio says nothing.
+/// Several times the largest real body. Real bodies compress up to 60:1, so a ratio would not tell an attack.
 fn body_cap(market: Market) -> usize {
     match market {
         Market::Spot => 64 << 20,
@@ -348,9 +349,9 @@ fn body_cap(market: Market) -> usize {
     }
 }
 
-/// A body of up to `cap` bytes, decompressed.
+/// Reads a body of at most `cap` bytes, decompressed.
 async fn read_body(mut answer: Response, cap: usize) -> Result<Vec<u8>, Reason> {
-    // A page takes memory when it is first written to: this costs what arrives, and nothing is ever copied to grow.
+    // Reserves address space only: pages take memory when they are written to, and the buffer never has to grow.
     let mut body = Vec::with_capacity(cap);
     while let Some(chunk) = answer
         .chunk()
@@ -365,7 +366,7 @@ async fn read_body(mut answer: Response, cap: usize) -> Result<Vec<u8>, Reason> 
     Ok(body)
 }
 
-/// The beginning of an error's body, as one printable line.
+/// The start of an error's body, as one line.
 async fn error_text(mut answer: Response) -> String {
     let mut body = Vec::new();
     while let Ok(Some(chunk)) = answer.chunk().await {

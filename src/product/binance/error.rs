@@ -1,4 +1,4 @@
-//! Why a fetch failed, and what to do about it.
+//! Why a fetch failed, and whether to try again.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::exchange_info::ListingError;
 #[derive(Debug, Error)]
 #[error("{url}")]
 pub struct UpstreamError {
-    /// The address that was asked, without its query.
+    /// The URL that was requested, without its query.
     pub url: String,
     /// What happened.
     #[source]
@@ -23,13 +23,13 @@ pub enum Reason {
     /// No connection: DNS, TLS, refused, unreachable.
     #[error("no connection: {0}")]
     Connect(String),
-    /// The time for it passed.
+    /// It ran out of time.
     #[error("no complete answer within {} s", .0.as_secs_f64().round())]
     Deadline(Duration),
-    /// The connection broke, or fewer bytes came than were announced, or they do not decompress.
+    /// The connection broke, the body was shorter than announced, or it could not be decompressed.
     #[error("the answer was cut off or damaged: {0}")]
     Body(String),
-    /// More bytes, decompressed, than any real answer has.
+    /// Larger, once decompressed, than any real answer.
     #[error("the answer is larger than {0} bytes")]
     TooLarge(usize),
     /// 429 or 418: too many requests from this address.
@@ -37,13 +37,13 @@ pub enum Reason {
     RateLimited {
         /// 429, or 418 for a ban.
         status: u16,
-        /// How long the exchange wants no requests, if it said so understandably.
+        /// How long to pause, if the exchange gave a usable `Retry-After`.
         retry_after: Option<Duration>,
     },
-    /// An earlier answer asked for a pause that has not passed.
-    #[error("not asked: an earlier answer wants no requests for another {} s", .0.as_secs())]
+    /// No request was made: an earlier answer asked for a pause that is not over.
+    #[error("no request made: the exchange asked for a pause, which lasts another {} s", .0.as_secs())]
     Paused(Duration),
-    /// 451, or an error object that says so: the exchange does not serve this location.
+    /// 451, or an error object that says the same: the exchange does not serve this location.
     #[error("the exchange does not serve this location (status 451): {0}")]
     Restricted(String),
     /// 403: the exchange's firewall.
@@ -54,10 +54,10 @@ pub enum Reason {
     Unavailable {
         /// The status.
         status: u16,
-        /// Beginning of the body.
+        /// The start of the body.
         text: String,
     },
-    /// A redirect; following one could lead anywhere.
+    /// A redirect. It could lead anywhere, so it is not followed.
     #[error("redirect to {0}, which is not followed")]
     Redirect(String),
     /// Any other status.
@@ -65,16 +65,16 @@ pub enum Reason {
     Status {
         /// The status.
         status: u16,
-        /// Beginning of the body.
+        /// The start of the body.
         text: String,
     },
-    /// Status 200 and not a symbol list.
+    /// Status 200, but not a symbol list.
     #[error(transparent)]
     Listing(#[from] ListingError),
 }
 
 impl Reason {
-    /// Whether another attempt may go better.
+    /// Whether another attempt may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -92,7 +92,7 @@ impl Reason {
         }
     }
 
-    /// Whether another host may answer where this one will not.
+    /// Whether another host may succeed where this one failed.
     #[must_use]
     pub fn concerns_this_host_only(&self) -> bool {
         matches!(
@@ -105,7 +105,7 @@ impl Reason {
         )
     }
 
-    /// How long the exchange must not be asked again.
+    /// How long to wait before the next request.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -116,13 +116,13 @@ impl Reason {
     }
 }
 
-/// The pause after a 429 or 418 without a usable `Retry-After`: the window that request weight is counted in.
+/// The pause after a 429 or 418 without a usable `Retry-After`: the window over which request weight is counted.
 pub const DEFAULT_PAUSE: Duration = Duration::from_secs(60);
-/// The longest ban the exchange hands out, and some.
+/// A little more than the longest ban that the exchange imposes.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(3 * 86_400 + 3_600);
 
-/// Reads `Retry-After`, seconds only: the exchange sends nothing else. A value that is no number, or below
-/// zero, is unusable; one that is longer than any ban is cut.
+/// Reads `Retry-After` in seconds; the exchange sends no dates. Anything else is unusable, and a value longer than any
+/// ban is cut to [`LONGEST_PAUSE`].
 #[must_use]
 pub fn parse_retry_after(value: &str) -> Option<Duration> {
     let seconds: u64 = value.trim().parse().ok()?;
@@ -131,7 +131,7 @@ pub fn parse_retry_after(value: &str) -> Option<Duration> {
 
 fn wait_text(retry_after: Option<Duration>) -> String {
     match retry_after {
-        Some(wait) => format!("the exchange wants no requests for {} s", wait.as_secs()),
+        Some(wait) => format!("the exchange asked for a pause of {} s", wait.as_secs()),
         None => "too many requests".into(),
     }
 }

@@ -1,8 +1,8 @@
-//! Reading `exchangeInfo`: tolerant of every entry, strict about the whole.
+//! Reads `exchangeInfo`: tolerant of each entry, strict about the document.
 //!
-//! Four members of each symbol are read, everything else is skipped without being stored. An entry that is no object,
-//! or lacks one of the four, or has it as something other than text, is counted and left out: one strange symbol must
-//! not cost the list. Statuses are open strings.
+//! Four members of each symbol are kept, the rest is skipped. An entry that is not an object, or in which one of the
+//! four is absent or not a string, is counted as malformed and left out: one odd symbol must not cost the list. A status
+//! may be any string.
 
 mod document;
 mod entry;
@@ -15,72 +15,72 @@ use thiserror::Error;
 
 use entry::SymbolEntry;
 
-/// One tradable pair, with the members and the order in which readers find them in the cache.
+/// One pair, with its members in the order in which the cache stores them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Symbol {
-    /// Name of the pair, unique within a market.
+    /// The pair's name, unique within a market.
     pub symbol: String,
-    /// What is traded.
+    /// The asset that is traded.
     #[serde(rename = "baseAsset")]
     pub base_asset: String,
-    /// What it is paid with.
+    /// The asset that it is priced in.
     #[serde(rename = "quoteAsset")]
     pub quote_asset: String,
-    /// `TRADING`, `BREAK`, or whatever else the exchange says.
+    /// `TRADING`, `BREAK`, or any other status the exchange sends.
     pub status: String,
 }
 
-/// An `exchangeInfo` answer.
+/// What is kept of an `exchangeInfo` answer.
 #[derive(Debug, Default, PartialEq)]
 pub struct Listing {
-    /// Symbols in upstream order, each name once.
+    /// Symbols in the exchange's order, each name once.
     pub symbols: Vec<Symbol>,
-    /// Entries that could not be read.
+    /// Entries that could not be read and were left out.
     pub malformed: usize,
-    /// Further entries of a name that was there already.
+    /// Entries left out because their name had come before.
     pub repeated: usize,
-    /// The answer says of itself that it is made up.
+    /// The answer comes from a sandbox, and its symbols are made up.
     pub sandbox: bool,
     /// The exchange's clock, Unix milliseconds.
     pub server_time: Option<i64>,
-    /// What the answer says of its origin.
+    /// Signs of which market and network it comes from.
     pub marks: Marks,
 }
 
-/// How many entries have members that only one kind of answer has.
+/// Signs of an answer's market and network: how many entries have members that only one kind has.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Marks {
     /// `isSpotTradingAllowed`.
     pub spot: usize,
-    /// `contractType`; all entries where the whole has a `futuresType`.
+    /// `contractType`; counts every entry if the document has a `futuresType`.
     pub futures: usize,
-    /// The `deliveryDate` that only the futures testnet gives, to some contracts that never end.
+    /// The `deliveryDate` that only the futures testnet gives to perpetual contracts.
     pub testnet: usize,
-    /// Whether the whole allows as much request weight a minute as only the futures testnet does.
+    /// Whether the rate limit is the one of the futures testnet.
     pub testnet_weight: bool,
 }
 
-/// Why an answer is no listing.
+/// Why an answer is not a listing.
 #[derive(Debug, Error)]
 pub enum ListingError {
-    /// Not a JSON object: HTML, an array, nothing at all.
+    /// Not a JSON object: HTML, an array, or empty.
     #[error("the answer is not a JSON object, it begins with `{0}`")]
     NotAnObject(String),
-    /// A JSON object begins, but it is cut or damaged.
+    /// It starts as a JSON object, but is cut off, damaged or of another shape.
     #[error("the answer is not an exchangeInfo document: {0}")]
     NotJson(#[from] serde_json::Error),
-    /// A well-formed error object.
+    /// An error object of the exchange.
     #[error("the exchange answered with error {code}: {message}")]
     Api {
         /// The exchange's error code; 0 for a restricted location.
         code: i64,
-        /// Its text, cut to 200 characters.
+        /// Its message, cut to 200 characters.
         message: String,
     },
     /// An object without a `symbols` list.
     #[error("the answer has no `symbols`")]
     NoSymbols,
-    /// More entries were malformed than a few oddities explain.
+    /// Too many malformed entries for a few oddities.
     #[error("{malformed} of {total} entries of the answer cannot be read")]
     TooManyMalformed {
         /// Entries that could not be read.
@@ -90,10 +90,10 @@ pub enum ListingError {
     },
 }
 
-/// Reads a body.
+/// Reads the body of an answer.
 ///
 /// # Errors
-/// [`ListingError`]; a list without any entry is a listing.
+/// [`ListingError`]. An empty list is not an error.
 pub fn parse(body: &[u8]) -> Result<Listing, ListingError> {
     let body = body
         .strip_prefix(b"\xef\xbb\xbf")
@@ -108,10 +108,10 @@ pub fn parse(body: &[u8]) -> Result<Listing, ListingError> {
     document::read(body)
 }
 
-/// The symbols of a JSON array, without the elements that are none.
+/// Reads the symbols of a JSON array, leaving out elements that are not symbols.
 ///
 /// # Errors
-/// When the text is no JSON array.
+/// When the text is not a JSON array.
 pub fn symbols_of(json: &[u8]) -> Result<Vec<Symbol>, serde_json::Error> {
     let elements: Vec<&RawValue> = serde_json::from_slice(json)?;
     let entries = elements.into_iter().map(SymbolEntry::from);
@@ -119,7 +119,7 @@ pub fn symbols_of(json: &[u8]) -> Result<Vec<Symbol>, serde_json::Error> {
 }
 
 impl Listing {
-    /// Takes an entry, whatever it is.
+    /// Adds an entry, or counts it as malformed.
     fn take(&mut self, entry: &SymbolEntry<'_>, places: &mut HashMap<String, usize>) {
         self.marks.spot += usize::from(entry.is_spot);
         self.marks.futures += usize::from(entry.is_futures);
@@ -130,7 +130,7 @@ impl Listing {
         }
     }
 
-    /// Adds a symbol. A name that comes twice is listed once, and is not trading if any copy is not.
+    /// Adds a symbol. A repeated name is listed once, and as not trading if any of its entries is not.
     fn add(&mut self, symbol: Symbol, places: &mut HashMap<String, usize>) {
         if let Some(place) = places.get(&symbol.symbol) {
             self.repeated += 1;
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(
             listing(&entry).unwrap().marks.futures,
             1,
-            "nobody needs that number"
+            "that number is not needed"
         );
         let entry = GOOD.replace("\"x\"", "\"isSpotTradingAllowed\": true, \"x\"");
         assert_eq!(listing(&entry).unwrap().marks.spot, 1);

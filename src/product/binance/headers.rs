@@ -1,4 +1,4 @@
-//! What the headers of any answer of the exchange say.
+//! Response headers that public and signed calls both read.
 
 use std::time::Duration;
 
@@ -6,17 +6,17 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 use super::error::parse_retry_after;
 
-/// A header's value, if it is text.
+/// A header's value, if it is ASCII text.
 pub(super) fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// How long the exchange wants no requests, if it says so in a way that is understood.
+/// The pause that the exchange asks for, if it gives a usable one.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     text(headers, RETRY_AFTER.as_str()).and_then(parse_retry_after)
 }
 
-/// Request weight that the exchange has counted for this address within the minute.
+/// The request weight that the exchange has counted for this address within a minute.
 pub(super) fn used_weight(headers: &HeaderMap) -> Option<u32> {
     ["x-mbx-used-weight-1m", "x-mbx-used-weight"]
         .iter()

@@ -1,9 +1,9 @@
 //! Signed calls: whether the exchange accepts a user's key.
 //!
-//! Parameters are percent-encoded first and signed then, by HMAC-SHA256; the key goes into a header that is marked
-//! sensitive. It is sent by https, or to this machine, and never after a redirect. What the exchange answers is
-//! reduced to a status and a code: a body could repeat what it was sent, and the account's balances are nobody's
-//! business here. A 429 or 418 pauses public calls to the same hosts, and the other way round: they share one limit.
+//! Parameters are percent-encoded, then signed with HMAC-SHA256. The key goes into a header marked sensitive, and only to
+//! https hosts or this machine, never to the target of a redirect. Only the status and the code of an answer are kept: a
+//! body could echo the request, and the account's balances are not needed. Signed and public calls to a host share one
+//! rate limit, so a 429 or 418 to either pauses both.
 
 use std::fmt::Write as _;
 use std::sync::{MutexGuard, PoisonError};
@@ -30,22 +30,22 @@ use tradebot_base::secret::Secret;
 const ACCOUNT: &str = "/api/v3/account";
 const TIME: &str = "/api/v3/time";
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-mbx-apikey");
-/// How long after its timestamp a request is accepted, in ms; the exchange's own default, said explicitly.
+/// How long after its timestamp the exchange accepts a request, in ms. Its own default, sent explicitly.
 const RECV_WINDOW_MS: u32 = 5_000;
-/// How long a measured clock offset is used: clocks drift.
+/// How long to trust a measured clock offset, since clocks drift.
 const OFFSET_LIFETIME: Duration = Duration::from_secs(30 * 60);
-/// Several times an account with every asset of the exchange.
+/// Several times the size of an account with every asset of the exchange.
 const BODY_CAP: usize = 4 << 20;
-/// Hosts that know no accounts.
+/// Hosts without account endpoints.
 const PUBLIC_ONLY: &[&str] = &["data-api.binance.vision"];
-/// What RFC 3986 leaves as it is.
+/// Everything but the unreserved characters of RFC 3986.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// A key of the exchange, with the secret that signs for it.
+/// An API key of the exchange and its secret.
 #[derive(Debug, Clone)]
 pub struct ApiKey {
     /// Sent with each request.
@@ -54,20 +54,20 @@ pub struct ApiKey {
     pub secret: Secret,
 }
 
-/// Why a signed call gave no account.
+/// Why a signed call failed.
 #[derive(Debug, Error)]
 pub enum SignedError {
-    /// The key does not look like one: -2014, or it cannot stand in a header. Trying again is pointless.
-    #[error("the API key has not the format of one (-2014)")]
+    /// The exchange says -2014, or the key cannot be sent in a header. A retry would fail the same way.
+    #[error("the API key is malformed (-2014)")]
     KeyFormat,
-    /// Unknown on this network, not allowed from this address, or without the permission: -2015, -2008.
-    #[error("the API key is unknown here, or not allowed from this address or for this call ({0})")]
+    /// -2015 or -2008: unknown on this network, not allowed from this address, or lacking the permission.
+    #[error("the API key is unknown on this network, or not allowed from this address or for this call ({0})")]
     KeyRefused(i64),
     /// -1022: the secret does not belong to the key.
-    #[error("the signature does not fit the API key: the stored secret is another one's (-1022)")]
+    #[error("the signature is invalid: the stored secret does not belong to the API key (-1022)")]
     WrongSecret,
-    /// -1021, also with a clock that was just compared.
-    #[error("the exchange finds the request's time wrong (-1021), also after comparing clocks")]
+    /// -1021, even with a freshly measured clock offset.
+    #[error("the exchange rejects the request's timestamp (-1021), even with a freshly measured clock offset")]
     Clock,
     /// Another error object.
     #[error("status {status}, code {code}")]
@@ -77,16 +77,16 @@ pub enum SignedError {
         /// The exchange's error code.
         code: i64,
     },
-    /// Keys are sent by https only, and only to hosts that know accounts.
-    #[error("no host of this network may be sent a key: none is https and knows accounts")]
+    /// Keys go only to https hosts that have account endpoints.
+    #[error("no configured host of this network may receive an API key: use an https host with account endpoints")]
     NoHost,
-    /// No answer, or one that says nothing about the key.
+    /// No answer, or one that does not concern the key.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
 }
 
 impl SignedError {
-    /// Whether another host of the network may say something else.
+    /// Whether another host of the network may answer differently.
     fn concerns_this_host_only(&self) -> bool {
         match self {
             Self::Upstream(error) => error.reason.is_transient() || error.reason.concerns_this_host_only(),
@@ -95,7 +95,7 @@ impl SignedError {
     }
 }
 
-/// The body of an error, and of the answers to other calls as far as they matter.
+/// The members of a body that are used: an error's code, or the time.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ApiBody {
@@ -104,7 +104,7 @@ struct ApiBody {
 }
 
 impl Client {
-    /// Asks for the account of a key: whether the exchange accepts it.
+    /// Requests the account of a key, to see whether the exchange accepts the key.
     ///
     /// # Errors
     /// [`SignedError`]; it never takes longer than `within`.
@@ -114,7 +114,7 @@ impl Client {
         let mut left = u32::try_from(hosts.len()).unwrap_or(u32::MAX);
         let mut last = SignedError::NoHost;
         for host in hosts {
-            // A host that hangs must leave the ones behind it their share of the time.
+            // A host that hangs must leave time for the hosts after it.
             let share = deadline.saturating_duration_since(Instant::now()) / left;
             left -= 1;
             match timeout(share, self.account_at(host, key)).await {
@@ -129,7 +129,7 @@ impl Client {
         Err(last)
     }
 
-    /// How many ms the exchange's clock was ahead when it was last asked for the time. Explains a refusal.
+    /// The last measured offset of the exchange's clock, in milliseconds ahead of ours. Explains a refusal.
     #[must_use]
     pub fn clock_offset_ms(&self) -> Option<i64> {
         self.offset_state().map(|offset| offset.ms)
@@ -148,7 +148,7 @@ impl Client {
         let mut offset = match known.filter(|offset| offset.measured.elapsed() < OFFSET_LIFETIME) {
             Some(offset) => offset,
             None => match self.measure_offset(host).await {
-                // A host that does not tell the time may take ours for right.
+                // A host without a time endpoint may still accept our clock.
                 Err(SignedError::Upstream(UpstreamError {
                     reason: Reason::Status { .. },
                     ..
@@ -203,12 +203,12 @@ impl Client {
             ms: server.saturating_sub(before + (after - before) / 2),
             measured: Instant::now(),
         };
-        debug!(host, offset_ms = offset.ms, "compared clocks with the exchange");
+        debug!(host, offset_ms = offset.ms, "measured the clock offset of the exchange");
         *self.offset_state() = Some(offset);
         Ok(offset)
     }
 
-    /// One request. A body that is no JSON object is none.
+    /// Makes one request. Returns no body if it is not a JSON object.
     async fn ask(
         &self,
         host: &str,
@@ -236,7 +236,7 @@ impl Client {
         Ok((status, serde_json::from_slice(&body).ok()))
     }
 
-    /// Statuses that say enough. No text of the answer is kept.
+    /// Fails on a status that needs no look at the body. Keeps no text of the answer.
     async fn check_before_body(&self, answer: &Response) -> Result<(), Reason> {
         let status = answer.status();
         let code = status.as_u16();
@@ -263,12 +263,12 @@ impl Client {
     }
 
     fn offset_state(&self) -> MutexGuard<'_, Option<ClockOffset>> {
-        // Held for one assignment or copy, never across an await.
+        // Locked for one copy or assignment, never across an await.
         self.offset().lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The query as it goes over the wire: names and values percent-encoded.
+/// A query as it is sent and signed: names and values percent-encoded.
 #[must_use]
 pub fn query(parameters: &[(&str, &str)]) -> String {
     let mut query = String::new();
@@ -284,7 +284,7 @@ pub fn query(parameters: &[(&str, &str)]) -> String {
     query
 }
 
-/// The signature of an encoded query: HMAC-SHA256, in hexadecimal digits.
+/// The signature of an encoded query: HMAC-SHA256 in hexadecimal.
 #[must_use]
 pub fn sign(secret: &Secret, query: &str) -> Zeroizing<String> {
     let key = secret.expose().trim().as_bytes();
@@ -298,7 +298,7 @@ pub fn sign(secret: &Secret, query: &str) -> Zeroizing<String> {
     digits
 }
 
-/// By https, or to this machine; and not to a host that has no accounts.
+/// Whether keys may be sent there: by https or to this machine, and not to a host without account endpoints.
 fn may_be_sent_a_key(base_url: &str) -> bool {
     let Ok(url) = url::Url::parse(base_url) else {
         return false;
@@ -315,7 +315,7 @@ fn may_be_sent_a_key(base_url: &str) -> bool {
     (url.scheme() == "https" || here) && !PUBLIC_ONLY.contains(&name.as_str())
 }
 
-/// A body within its cap. It may repeat what was sent, so it is wiped.
+/// Reads a body within its cap. It may echo the request, so it is zeroed when dropped.
 async fn read_body(mut answer: Response) -> Result<Zeroizing<Vec<u8>>, Reason> {
     let mut body = Zeroizing::new(Vec::new());
     while let Some(chunk) = answer.chunk().await.map_err(send_reason)? {

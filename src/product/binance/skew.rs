@@ -1,7 +1,7 @@
-//! Whether the exchange's clock and ours agree, as far as its answers tell.
+//! Clock skew: how far the exchange's clock is from ours.
 //!
-//! An answer's `Date` has whole seconds, and a cache on the way says in `Age` how old it is: enough to see a clock that
-//! is wrong, which is what lists, schedules and signed requests suffer from.
+//! `Date` has whole seconds, and a cache on the way adds `Age`. That is precise enough to notice a wrong clock, which
+//! would break lists, schedules and signed requests.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
@@ -12,17 +12,17 @@ use tracing::{info, warn};
 use super::headers::text;
 use tradebot_base::market::{Market, PerMarket};
 
-/// Clocks further apart than this, in milliseconds, are told of; those nearer than half of it agree again.
+/// Skew in milliseconds from which to warn. Below half of it the clocks count as in step again.
 pub const FAR_MS: i64 = 10_000;
 
-/// How far the exchange's clock is ahead of ours, from its own answer to that question: what signed calls go by.
+/// How far the exchange's clock is ahead of ours, measured at its time endpoint. Signed calls add it to their timestamp.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClockOffset {
     pub(super) ms: i64,
     pub(super) measured: Instant,
 }
 
-/// One market's clock, as its answers had it.
+/// The skew of a market's hosts in their last answer.
 struct MarketSkew {
     offset_ms: AtomicI64,
     far: AtomicBool,
@@ -45,7 +45,7 @@ static SKEWS: PerMarket<MarketSkew> = PerMarket {
     futures: MarketSkew::never(),
 };
 
-/// The clock of a market's hosts less ours in their last answer, in seconds.
+/// How far the clock of a market's hosts was ahead of ours in their last answer, in seconds.
 #[must_use]
 pub fn clock_offset(market: Market) -> Option<f64> {
     let offset = SKEWS.get(market).offset_ms.load(Ordering::Relaxed);
@@ -54,8 +54,8 @@ pub fn clock_offset(market: Market) -> Option<f64> {
         .map(|seconds| if offset < 0 { -seconds } else { seconds })
 }
 
-/// Milliseconds from our clock to that of who answered, if the answer tells. Less than the second that a date leaves
-/// open is none.
+/// How far the sender's clock is ahead of ours in milliseconds, if its headers say. A skew that the whole seconds of
+/// `Date` can explain counts as 0.
 pub(in crate::product) fn offset_ms(headers: &HeaderMap, now_ms: i64) -> Option<i64> {
     let date = httpdate::parse_http_date(text(headers, DATE.as_str())?).ok()?;
     let date = date.duration_since(std::time::UNIX_EPOCH).ok()?.as_millis();
@@ -65,7 +65,7 @@ pub(in crate::product) fn offset_ms(headers: &HeaderMap, now_ms: i64) -> Option<
     Some(if (-1000..=0).contains(&offset) { 0 } else { offset })
 }
 
-/// Notes the clock of an answer, and says so when it begins or ends to disagree with ours.
+/// Records the clock of an answer, and logs when it drifts too far from ours and when it is back.
 pub(super) fn note(market: Market, headers: &HeaderMap, now_ms: i64) {
     let Some(offset_ms) = offset_ms(headers, now_ms) else {
         return;
@@ -80,7 +80,7 @@ pub(super) fn note(market: Market, headers: &HeaderMap, now_ms: i64) {
     match (seen.far.swap(far, Ordering::Relaxed), far) {
         (false, true) => warn!(
             %market, offset_ms,
-            "the exchange's clock and this machine's are far apart; if it is ours, schedules and signed requests fail"
+            "the exchange's clock and this machine's are far apart; if ours is wrong, schedules and signed requests fail"
         ),
         (true, false) => info!(%market, offset_ms, "the exchange's clock and this machine's agree again"),
         _ => {}

@@ -33,7 +33,7 @@ async fn every_step_is_told() {
         scene.filled.database.port(),
         scene.filled.database.name()
     );
-    let refused = "the API key is unknown here, or not allowed from this address or for this call (-2015)";
+    let refused = "the API key is unknown on this network, or not allowed from this address or for this call (-2015)";
     let private = format!(
         "the user's own: 3 symbols of testnet from {}",
         scene.testnet.base_url()

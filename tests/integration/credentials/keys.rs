@@ -15,7 +15,7 @@ struct Row {
 
 const TEST_LIST: &str = "testnet: BTCUSDT ETHUSDT TESTUSDT";
 const REFUSED: &str =
-    "the API key is unknown here, or not allowed from this address or for this call (-2015)";
+    "the API key is unknown on this network, or not allowed from this address or for this call (-2015)";
 
 fn rows() -> Vec<Row> {
     let both_refuse: &str = Box::leak(format!("testnet: {REFUSED}; mainnet: {REFUSED}").into_boxed_str());

@@ -191,7 +191,7 @@ fn cases() -> Vec<Case> {
         spot(
             "19 br",
             whole().header("Content-Encoding", "br"),
-            Kept("encoding that was not asked for"),
+            Kept("unrequested content encoding"),
         ),
         spot("20 gzip cut", whole().gzip().truncated_at(60), Kept(cut)),
         spot(

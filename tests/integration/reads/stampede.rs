@@ -124,14 +124,14 @@ async fn a_ban_that_one_process_is_told_of_stops_all() {
     assert_eq!(deleted.expect("an answer"), 1);
     let error = other.read(Market::Spot).await.expect_err("no list");
     assert!(
-        error.to_string().contains("wants no requests for another"),
+        error.to_string().contains("asked for a pause, which lasts another"),
         "{error}"
     );
     assert!(error.retry_after > Duration::from_secs(200), "{error:?}");
     let worker = world.start_worker(&[]);
     let (id, _) = world.run_last_try(Market::Spot).await;
     worker.wait_for_line(&id, PATIENCE);
-    assert!(worker.output().contains("wants no requests for another"));
+    assert!(worker.output().contains("asked for a pause, which lasts another"));
     assert_eq!(world.exchange.count(spot), 1);
     // The other market is not banned.
     world.exchange_lists(Market::Futures);

@@ -15,12 +15,12 @@ async fn after_a_429_or_418_the_exchange_is_left_alone_for_as_long_as_it_said() 
         (
             Reply::status(429, ban).header("Retry-After", "60"),
             60,
-            "status 429, the exchange wants no requests for 60 s",
+            "status 429, the exchange asked for a pause of 60 s",
         ),
         (
             Reply::status(418, ban).header("Retry-After", "120"),
             120,
-            "status 418, the exchange wants no requests for 120 s",
+            "status 418, the exchange asked for a pause of 120 s",
         ),
         (Reply::status(429, ban), 60, "status 429, too many requests"),
         (
@@ -78,7 +78,7 @@ async fn assert_left_alone(market: Market, answer: Reply, pause: i64, reason: &s
         &id,
         market,
         &world.exchange.base_url(),
-        "not asked: an earlier answer wants no requests for another",
+        "no request made: the exchange asked for a pause, which lasts another",
     );
     assert_eq!(world.exchange.count(path(market)), asked);
     assert_eq!(world.lists(market).await, good);

@@ -1,4 +1,4 @@
-//! The whole answer: the list, and what stands around it.
+//! The document: the list of symbols, and the members around it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,12 +11,12 @@ use serde_json::value::RawValue;
 use super::entry::SymbolEntry;
 use super::{Listing, ListingError};
 
-/// Request weight a minute on the futures testnet; 2,400 in production.
+/// Request weight per minute that the futures testnet allows; production allows 2,400.
 const TESTNET_WEIGHT: u32 = 6_000;
-/// Longest `rateLimits` that is looked at, in bytes: real ones have some hundreds.
+/// Longest `rateLimits` that is read, in bytes. Real ones have a few hundred.
 const LONGEST_RATE_LIMITS: usize = 64 << 10;
 
-/// An `exchangeInfo` answer whose elements are read as `E`.
+/// An `exchangeInfo` document, with each element of `symbols` read as `E`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[serde(bound(deserialize = "E: Deserialize<'de> + Into<SymbolEntry<'de>>"))]
@@ -33,10 +33,10 @@ pub(super) struct ExchangeInfo<'a, E> {
     futures_type: Option<IgnoredAny>,
 }
 
-/// Reads an answer.
+/// Reads a document.
 ///
-/// In one go, as nearly all answers can be. Where one cannot, each element is delimited first and read alone then, so
-/// that one that is damaged costs no other.
+/// Nearly always in one pass. If that fails, a second pass delimits each element before it is read, so that an element
+/// that serde_json cannot read (a lone surrogate, `1e999`, a bare `null`) costs only itself.
 pub(super) fn read(body: &[u8]) -> Result<Listing, ListingError> {
     match serde_json::from_slice::<ExchangeInfo<'_, SymbolEntry<'_>>>(body) {
         Ok(answer) => answer.listing(),
@@ -64,7 +64,7 @@ impl<E> ExchangeInfo<'_, E> {
         if self.futures_type.is_some() {
             listing.marks.futures = total;
         }
-        // One strange entry is normal; a hundredth of the list is a different document.
+        // One odd entry is normal; if 1 % are odd, this is a different kind of document.
         if listing.malformed > 1 && listing.malformed * 100 > total {
             return Err(ListingError::TooManyMalformed {
                 malformed: listing.malformed,
@@ -92,7 +92,7 @@ fn allows_testnet_weight(rate_limits: &RawValue) -> bool {
     limits.any(|it| it.rate_limit_type == "REQUEST_WEIGHT" && it.limit == TESTNET_WEIGHT)
 }
 
-/// The elements of `symbols`, taken one by one while they are read: a list of millions of nulls takes no memory.
+/// `symbols`, folded into a listing while it is read: millions of nulls must not take memory.
 struct Elements<E> {
     listing: Listing,
     total: usize,

@@ -10,12 +10,12 @@ use super::Symbol;
 
 /// `deliveryDate` of a perpetual contract on the futures testnet: two seconds after the one in production.
 const TESTNET_NEVER_MS: &str = "4133404802000";
-/// Longest text that is taken over, in bytes as written: real names have at most some twenty.
+/// Longest string that is kept, in bytes as written. Real names have at most about twenty.
 const LONGEST_TEXT: usize = 1 << 10;
 
-/// The members of an element that matter, as they are written.
+/// The members of an element that are used, undecoded.
 ///
-/// Their text is not looked at before [`SymbolEntry::symbol`]: a value of the wrong type costs this entry alone.
+/// [`SymbolEntry::symbol`] decodes them, so a value of the wrong type costs only its own entry.
 #[derive(Debug, Default)]
 pub(super) struct SymbolEntry<'a> {
     symbol: Option<&'a RawValue>,
@@ -23,14 +23,14 @@ pub(super) struct SymbolEntry<'a> {
     quote_asset: Option<&'a RawValue>,
     status: Option<&'a RawValue>,
     delivery_date: Option<&'a RawValue>,
-    /// It has `isSpotTradingAllowed`.
+    /// Whether it has `isSpotTradingAllowed`.
     pub(super) is_spot: bool,
-    /// It has `contractType`.
+    /// Whether it has `contractType`.
     pub(super) is_futures: bool,
 }
 
 impl SymbolEntry<'_> {
-    /// The symbol, if all four members are text and it has a name.
+    /// The symbol, if all four members are strings and the name is not empty.
     pub(super) fn symbol(&self) -> Option<Symbol> {
         let symbol = text(self.symbol)?;
         (!symbol.is_empty()).then_some(Symbol {
@@ -41,7 +41,7 @@ impl SymbolEntry<'_> {
         })
     }
 
-    /// Whether it is a contract as only the futures testnet lists it.
+    /// Whether only the futures testnet lists contracts like this.
     pub(super) fn is_testnet(&self) -> bool {
         self.is_futures
             && self
@@ -50,7 +50,7 @@ impl SymbolEntry<'_> {
     }
 }
 
-/// An element that is read alone: one that cannot be read is an entry without members.
+/// Reads an element alone. One that cannot be read becomes an entry without members, which is not a symbol.
 impl<'a> From<&'a RawValue> for SymbolEntry<'a> {
     fn from(element: &'a RawValue) -> Self {
         serde_json::from_str(element.get()).unwrap_or_default()
@@ -75,7 +75,7 @@ impl<'de> Visitor<'de> for EntryVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut entry = SymbolEntry::default();
         while let Some(name) = map.next_key()? {
-            // The last of a repeated member counts, as in Python.
+            // A repeated member overwrites the earlier one, as in Python.
             let member = match name {
                 MemberName::Symbol => &mut entry.symbol,
                 MemberName::BaseAsset => &mut entry.base_asset,
