@@ -1,12 +1,12 @@
-//! A user's own exchange key: token, user, stored key, decryption, the exchange's networks in order.
+//! Lists by a user's own exchange key: token, user, stored key, decryption, then the exchange's networks in order.
 //!
-//! [`jwt`] reads tokens, [`users`] PostgreSQL, [`fernet`] what is stored there; [`branch`] walks through them and ends
-//! in a list of the user's own, in that of everybody, or in a reason why it is the public one after all. [`settings`]
-//! reads the environment. Nothing of it is touched for a list that is in the cache, and nothing here writes: neither
-//! to the database nor to Redis.
+//! [`jwt`] verifies tokens, [`users`] queries PostgreSQL, [`fernet`] decrypts the keys stored there. [`user_lists`] puts
+//! them together and returns a private list, the public list, or the reason for falling back to the public list.
+//! [`settings`] reads the environment. None of this runs for a list that is in the cache, and nothing here writes to the
+//! database or to Redis.
 //!
-//! Secrets are of the type `tradebot_base::secret::Secret` from the environment to the signature. [`protect`] keeps them out of
-//! core dumps.
+//! A secret stays in a `tradebot_base::secret::Secret` from the environment to the signature. [`protect`] keeps secrets out of core
+//! dumps.
 
 pub mod database_url;
 pub mod fernet;

@@ -61,13 +61,17 @@ pub enum SignedError {
     #[error("the API key is malformed (-2014)")]
     KeyFormat,
     /// -2015 or -2008: unknown on this network, not allowed from this address, or lacking the permission.
-    #[error("the API key is unknown on this network, or not allowed from this address or for this call ({0})")]
+    #[error(
+        "the API key is unknown on this network, or not allowed from this address or for this call ({0})"
+    )]
     KeyRefused(i64),
     /// -1022: the secret does not belong to the key.
     #[error("the signature is invalid: the stored secret does not belong to the API key (-1022)")]
     WrongSecret,
     /// -1021, even with a freshly measured clock offset.
-    #[error("the exchange rejects the request's timestamp (-1021), even with a freshly measured clock offset")]
+    #[error(
+        "the exchange rejects the request's timestamp (-1021), even with a freshly measured clock offset"
+    )]
     Clock,
     /// Another error object.
     #[error("status {status}, code {code}")]
@@ -78,7 +82,9 @@ pub enum SignedError {
         code: i64,
     },
     /// Keys go only to https hosts that have account endpoints.
-    #[error("no configured host of this network may receive an API key: use an https host with account endpoints")]
+    #[error(
+        "no configured host of this network may receive an API key: use an https host with account endpoints"
+    )]
     NoHost,
     /// No answer, or one that does not concern the key.
     #[error(transparent)]
@@ -203,7 +209,11 @@ impl Client {
             ms: server.saturating_sub(before + (after - before) / 2),
             measured: Instant::now(),
         };
-        debug!(host, offset_ms = offset.ms, "measured the clock offset of the exchange");
+        debug!(
+            host,
+            offset_ms = offset.ms,
+            "measured the clock offset of the exchange"
+        );
         *self.offset_state() = Some(offset);
         Ok(offset)
     }

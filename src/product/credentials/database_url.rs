@@ -1,8 +1,9 @@
-//! `DATABASE_URL` as the Python services have it: SQLAlchemy's form, with the options of its asyncpg dialect.
+//! `DATABASE_URL` as the Python services write it: SQLAlchemy's form, with the options of its asyncpg dialect.
 //!
-//! SQLAlchemy splits a URL by a grammar of its own, which lets a password hold `/`, `?` and `#` unescaped; this is
-//! that grammar. Options that only tune asyncpg (statement caches, its timeouts) are accepted and mean nothing here,
-//! one that would change where or how safely the connection goes is refused by name.
+//! SQLAlchemy has its own URL grammar, in which a password may contain `/`, `?` and `#` unescaped. `tokio_postgres::Config`
+//! splits such URLs elsewhere and refuses asyncpg's options, so this is SQLAlchemy's grammar. Options that only tune asyncpg
+//! (statement caches, its timeouts) are accepted and ignored; any other unknown option is refused by name, since it might
+//! change where the connection goes or how safely.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use url::form_urlencoded;
 use tradebot_base::secret::Secret;
 
 const PORT: u16 = 5432;
-/// Options of asyncpg that have no counterpart here and need none.
+/// Options of asyncpg that have no effect here.
 const MEANINGLESS: &[&str] = &[
     "async_fallback",
     "command_timeout",
@@ -28,27 +29,27 @@ const MEANINGLESS: &[&str] = &[
     "timeout",
 ];
 
-/// How the server is spoken to. The names are libpq's.
+/// Encryption of the connection, by libpq's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsMode {
-    /// In the clear.
+    /// Unencrypted.
     Disable,
     /// Encrypted if the server offers it; also stands for `allow`.
     Prefer,
-    /// Encrypted, whoever the server is; with `PGSSLROOTCERT` as `verify-ca`.
+    /// Encrypted, without verifying the server; acts as `verify-ca` if `PGSSLROOTCERT` is set.
     Require,
-    /// Encrypted, with a certificate of a known authority.
+    /// Encrypted, with a certificate from a trusted authority.
     VerifyCa,
-    /// The same, and the certificate is for this host.
+    /// As `verify-ca`, and the certificate must be for this host.
     VerifyFull,
 }
 
-/// A PostgreSQL server, or several of one cluster. Printing it leaves user and password out.
+/// A PostgreSQL server, or several of one cluster. Its text form omits user and password.
 #[derive(Clone)]
 pub struct DatabaseUrl {
-    /// Hosts and ports, tried in this order. A host with a leading `/` is a directory with a socket.
+    /// Hosts and ports, tried in this order. A host that starts with `/` is a socket directory.
     pub hosts: Vec<(String, u16)>,
-    /// Whom to connect as.
+    /// The user to connect as.
     pub user: String,
     /// The password, if there is one.
     pub password: Option<Secret>,
@@ -56,34 +57,34 @@ pub struct DatabaseUrl {
     pub database: String,
     /// Encryption.
     pub tls: TlsMode,
-    /// File with the certificates to trust, from `sslrootcert`.
+    /// File of trusted certificates, from `sslrootcert`.
     pub root_certificates: Option<PathBuf>,
-    /// Which server of several will do.
+    /// Which of several servers to accept.
     pub target: TargetSessionAttrs,
 }
 
-/// Why a URL cannot be used. The URL is not told: it holds a password.
+/// Why a URL cannot be used. Never quotes the URL, which holds a password.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum UrlError {
     /// Another database, or no URL.
     #[error("it does not begin with `postgresql+asyncpg://` or `postgresql://`")]
     Scheme,
-    /// Nobody to connect as.
+    /// It has no user.
     #[error("it names no user")]
     User,
     /// An `@` is left in the host.
     #[error("its host is unclear: write `@` in a password as `%40`")]
     Host,
-    /// A port that is no number.
-    #[error("its port is no number from 1 to 65535")]
+    /// A port that is not a number, or not one port per host.
+    #[error("its port is not a number from 1 to 65535, or there is not one port per host")]
     Port,
-    /// An escape that is no UTF-8.
+    /// A percent escape that is not UTF-8.
     #[error("its user, password or database is not UTF-8")]
     Encoding,
-    /// An option that is not understood.
+    /// An unknown option.
     #[error("its option `{0}` is not supported")]
     Option(String),
-    /// An option with a value that is not understood.
+    /// An option with an unknown value.
     #[error("its option `{0}` must be one of: {1}")]
     Value(&'static str, &'static str),
 }
@@ -173,7 +174,7 @@ impl DatabaseUrl {
     }
 }
 
-/// The part before the `@`: a user may hold one, a password may not.
+/// Splits off the part before the `@`. A user may contain an `@`, a password may not.
 fn split_userinfo(rest: &str) -> (Option<(&str, Option<&str>)>, &str) {
     let user_end = rest.find([':', '/']).unwrap_or(rest.len());
     let (user, behind) = rest.split_at(user_end);
@@ -192,7 +193,7 @@ fn split_before<'a>(text: &'a str, ends: &[char]) -> (&'a str, &'a str) {
     text.split_at(text.find(ends).unwrap_or(text.len()))
 }
 
-/// `host`, `host:port`, `[v6]`, `[v6]:port`, a directory, or nothing.
+/// Reads `host`, `host:port`, `[v6]`, `[v6]:port`, a socket directory, or nothing.
 fn host_and_port(text: &str) -> Result<(String, u16), UrlError> {
     if text.starts_with('/') {
         return Ok((text.to_owned(), PORT));
@@ -211,7 +212,7 @@ fn host_and_port(text: &str) -> Result<(String, u16), UrlError> {
             .split_once(':')
             .map_or((text, None), |(host, port)| (host, Some(port))),
     };
-    // Whatever stands in such a host may be the end of a password.
+    // A host with such characters may contain the end of a password.
     if host.contains(['@', '%', ' ']) {
         return Err(UrlError::Host);
     }

@@ -1,9 +1,9 @@
-//! Fernet, the form in which the deployment stores exchange keys: decryption alone.
+//! Decrypts Fernet tokens, the form in which the deployment stores exchange keys.
 //!
-//! The format is that of <https://github.com/fernet/spec>: version 0x80, time, initialisation vector, AES-128-CBC,
-//! HMAC-SHA256 over all before it, in URL-safe base64. The age of a token is not looked at, as the deployment does not.
-//! Cipher, padding and MAC are RustCrypto's. The existing crate for the whole format would draw in a second
-//! generation of them, carries a copyleft licence, and does not wipe what it decrypted.
+//! The format is that of <https://github.com/fernet/spec>: version 0x80, time, initialisation vector, AES-128-CBC
+//! ciphertext, and HMAC-SHA256 over all of it, in URL-safe base64. Like the deployment, this ignores a token's age.
+//! Cipher, padding and MAC are RustCrypto's. The `fernet` crate would pull in a second generation of them, has a copyleft
+//! licence, and does not zero what it decrypted.
 
 use std::fmt;
 
@@ -26,19 +26,19 @@ const VERSION: u8 = 0x80;
 const HEAD: usize = 1 + 8 + 16;
 const TAG: usize = 32;
 const BLOCK: usize = 16;
-/// Longer tokens are not decrypted; that of an API key has 184 characters.
+/// Longest token that is decrypted. An API key's has 184 characters.
 const LONGEST_TOKEN: usize = 16 * 1024;
 
-/// URL-safe, with or without padding: Python writes it with, people cut it off.
+/// URL-safe, padded or not: Python pads, but people cut the padding off.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Why a text is no key, or a token cannot be decrypted. Nothing of either is told.
+/// Why a key cannot be read or a token not decrypted. Quotes neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum FernetError {
-    /// A key is the URL-safe base64 of 32 bytes.
+    /// Not the URL-safe base64 of 32 bytes.
     #[error("a Fernet key is the URL-safe base64 of 32 bytes")]
     BadKey,
     /// Not a Fernet token at all.
@@ -47,12 +47,12 @@ pub enum FernetError {
     /// Encrypted with another key, or damaged.
     #[error("no Fernet key fits the stored value")]
     WrongKey,
-    /// It was encrypted with this key, and is no text.
+    /// It decrypts to bytes that are not UTF-8.
     #[error("the decrypted value is not text")]
     NotText,
 }
 
-/// Several keys, newest first: Python's `MultiFernet`, for decryption.
+/// Several keys, newest first, like Python's `MultiFernet`.
 pub struct Keyring(Vec<Key>);
 
 struct Key {
@@ -70,7 +70,7 @@ impl Keyring {
     /// Reads a comma-separated list of keys.
     ///
     /// # Errors
-    /// [`FernetError::BadKey`], also for a list without any key.
+    /// [`FernetError::BadKey`], also for an empty list.
     pub fn parse(list: &Secret) -> Result<Self, FernetError> {
         let keys = list.expose().split(',').map(str::trim);
         let keys: Vec<Key> = keys
@@ -100,7 +100,7 @@ impl Keyring {
         text.ok_or(FernetError::WrongKey)?
     }
 
-    /// Whether one of the keys is known to the world, or was never drawn by chance.
+    /// Whether one of the keys is publicly known or clearly not random.
     #[must_use]
     pub fn has_well_known_key(&self) -> bool {
         self.0.iter().any(Key::is_well_known)
@@ -109,7 +109,7 @@ impl Keyring {
 
 impl Key {
     fn parse(text: &str) -> Result<Self, FernetError> {
-        // Python takes the other alphabet as well: `openssl rand -base64 32` makes keys for it.
+        // Python also accepts the standard alphabet, in which `openssl rand -base64 32` writes keys.
         let text = Zeroizing::new(text.replace('+', "-"));
         let text = Zeroizing::new(text.replace('/', "_"));
         let bytes = BASE64.decode(&*text).map_err(|_| FernetError::BadKey)?;
@@ -126,7 +126,7 @@ impl Key {
         })
     }
 
-    /// `None` if the token was not made with this key.
+    /// Decrypts a token, or returns `None` if it was made with another key.
     fn decrypt(&self, token: &[u8]) -> Option<Result<Secret, FernetError>> {
         let (signed, tag) = token.split_at(token.len() - TAG);
         let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.signing[..]).ok()?;
@@ -135,7 +135,7 @@ impl Key {
         let (vector, ciphertext) = signed[HEAD - BLOCK..].split_at(BLOCK);
         let cipher = Decryptor::<Aes128>::new_from_slices(&self.encryption[..], vector).ok()?;
         let mut buffer = Zeroizing::new(ciphertext.to_vec());
-        // The tag was right, so a wrong padding tells an attacker nothing.
+        // The MAC was right, so wrong padding is no oracle for an attacker.
         let Ok(plain) = cipher.decrypt_padded::<Pkcs7>(&mut buffer) else {
             return Some(Err(FernetError::NotAToken));
         };
@@ -147,12 +147,12 @@ impl Key {
     }
 
     fn is_well_known(&self) -> bool {
-        // The key of the specification's examples, which is copied into tutorials.
+        // The key in the specification's examples, which tutorials copy.
         const OF_THE_SPECIFICATION: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
         let all = || self.signing.iter().chain(self.encryption.iter());
         let first = self.signing[0];
         all().all(|byte| *byte == first)
-            // 32 letters or digits are words of somebody's, not 32 bytes drawn by chance.
+            // 32 printable characters were typed by a person; random bytes hardly ever look like that.
             || all().all(|byte| byte.is_ascii_graphic() || *byte == b' ')
             || BASE64.decode(OF_THE_SPECIFICATION).is_ok_and(|known| all().eq(&known))
     }

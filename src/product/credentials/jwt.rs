@@ -1,8 +1,8 @@
-//! The users' tokens: HMAC with one algorithm, an expiry, and an e-mail address as the subject.
+//! Verifies users' tokens: HMAC with one algorithm, an expiry, and an e-mail address as the subject.
 //!
-//! Signature and claims are checked by `jsonwebtoken`, which asks for no other cryptography than the HMAC below: a
-//! token that says `none`, or names a public-key algorithm, finds nothing that could verify it. What python-jose
-//! refuses with the deployment's options is refused here, too: an audience that nobody expects, `nbf` in the future.
+//! `jsonwebtoken` checks signature and claims with no cryptography but the HMAC below, so a token with `none` or a
+//! public-key algorithm cannot be verified. Tokens that python-jose refuses with the deployment's options are refused here
+//! too: those with an audience, or with `nbf` in the future.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,31 +18,31 @@ use thiserror::Error;
 
 use tradebot_base::secret::Secret;
 
-/// Longer tokens are not looked at; the deployment's have some 200 bytes.
+/// Longest token that is verified. The deployment's have about 200 bytes.
 const LONGEST_TOKEN: usize = 8 * 1024;
 /// The longest e-mail address that RFC 3696 allows.
 const LONGEST_EMAIL: usize = 320;
 
-/// Why a token is not accepted. Nothing of the token is told.
+/// Why a token is not accepted. Never quotes the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum TokenError {
     /// Not three parts of base64 with JSON in them, or longer than any token of the deployment.
     #[error("the token is malformed")]
     Malformed,
-    /// Another algorithm than the configured one, `none` included.
+    /// An algorithm other than the configured one, `none` included.
     #[error("the token's algorithm is not the configured one")]
     WrongAlgorithm,
-    /// Signed with another key, or changed since.
+    /// Signed with another key, or altered.
     #[error("the token's signature is wrong")]
     WrongSignature,
-    /// `exp` is over.
+    /// `exp` is in the past.
     #[error("the token has expired")]
     Expired,
     /// There is no usable `exp`.
     #[error("the token has no expiry")]
     NoExpiry,
-    /// `nbf`, `aud` or a critical extension speak against it.
-    #[error("the token is not meant for now, or not for this service")]
+    /// `nbf`, `aud` or a critical extension rules it out.
+    #[error("the token is not valid yet, or not meant for this service")]
     NotForUs,
     /// `sub` is absent, or cannot be an e-mail address.
     #[error("the token names no user")]
@@ -66,7 +66,7 @@ impl FromStr for HmacAlgorithm {
     }
 }
 
-/// Verifies tokens. Holds the key.
+/// Verifies tokens with one key and one algorithm.
 pub struct TokenVerifier {
     key: DecodingKey,
     validation: Validation,
@@ -85,10 +85,10 @@ struct Claims {
 }
 
 impl TokenVerifier {
-    /// A verifier for tokens signed with `key` by `algorithm` alone.
+    /// A verifier that accepts only tokens signed with `key` by `algorithm`.
     #[must_use]
     pub fn new(key: &Secret, algorithm: HmacAlgorithm) -> Self {
-        // Fails only if it is installed already.
+        // Fails only if it is already installed.
         let _ = HMAC_ONLY.install_default();
         let mut validation = Validation::new(algorithm.0);
         validation.leeway = 0;
@@ -99,7 +99,7 @@ impl TokenVerifier {
         }
     }
 
-    /// The e-mail address of the user whom a token names.
+    /// The e-mail address of the user that a token names.
     ///
     /// # Errors
     /// [`TokenError`].
@@ -109,7 +109,7 @@ impl TokenVerifier {
         }
         let decoded = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)
             .map_err(|error| why(&error))?;
-        // RFC 7515: an extension that must be understood and is not makes the token invalid.
+        // RFC 7515: a token with a critical extension that the verifier does not understand is invalid.
         if decoded.header.crit.is_some() {
             return Err(TokenError::NotForUs);
         }
@@ -120,7 +120,7 @@ impl TokenVerifier {
     }
 }
 
-/// Whether the database can be asked for it: PostgreSQL refuses texts with a zero byte.
+/// Whether it can be passed to the database: PostgreSQL refuses text with a zero byte.
 pub(super) fn may_be_email(text: &str) -> bool {
     (1..=LONGEST_EMAIL).contains(&text.len()) && !text.contains('\0')
 }
@@ -136,7 +136,7 @@ fn why(error: &Error) -> TokenError {
     }
 }
 
-/// All the cryptography that `jsonwebtoken` gets: verification, by HMAC.
+/// The only cryptography that `jsonwebtoken` gets: verification by HMAC.
 static HMAC_ONLY: CryptoProvider = CryptoProvider {
     signer_factory: refuse_to_sign,
     verifier_factory: verifier,
@@ -173,7 +173,7 @@ struct HmacVerifier<M> {
 }
 
 impl<M: Mac + Clone> Verifier<Vec<u8>> for HmacVerifier<M> {
-    /// Takes the same time for every wrong signature of the right length.
+    /// Compares in constant time.
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
         let mut mac = self.mac.clone();
         mac.update(message);

@@ -1,4 +1,4 @@
-//! What happens on the way to a user's own list, and how it ends. Nothing here can print a secret.
+//! The steps and outcomes of looking up a user's list. None of these types can print a secret.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,54 +16,54 @@ use crate::product::binance::signed::SignedError;
 use tradebot_base::error_chain;
 use tradebot_base::market::Network;
 
-/// What a user gets.
+/// The list that a user gets.
 #[derive(Debug, Clone)]
 pub enum UserList {
-    /// The key is good on the deployment's own network, whose list is everybody's.
+    /// The key is good on the deployment's own network, whose list is the public one.
     Public(Network),
-    /// The key is good on another network: its list is for this user, and belongs into no shared key.
+    /// The key is good on another network. Its list is for this user and must not be written to a shared cache key.
     Private(Arc<PrivateList>),
 }
 
-/// The list of a network that is not the deployment's.
+/// The list of a network other than the deployment's.
 #[derive(Debug)]
 pub struct PrivateList {
-    /// Which network.
+    /// The network.
     pub network: Network,
     /// Scheme and host that served it.
     pub host: String,
-    /// The symbols, filtered and sorted as ever.
+    /// The symbols, filtered and sorted like the public list.
     pub symbols: Vec<Symbol>,
     /// Unix seconds of the fetch.
     pub fetched_at: i64,
-    /// The answer says of itself that it is made up.
+    /// The answer comes from a sandbox, and its symbols are made up.
     pub sandbox: bool,
 }
 
-/// Why a user gets the public list after all.
+/// Why a user falls back to the public list.
 #[derive(Debug, Error)]
 pub enum Fallback {
-    /// The token says nothing.
+    /// The token is not accepted.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// No user could be looked up.
+    /// The database gave no answer.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// Nobody has this e-mail address.
+    /// No user has this e-mail address.
     #[error("there is no such user")]
     UnknownUser,
-    /// `is_active` is false.
+    /// `users.is_active` is false.
     #[error("user {0} is not active")]
     InactiveUser(i64),
-    /// The user has stored none.
-    #[error("user {0} has no key")]
+    /// The user has stored no key.
+    #[error("user {0} has no stored key")]
     NoKey(i64),
     /// None of the stored keys can be decrypted.
     #[error("no key of user {user} can be decrypted: {reason}")]
     Undecryptable {
         /// `users.id`.
         user: i64,
-        /// What is wrong with the best of them.
+        /// What is wrong with the first of them.
         reason: FernetError,
     },
     /// No network gave a list for the key.
@@ -73,16 +73,16 @@ pub enum Fallback {
         user: i64,
         /// `api_keys.id`.
         key: i64,
-        /// What each of them said.
+        /// Why each network gave none.
         reasons: Vec<(Network, NetworkFailure)>,
     },
-    /// The time for the whole branch passed.
-    #[error("no list of the user's own within {} s", .0.as_secs_f64())]
+    /// The lookup ran out of time.
+    #[error("no list for the user within {} s", .0.as_secs_f64())]
     OutOfTime(Duration),
 }
 
 impl Fallback {
-    /// Whether somebody should look at it who did not hear of it a minute ago.
+    /// Whether an operator should see it: not if it repeats a remembered refusal.
     pub(super) fn deserves_a_warning(&self) -> bool {
         match self {
             Self::Undecryptable { .. } | Self::OutOfTime(_) => true,
@@ -100,27 +100,27 @@ pub enum NetworkFailure {
     /// The account could not be read.
     #[error(transparent)]
     Signed(#[from] SignedError),
-    /// It has refused the key lately and was not asked again.
+    /// It refused the key a short while ago, so it was not asked again.
     #[error("{}", remembered(.0))]
     Remembered(KeyVerdict),
-    /// The key is good, and there is no list.
-    #[error("the key is good, but there is no list")]
+    /// The key is good, but the list could not be fetched.
+    #[error("the key is good, but the list could not be fetched")]
     List(#[from] UpstreamError),
-    /// The key is good, and nothing may be listed.
+    /// The key is good, but no symbol qualifies for the list.
     #[error("the key is good, but no symbol is trading")]
     Empty,
-    /// The key is good, and the list lacks what every list has.
+    /// The key is good, but the list lacks symbols that every real list has.
     #[error("the key is good, but the list lacks {}", .0.join(", "))]
     NoAnchors(Vec<String>),
-    /// The network's share of the time passed.
+    /// The network used up its share of the time.
     #[error("no answer within {} s", .0.as_secs_f64())]
     OutOfTime(Duration),
 }
 
 fn remembered(verdict: &KeyVerdict) -> &'static str {
     match verdict {
-        KeyVerdict::BadFormat => "not asked: it found the key's format wrong lately (-2014)",
-        _ => "not asked: it refused the key lately",
+        KeyVerdict::BadFormat => "not asked: it recently rejected the key as malformed (-2014)",
+        _ => "not asked: it recently refused the key",
     }
 }
 
@@ -136,17 +136,17 @@ impl fmt::Display for Reasons<'_> {
     }
 }
 
-/// A step that was made, for `credentials check`.
+/// A step of a lookup, for `credentials check`.
 #[derive(Debug)]
 pub enum LookupStep<'a> {
     /// The database answered.
     User {
         /// `users.id`.
         id: i64,
-        /// How many keys were read.
+        /// How many stored keys were read.
         keys: usize,
     },
-    /// A stored key cannot be decrypted, and the next one is tried.
+    /// A stored key cannot be decrypted; the next one is tried.
     Skipped {
         /// `api_keys.id`.
         key: i64,
@@ -157,26 +157,26 @@ pub enum LookupStep<'a> {
     Decrypted {
         /// `api_keys.id`.
         key: i64,
-        /// Whether the deployment found it valid.
+        /// Whether the deployment has marked it valid.
         is_valid: bool,
     },
     /// A network accepted the key.
     Accepted {
-        /// Which.
+        /// The network.
         network: Network,
-        /// How far its clock is ahead of ours, if compared.
+        /// How far its clock is ahead of ours, if measured.
         offset_ms: Option<i64>,
     },
     /// A network gave no list.
     Failed {
-        /// Which.
+        /// The network.
         network: Network,
         /// Why.
         failure: &'a NetworkFailure,
     },
 }
 
-/// The ends of a walk, for counting.
+/// The outcomes that are counted, as metrics name them.
 pub const OUTCOMES: [&str; 10] = [
     "everybodys",
     "private",
@@ -190,7 +190,7 @@ pub const OUTCOMES: [&str; 10] = [
     "out_of_time",
 ];
 
-/// The place of an end in [`OUTCOMES`].
+/// The index of an outcome in [`OUTCOMES`].
 pub(super) fn outcome_index(outcome: &Result<UserList, Fallback>) -> usize {
     match outcome {
         Ok(UserList::Public(_)) => 0,

@@ -1,15 +1,15 @@
-//! Keeping this process's memory to itself.
+//! Keeps secrets in this process's memory from being dumped or read.
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 
-/// No core dumps from now on, and no other process of the same user may look into this one's memory.
+/// Forbids core dumps, and keeps other processes of the same user from reading this one's memory.
 ///
-/// The limit stops dumps to files, the attribute also those that the kernel hands to a program. While it holds, files
-/// of this process in `/proc` belong to root.
+/// The resource limit stops dumps to files, the dumpable attribute also dumps that the kernel pipes to a program. The
+/// attribute makes root the owner of this process's files in `/proc`.
 ///
 /// # Errors
-/// When the kernel refuses either, which it does not on Linux.
+/// When the kernel refuses either; Linux does not.
 pub fn forbid_dumps() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     prctl::set_dumpable(false)

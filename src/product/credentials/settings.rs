@@ -1,4 +1,4 @@
-//! The branch's part of the environment.
+//! Environment variables for lists by users' own keys.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use tradebot_base::config::Reader;
 use tradebot_base::market::Network;
 use tradebot_base::secret::Secret;
 
-/// Shorter keys can be found by trying.
+/// Shorter keys can be guessed by brute force.
 const SHORTEST_SECRET_KEY: usize = 16;
-/// What a `SECRET_KEY` that somebody forgot to set consists of, without punctuation.
+/// Placeholders that people forget to replace in `SECRET_KEY`, without punctuation.
 const PLACEHOLDERS: &[&str] = &[
     "changeme",
     "changethis",
@@ -38,38 +38,38 @@ const PLACEHOLDERS: &[&str] = &[
     "yoursecret",
 ];
 
-/// Whether users' own keys are used, and with what.
+/// Whether users' own keys are used, and how.
 #[derive(Debug)]
 pub enum CredentialSettings {
-    /// They are not; the text says why, for the log and for `credentials check`.
+    /// They are not used. The text says why, for the log and for `credentials check`.
     Off(String),
-    /// They are.
+    /// They are used.
     On(Box<EnabledCredentials>),
 }
 
-/// What the branch works with.
+/// What looking up users' lists needs.
 #[derive(Debug)]
 pub struct EnabledCredentials {
-    /// Where the users are.
+    /// The database with users and their keys.
     pub database: DatabaseUrl,
-    /// For a look-up in the database.
+    /// Limit for one database query.
     pub database_timeout: Duration,
-    /// Connections at most.
+    /// Maximum number of database connections.
     pub pool_size: usize,
     /// Verifies tokens.
     pub verifier: TokenVerifier,
     /// Decrypts stored keys.
     pub keyring: Keyring,
-    /// Networks to try a key on, in this order.
+    /// Networks to try a key on, in order.
     pub networks: Vec<Network>,
-    /// For the whole branch.
+    /// Limit for the whole lookup.
     pub budget: Duration,
-    /// What is dubious about it, for the log.
+    /// Weak keys, for the log.
     pub warnings: Vec<String>,
 }
 
 impl CredentialSettings {
-    /// Reads the section. In production, a key that is missing or well known is a mistake if there is a database.
+    /// Reads the variables. In production with a database, a missing or weak key is a mistake.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let production = reader.text("ENVIRONMENT").eq_ignore_ascii_case("production");
         let networks = networks(reader);
@@ -126,7 +126,7 @@ impl CredentialSettings {
     }
 }
 
-/// What is wrong with the keys.
+/// Missing and weak keys.
 #[derive(Default)]
 struct KeyFindings {
     missing: Vec<&'static str>,
@@ -142,11 +142,14 @@ impl KeyFindings {
         for name in &self.missing {
             reader.complain_of(
                 name,
-                "it is missing, with ENVIRONMENT=production and a DATABASE_URL",
+                "it is missing, but ENVIRONMENT=production with a DATABASE_URL requires it",
             );
         }
         for (name, why) in &self.weak {
-            reader.complain_of(name, format_args!("{why}, with ENVIRONMENT=production"));
+            reader.complain_of(
+                name,
+                format_args!("{why}, which ENVIRONMENT=production does not allow"),
+            );
         }
     }
 
@@ -191,7 +194,7 @@ fn networks(reader: &mut Reader<'_>) -> Vec<Network> {
     networks
 }
 
-/// What speaks against a key that signs tokens.
+/// Why a key is too weak to sign tokens, if it is.
 fn weakness(key: &Secret) -> Option<&'static str> {
     let key = key.expose();
     let letters: zeroize::Zeroizing<String> = zeroize::Zeroizing::new(

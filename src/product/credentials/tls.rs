@@ -1,4 +1,4 @@
-//! TLS towards the database: libpq's modes, with rustls.
+//! TLS to the database: libpq's modes on rustls.
 
 use std::sync::Arc;
 
@@ -16,26 +16,26 @@ use super::database_url::{DatabaseUrl, TlsMode};
 /// Why TLS cannot be set up.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    /// The file of `PGSSLROOTCERT` or `sslrootcert`.
+    /// The file named by `PGSSLROOTCERT` or `sslrootcert`.
     #[error("cannot read certificates from {file}: {reason}")]
     File {
         /// The file.
         file: String,
-        /// Why not.
+        /// What is wrong with it.
         reason: String,
     },
-    /// Nothing to compare the server's certificate with.
-    #[error("there are no trusted certificates to verify the database's with; set PGSSLROOTCERT")]
+    /// No trusted certificates.
+    #[error("this machine has no trusted certificates to verify the database with; set PGSSLROOTCERT")]
     NoRoots,
-    /// rustls refuses the set-up.
-    #[error("TLS towards the database cannot be set up")]
+    /// rustls refuses the configuration.
+    #[error("cannot set up TLS to the database")]
     Rustls(#[from] rustls::Error),
     /// The trusted certificates are unusable.
     #[error("the trusted certificates cannot be used: {0}")]
     Verifier(String),
 }
 
-/// What a server's certificate is checked for, apart from its own signature of the handshake.
+/// What to verify about a server's certificate, besides the handshake signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Checks {
     Nothing,
@@ -51,7 +51,7 @@ pub fn connector(url: &DatabaseUrl) -> Result<MakeRustlsConnect, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let checks = match url.tls {
         TlsMode::Disable | TlsMode::Prefer => Checks::Nothing,
-        // libpq: a file with certificates turns `require` into `verify-ca`.
+        // As in libpq, a file of trusted certificates turns `require` into `verify-ca`.
         TlsMode::Require if url.root_certificates.is_none() => Checks::Nothing,
         TlsMode::Require | TlsMode::VerifyCa => Checks::Authority,
         TlsMode::VerifyFull => Checks::AuthorityAndHost,
@@ -100,12 +100,12 @@ fn roots(url: &DatabaseUrl) -> Result<RootCertStore, TlsError> {
             .map_err(|error| unusable(error.to_string()))?;
     }
     if roots.is_empty() {
-        return Err(unusable("there is none in it".into()));
+        return Err(unusable("the file has no certificate".into()));
     }
     Ok(roots)
 }
 
-/// Checks as much as the mode asks for.
+/// Verifies as much as the mode requires.
 #[derive(Debug)]
 struct ModeVerifier {
     provider: Arc<CryptoProvider>,
@@ -128,7 +128,7 @@ impl ServerCertVerifier for ModeVerifier {
         let verified =
             authority.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verified {
-            // The name is looked at last: whoever fails here has passed everything else.
+            // The name is checked last, so everything else has passed.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if self.checks == Checks::Authority => Ok(ServerCertVerified::assertion()),

@@ -1,14 +1,14 @@
-//! The branch itself: from a token to a list of the user's own, or to a reason why not.
+//! From a token to the user's list, or to a reason for serving the public list.
 //!
 //! Decisions that the deployment's code left open:
-//! * A user's keys are tried in this order: those that the deployment found valid, then the others; newest first. The
-//!   first that can be decrypted is *the* key, and no other one is sent anywhere.
-//! * It is tried on the networks in the configured order; whatever goes wrong on one, the next is asked. An account
-//!   that can be read proves the key, for spot and futures alike.
-//! * A network's list is the same for every user. That of the deployment's own network is everybody's, and is read
-//!   like everybody's; that of another one is kept in memory for a minute, once.
+//! * Keys are tried in this order: those the deployment has marked valid, then the others; newest first. The first one
+//!   that can be decrypted is used, and no other key is sent anywhere.
+//! * That key is tried on the networks in the configured order. Any failure on one leads to the next. Access to the
+//!   account proves the key, for spot and futures alike.
+//! * A network's list is the same for all its users. On the deployment's own network it is the public list, read from the
+//!   cache; the list of any other network is kept in memory for a minute and shared.
 //!
-//! Does not write to Redis, and leaves the request the rest of its time: a walk ends within its budget.
+//! Does not write to Redis. A lookup ends within its budget, which leaves the request time to serve the public list.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,21 +34,21 @@ use tradebot_base::clock::{Clock, SystemClock};
 use tradebot_base::error_chain;
 use tradebot_base::market::{Market, Network, PerMarket};
 
-/// How long the list of another network is kept.
+/// How long to keep the list of another network.
 const PRIVATE_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Why the branch cannot be set up.
+/// Why user lists cannot be set up.
 #[derive(Debug, Error)]
 pub enum UserListsError {
-    /// TLS towards the database.
+    /// TLS to the database.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// TLS towards the exchange.
-    #[error("the HTTP client cannot be set up")]
+    /// TLS to the exchange.
+    #[error("cannot set up the HTTP client")]
     Http(#[from] reqwest::Error),
 }
 
-/// See the module.
+/// Looks up the lists of users by token or e-mail address.
 pub struct UserLists {
     verifier: TokenVerifier,
     keyring: Keyring,
@@ -62,19 +62,19 @@ pub struct UserLists {
     database_is_down: AtomicBool,
 }
 
-/// A network, and its lists if they are not everybody's.
+/// A network's client, and its lists if it is not the deployment's own network.
 struct NetworkClient {
     network: Network,
     client: Client,
     lists: PerMarket<Mutex<Option<CachedList>>>,
 }
 
-/// A list, and since when it is kept.
+/// A list, and when it was fetched.
 type CachedList = (Instant, Arc<PrivateList>);
 
 impl UserLists {
-    /// Sets the branch up; nothing is connected yet. `own` is the client of the deployment's network: the exchange's
-    /// pauses hold for both.
+    /// Sets up lookups without connecting to anything. `own` is the client of the deployment's network, with which the
+    /// other networks' clients share pauses.
     ///
     /// # Errors
     /// [`UserListsError`].
@@ -113,21 +113,22 @@ impl UserLists {
         })
     }
 
-    /// The list of the user whom `token` names, as it stands behind `Bearer`.
+    /// The list of the user that `token`, the text after `Bearer`, names.
     ///
     /// # Errors
-    /// [`Fallback`]: the public list is to be served. It is logged already.
+    /// [`Fallback`]: serve the public list. The reason has been logged.
     pub async fn list_for(&self, token: &str, market: Market) -> Result<UserList, Fallback> {
         let outcome = match self.verifier.email(token) {
             Ok(email) => self.list_of(&email, market, &mut |_| {}).await,
             Err(error) => Err(error.into()),
         };
         self.outcomes[outcome_index(&outcome)].fetch_add(1, Ordering::Relaxed);
-        self.tell(market, &outcome);
+        self.log_outcome(market, &outcome);
         outcome
     }
 
-    /// The list of the user with an e-mail address, without a token and uncounted; `on_step` sees each step.
+    /// The list of the user with this e-mail address, without a token and without counting the outcome. Calls `on_step` for
+    /// each step.
     ///
     /// # Errors
     /// [`Fallback`].
@@ -137,20 +138,20 @@ impl UserLists {
         market: Market,
         on_step: &mut (dyn FnMut(LookupStep<'_>) + Send),
     ) -> Result<UserList, Fallback> {
-        // Through the database and two networks: too much for its callers' futures.
-        let walk = Box::pin(self.walk(email, market, Instant::now() + self.budget, on_step));
-        timeout(self.budget, walk)
+        // Boxed, so that callers' futures stay small.
+        let look_up = Box::pin(self.look_up(email, market, Instant::now() + self.budget, on_step));
+        timeout(self.budget, look_up)
             .await
             .unwrap_or(Err(Fallback::OutOfTime(self.budget)))
     }
 
-    /// How often each end came so far, by its name.
+    /// How often each outcome has occurred, by name.
     pub fn outcomes(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = self.outcomes.iter().map(|count| count.load(Ordering::Relaxed));
         OUTCOMES.into_iter().zip(counts)
     }
 
-    async fn walk(
+    async fn look_up(
         &self,
         email: &str,
         market: Market,
@@ -170,18 +171,22 @@ impl UserLists {
         });
         let (stored, key) = self.decrypt(&user, on_step)?;
         let mut reasons = Vec::new();
-        for (number, side) in self.networks.iter().enumerate() {
+        for (number, target) in self.networks.iter().enumerate() {
             let left = u32::try_from(self.networks.len() - number).unwrap_or(u32::MAX);
             let share = deadline.saturating_duration_since(Instant::now()) / left;
-            let asked = timeout(share, self.on_network(side, stored, &key, market, share, on_step)).await;
+            let asked = timeout(
+                share,
+                self.on_network(target, stored, &key, market, share, on_step),
+            )
+            .await;
             match asked.unwrap_or(Err(NetworkFailure::OutOfTime(share))) {
                 Ok(own) => return Ok(own),
                 Err(failure) => {
                     on_step(LookupStep::Failed {
-                        network: side.network,
+                        network: target.network,
                         failure: &failure,
                     });
-                    reasons.push((side.network, failure));
+                    reasons.push((target.network, failure));
                 }
             }
         }
@@ -235,47 +240,47 @@ impl UserLists {
 
     async fn on_network(
         &self,
-        side: &NetworkClient,
+        target: &NetworkClient,
         stored: &StoredKey,
         key: &ApiKey,
         market: Market,
         share: Duration,
         on_step: &mut (dyn FnMut(LookupStep<'_>) + Send),
     ) -> Result<UserList, NetworkFailure> {
-        match self.verdicts.get(stored, side.network, Instant::now()) {
+        match self.verdicts.get(stored, target.network, Instant::now()) {
             Some(KeyVerdict::Accepted) => {}
             Some(verdict) => return Err(NetworkFailure::Remembered(verdict)),
             None => {
-                let outcome = side.client.check_account(key, share).await;
+                let outcome = target.client.check_account(key, share).await;
                 if let Some(verdict) = KeyVerdict::of(&outcome) {
-                    self.verdicts.put(stored, side.network, verdict, Instant::now());
+                    self.verdicts.put(stored, target.network, verdict, Instant::now());
                 }
                 outcome?;
             }
         }
         on_step(LookupStep::Accepted {
-            network: side.network,
-            offset_ms: side.client.clock_offset_ms(),
+            network: target.network,
+            offset_ms: target.client.clock_offset_ms(),
         });
-        if side.network == self.deployment_network {
-            return Ok(UserList::Public(side.network));
+        if target.network == self.deployment_network {
+            return Ok(UserList::Public(target.network));
         }
-        self.private_list(side, market).await.map(UserList::Private)
+        self.private_list(target, market).await.map(UserList::Private)
     }
 
     async fn private_list(
         &self,
-        side: &NetworkClient,
+        target: &NetworkClient,
         market: Market,
     ) -> Result<Arc<PrivateList>, NetworkFailure> {
-        // Held while fetching: whoever comes meanwhile wants the same list. Its deadline goes on for each waiter.
-        let mut kept = side.lists.get(market).lock().await;
-        if let Some((since, list)) = kept.as_ref()
+        // Locked while fetching: later callers wait for the same list, each within its own deadline.
+        let mut cached = target.lists.get(market).lock().await;
+        if let Some((since, list)) = cached.as_ref()
             && since.elapsed() < PRIVATE_LIFETIME
         {
             return Ok(Arc::clone(list));
         }
-        let fetched = side.client.exchange_info(market).await?;
+        let fetched = target.client.exchange_info(market).await?;
         let symbols = prepare(fetched.listing.symbols, market, &self.symbols);
         if symbols.is_empty() {
             return Err(NetworkFailure::Empty);
@@ -285,18 +290,18 @@ impl UserLists {
             return Err(NetworkFailure::NoAnchors(missing));
         }
         let list = Arc::new(PrivateList {
-            network: side.network,
+            network: target.network,
             host: fetched.base_url,
             symbols,
             fetched_at: SystemClock.now().timestamp(),
             sandbox: fetched.listing.sandbox,
         });
-        *kept = Some((Instant::now(), Arc::clone(&list)));
+        *cached = Some((Instant::now(), Arc::clone(&list)));
         Ok(list)
     }
 
-    /// One line for what an operator can do something about. Tokens come from anywhere and are debug output.
-    fn tell(&self, market: Market, outcome: &Result<UserList, Fallback>) {
+    /// Warns about what an operator can act on. A bad token is only debug output: anyone can send one.
+    fn log_outcome(&self, market: Market, outcome: &Result<UserList, Fallback>) {
         if !matches!(outcome, Err(Fallback::Token(_) | Fallback::Database(_)))
             && self.database_is_down.swap(false, Ordering::Relaxed)
         {
@@ -304,12 +309,12 @@ impl UserLists {
         }
         match outcome {
             Ok(UserList::Public(network)) => {
-                debug!(%market, %network, "a user's key is good, the list is everybody's");
+                debug!(%market, %network, "a user's key is good here and gets the public list");
             }
             Ok(UserList::Private(list)) => {
-                debug!(%market, network = %list.network, "a user gets another network's list");
+                debug!(%market, network = %list.network, "a user gets the list of another network");
             }
-            Err(Fallback::Database(error)) => self.tell_of_database(error),
+            Err(Fallback::Database(error)) => self.log_database_error(error),
             Err(reason) if reason.deserves_a_warning() => {
                 warn!(%market, %reason, "a user gets the public list")
             }
@@ -317,10 +322,10 @@ impl UserLists {
         }
     }
 
-    fn tell_of_database(&self, error: &DatabaseError) {
+    fn log_database_error(&self, error: &DatabaseError) {
         let error = error_chain(error);
         if self.database_is_down.swap(true, Ordering::Relaxed) {
-            debug!(%error, "still no database");
+            debug!(%error, "the database still does not answer");
         } else {
             warn!(%error, "users get the public list until the database answers");
         }

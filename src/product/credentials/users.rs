@@ -1,7 +1,7 @@
-//! Users and their stored keys in PostgreSQL, which is read and never written.
+//! Reads users and their stored keys from PostgreSQL. Never writes.
 //!
-//! One query a look-up, over a small pool that opens connections when they are needed. Statements have no name, so a
-//! PgBouncer that shares connections between clients is no obstacle.
+//! One query per lookup, over a small pool that connects on demand. Statements are unnamed, so PgBouncer in transaction mode
+//! works.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use tokio_postgres::{Config, Row};
 use super::database_url::{DatabaseUrl, TlsMode};
 use super::tls::{self, TlsError};
 
-/// How many keys of a user are looked at. A rotation leaves two.
+/// How many of a user's keys are read. A rotation leaves two.
 const KEYS: i64 = 4;
 
-/// Valid keys first, then newest first: a key that the deployment has not found valid is used if there is no other.
+/// Valid keys first, then newest first. A key that is not marked valid is used only if there is no other.
 const LOOK_UP: &str = "SELECT u.id::bigint, coalesce(u.is_active, false), k.id::bigint, \
      k.encrypted_api_key::text, k.encrypted_secret_key::text, coalesce(k.is_valid, false) \
      FROM users u LEFT JOIN api_keys k ON k.user_id = u.id \
@@ -26,14 +26,14 @@ const LOOK_UP: &str = "SELECT u.id::bigint, coalesce(u.is_active, false), k.id::
      ORDER BY coalesce(k.is_valid, false) DESC, k.created_at DESC NULLS LAST, k.id DESC \
      LIMIT $2";
 
-/// A user and the keys that may be tried, best first.
+/// A user and their stored keys.
 #[derive(Debug)]
 pub struct User {
     /// `users.id`.
     pub id: i64,
     /// Whether the user may log in.
     pub is_active: bool,
-    /// Stored keys, the best first.
+    /// Stored keys, in the order to try them.
     pub keys: Vec<StoredKey>,
 }
 
@@ -42,7 +42,7 @@ pub struct User {
 pub struct StoredKey {
     /// `api_keys.id`.
     pub id: i64,
-    /// Whether the deployment found the key valid.
+    /// Whether the deployment has marked the key valid.
     pub is_valid: bool,
     /// Fernet token of the API key.
     pub encrypted_api_key: String,
@@ -53,17 +53,17 @@ pub struct StoredKey {
 /// Why a user could not be looked up.
 #[derive(Debug, Error)]
 pub enum DatabaseError {
-    /// The time for it passed.
+    /// The query ran out of time.
     #[error("the database did not answer within {} ms", .0.as_millis())]
     Timeout(Duration),
     /// No connection, or the connection broke.
     #[error("the database cannot be reached")]
     Unreachable(#[source] tokio_postgres::Error),
     /// The server refused the login or the query.
-    #[error("the database refused")]
+    #[error("the database refused the login or the query")]
     Refused(#[source] tokio_postgres::Error),
-    /// The schema is another one.
-    #[error("the tables `users` and `api_keys` are not those of the deployment")]
+    /// A table or column is missing or of another type.
+    #[error("the tables `users` and `api_keys` lack a column that is read, or have it with another type")]
     Schema(#[source] tokio_postgres::Error),
 }
 
@@ -74,7 +74,7 @@ pub struct Users {
 }
 
 impl Users {
-    /// A store for `url` with at most `connections` connections. Nothing is opened yet.
+    /// A store for `url` with at most `connections` connections. Does not connect yet.
     ///
     /// # Errors
     /// [`TlsError`].
@@ -85,7 +85,7 @@ impl Users {
             tls::connector(url)?,
             ManagerConfig { recycling_method },
         );
-        // The deadline of a look-up covers waiting and connecting, so the pool needs none of its own.
+        // Each lookup has a deadline that covers waiting and connecting, so the pool needs no timeouts.
         let pool = Pool::builder(manager).max_size(connections).build();
         Ok(Self {
             pool: pool.expect("a pool without timeouts needs no runtime"),
@@ -93,27 +93,27 @@ impl Users {
         })
     }
 
-    /// The user with this e-mail address, exactly as it is written.
+    /// The user with exactly this e-mail address.
     ///
     /// # Errors
-    /// [`DatabaseError`]; it never takes longer than the timeout.
+    /// [`DatabaseError`], at the latest when the timeout is over.
     pub async fn find(&self, email: &str) -> Result<Option<User>, DatabaseError> {
         let deadline = Instant::now() + self.timeout;
         let late = |_| DatabaseError::Timeout(self.timeout);
         let client = timeout_at(deadline, self.pool.get()).await.map_err(late)?;
-        let lent = PooledClient(Some(client.map_err(|error| self.pool_trouble(error))?));
-        let Some(client) = &lent.0 else {
+        let pooled = PooledClient(Some(client.map_err(|error| self.pool_error(error))?));
+        let Some(client) = &pooled.0 else {
             return Ok(None);
         };
         let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&email, Type::TEXT), (&KEYS, Type::INT8)];
         let query = client.query_typed(LOOK_UP, &parameters);
         let rows = timeout_at(deadline, query).await.map_err(late)?;
-        let rows = rows.map_err(|error| self.query_trouble(error))?;
-        lent.give_back();
+        let rows = rows.map_err(|error| self.query_error(error))?;
+        pooled.give_back();
         user(&rows).map_err(DatabaseError::Schema)
     }
 
-    fn pool_trouble(&self, error: PoolError) -> DatabaseError {
+    fn pool_error(&self, error: PoolError) -> DatabaseError {
         match error {
             PoolError::Backend(error) if error.as_db_error().is_some() => DatabaseError::Refused(error),
             PoolError::Backend(error) => DatabaseError::Unreachable(error),
@@ -121,7 +121,7 @@ impl Users {
         }
     }
 
-    fn query_trouble(&self, error: tokio_postgres::Error) -> DatabaseError {
+    fn query_error(&self, error: tokio_postgres::Error) -> DatabaseError {
         use tokio_postgres::error::SqlState;
         match error.code() {
             Some(&SqlState::QUERY_CANCELED) => DatabaseError::Timeout(self.timeout),
@@ -132,7 +132,7 @@ impl Users {
     }
 }
 
-/// A connection that leaves the pool unless its query came to an end: nobody else is to wait for the answer to it.
+/// A pooled connection that is dropped unless its query has finished, so that its late answer delays no other query.
 struct PooledClient(Option<Object>);
 
 impl PooledClient {
@@ -171,7 +171,7 @@ fn config(url: &DatabaseUrl, timeout: Duration) -> Config {
             TlsMode::Prefer => SslMode::Prefer,
             TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => SslMode::Require,
         })
-        // A server that is slow stops by itself, also after we have given up; and nothing is ever written.
+        // The server cancels a slow query even after we have given up, and refuses writes.
         .options(format!(
             "-c statement_timeout={} -c default_transaction_read_only=on",
             timeout.as_millis().max(1)
@@ -192,7 +192,7 @@ fn user(rows: &[Row]) -> Result<Option<User>, tokio_postgres::Error> {
         keys: Vec::new(),
     };
     for row in rows {
-        // Without a key the left join leaves its columns empty.
+        // A user without keys comes as one row of nulls.
         let Some(key_id) = row.try_get::<_, Option<i64>>(2)? else {
             continue;
         };

@@ -1,6 +1,6 @@
-//! What networks lately said about keys, so that nobody's key is sent again and again.
+//! Remembers which networks accepted or refused a key, so that a key is not sent again and again.
 //!
-//! A key is known by a hash of how it is stored: a user who stores another one is judged anew.
+//! Entries are keyed by a hash of the stored form, so a newly stored key is checked anew.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,22 +13,22 @@ use super::users::StoredKey;
 use crate::product::binance::signed::SignedError;
 use tradebot_base::market::Network;
 
-/// More are not remembered; a hundred bytes each.
+/// Maximum number of entries, about a hundred bytes each.
 const CAPACITY: usize = 1_000;
 
-/// What a network said about a key.
+/// A network's verdict on a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyVerdict {
-    /// The key is good there.
+    /// The network accepts the key.
     Accepted,
-    /// Its format is wrong: it stays so.
+    /// The key is malformed, which will not change.
     BadFormat,
-    /// Unknown, not allowed from here, or with another key's secret: its owner may put that right.
+    /// Unknown, not allowed from here, or with the wrong secret. Its owner may fix that.
     Refused,
 }
 
 impl KeyVerdict {
-    /// What a call's end says about the key, if it does.
+    /// The verdict in a call's outcome, if it has one.
     #[must_use]
     pub fn of(outcome: &Result<(), SignedError>) -> Option<Self> {
         match outcome {
@@ -39,7 +39,7 @@ impl KeyVerdict {
         }
     }
 
-    /// How long it is believed.
+    /// How long it is remembered.
     #[must_use]
     pub fn lifetime(self) -> Duration {
         match self {
@@ -52,19 +52,19 @@ impl KeyVerdict {
 
 type Fingerprint = [u8; 32];
 
-/// The memory.
+/// Recent verdicts, a negative cache with a short positive side.
 #[derive(Debug, Default)]
 pub struct KeyVerdicts(Mutex<HashMap<(Fingerprint, Network), (KeyVerdict, Instant)>>);
 
 impl KeyVerdicts {
-    /// What `network` said about the key, unless that is too long before `now`.
+    /// The verdict of `network` on the key, unless it has expired at `now`.
     #[must_use]
     pub fn get(&self, key: &StoredKey, network: Network, now: Instant) -> Option<KeyVerdict> {
         let (verdict, until) = *self.lock().get(&(fingerprint(key), network))?;
         (until > now).then_some(verdict)
     }
 
-    /// Notes what `network` said about the key.
+    /// Remembers the verdict of `network` on the key.
     pub fn put(&self, key: &StoredKey, network: Network, verdict: KeyVerdict, now: Instant) {
         let mut verdicts = self.lock();
         if verdicts.len() >= CAPACITY {

@@ -33,7 +33,8 @@ async fn every_step_is_told() {
         scene.filled.database.port(),
         scene.filled.database.name()
     );
-    let refused = "the API key is unknown on this network, or not allowed from this address or for this call (-2015)";
+    let refused =
+        "the API key is unknown on this network, or not allowed from this address or for this call (-2015)";
     let private = format!(
         "the user's own: 3 symbols of testnet from {}",
         scene.testnet.base_url()
@@ -116,7 +117,7 @@ async fn without_what_it_needs_it_says_which() {
         (
             production.with("SECRET_KEY", "canary-your-secret-key"),
             64,
-            "SECRET_KEY cannot be used: it is a well-known value, with ENVIRONMENT=production",
+            "SECRET_KEY cannot be used: it is a well-known value, which ENVIRONMENT=production does not allow",
         ),
         (
             database

@@ -96,7 +96,7 @@ async fn the_server_ends_slow_queries_and_refuses_writes() {
     })
     .await;
     locker.batch_execute("COMMIT").await.expect("the end of the lock");
-    assert_eq!(walk(&branch, "user").await, "user 1 has no key");
+    assert_eq!(walk(&branch, "user").await, "user 1 has no stored key");
     // Were the look-up to write by accident, or by somebody's function, the server would refuse.
     let write = "CREATE TABLE written(n int); CREATE FUNCTION lower_mail(text) RETURNS text LANGUAGE sql AS \
         $$ INSERT INTO written VALUES (1); SELECT $1 $$; ALTER TABLE users RENAME TO people; \
@@ -178,7 +178,7 @@ async fn each_mode_of_encryption_checks_what_it_says() {
     admin.batch_execute(tell).await.expect("a view");
     let (good, bad) = (Some(&roots), Some(&strangers));
     let by_name = |url: String| url.replace("127.0.0.1", "localhost");
-    let (fine, clear) = ("user 1 has no key", "user 0 has no key");
+    let (fine, clear) = ("user 1 has no stored key", "user 0 has no stored key");
     let cases = [
         ("", None, false, fine),
         ("disable", None, false, clear),

@@ -29,7 +29,7 @@ fn rows() -> Vec<Row> {
         sent_to_mainnet: &[],
     };
     vec![
-        row("none", json!([]), "has no key"),
+        row("none", json!([]), "has no stored key"),
         row(
             "undecryptable",
             json!([key_with("undecryptable", json!({"fernet_key": -1}))]),

@@ -124,7 +124,9 @@ async fn a_ban_that_one_process_is_told_of_stops_all() {
     assert_eq!(deleted.expect("an answer"), 1);
     let error = other.read(Market::Spot).await.expect_err("no list");
     assert!(
-        error.to_string().contains("asked for a pause, which lasts another"),
+        error
+            .to_string()
+            .contains("asked for a pause, which lasts another"),
         "{error}"
     );
     assert!(error.retry_after > Duration::from_secs(200), "{error:?}");
