@@ -113,7 +113,7 @@ fn line(step: &LookupStep<'_>) -> String {
 fn outcome_line(own: &UserList) -> String {
     match own {
         UserList::Public(network) => {
-            format!("everybody's: {network} is the network of this deployment")
+            format!("the public one: {network} is the network of this deployment")
         }
         UserList::Private(list) => {
             let sandbox = if list.sandbox {

@@ -1,11 +1,11 @@
-//! The symbol lists: which symbols, in which order, how they are kept in Redis, and how they are read.
+//! The symbol lists: what they contain, in which order, how Redis stores them, and how they are read.
 //!
-//! [`refresh`] writes: fetch, [`prepare`], [`guard`], [`cache`]. [`reads`] reads, and refreshes where nothing fresh is
-//! there; [`changes`] tells what refreshes changed. All processes of a Redis agree by its keys: who refreshes, what is
-//! held back, and until when the exchange wants no requests.
+//! [`refresh`] writes: fetch, [`prepare`], [`guard`], [`cache`]. [`reads`] reads, and refreshes if there is no fresh list.
+//! [`changes`] lists what refreshes changed. Processes coordinate through Redis keys: the refresh lease, the held-back list,
+//! and pauses that the exchange asks for.
 //!
 //! # In other programs
-//! The lists with their keys, counters and the whole flow, as the worker and the endpoint use them:
+//! The lists, keys, counters and refreshes, as the worker and the endpoint use them:
 //!
 //! ```
 //! # use tradebot_test_support::{RedisServer, Reply, ScriptedExchange};
@@ -31,18 +31,18 @@
 //! assert_eq!(reading.list.symbols()[0].symbol, "BTCUSDT");
 //! assert!(!reading.stale && reading.age.is_some());
 //!
-//! // From then on out of memory, without waiting: changes in Redis arrive by themselves.
+//! // From now on reads come from memory without waiting. Redis reports its changes.
 //! let again = reads.peek(Market::Spot).expect("a list");
 //! assert_eq!(again.level, Level::Memory);
 //!
-//! // Writes the counters of hits and misses.
+//! // Writes the counters of hits and misses to Redis.
 //! reads.stop().await;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # })?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Without a runtime of one's own, [`blocking`] does the same:
+//! In a program without an async runtime, [`blocking`] does the same:
 //!
 //! ```
 //! # use tradebot_test_support::{RedisServer, ScriptedExchange};

@@ -1,4 +1,4 @@
-//! The tasks of this worker, and what they work with.
+//! The tasks of this worker, and their dependencies.
 
 pub mod warmup;
 
@@ -14,32 +14,32 @@ use tradebot_base::clock::SystemClock;
 use tradebot_base::config::{ConfigError, Reader, RedisConfig, Vars};
 use tradebot_base::connection::{Connection, RedisTrouble};
 
-/// The configuration of the tasks.
+/// Configuration of the tasks.
 #[derive(Debug, Clone)]
 pub struct ContextConfig {
     symbols: SymbolsConfig,
     binance: BinanceConfig,
 }
 
-/// What the tasks work with: the worker's state.
+/// The dependencies of the tasks.
 pub struct Context {
     /// Refreshes the lists.
     pub refresher: Refresher,
 }
 
-/// Why the tasks cannot be set up.
+/// Why the tasks could not be set up.
 #[derive(Debug, Error)]
 pub enum ContextError {
-    /// A Redis URL cannot be used.
+    /// A Redis URL is invalid.
     #[error(transparent)]
     Redis(#[from] RedisTrouble),
-    /// The machine's TLS set-up cannot be used.
-    #[error("the HTTP client cannot be set up")]
+    /// The machine's TLS cannot be set up.
+    #[error("cannot set up the HTTP client")]
     Http(#[from] reqwest::Error),
 }
 
 impl Context {
-    /// Reads the tasks' part of the environment.
+    /// Reads the tasks' environment variables.
     ///
     /// # Errors
     /// [`ConfigError`] with every mistake found.
@@ -55,7 +55,7 @@ impl Context {
 }
 
 impl ContextConfig {
-    /// Sets the tasks up for the worker `hostname`; one connection more, for the cache. Nothing is opened yet.
+    /// Sets up the tasks of the worker `hostname`, with one Redis connection for the cache. Does not connect yet.
     ///
     /// # Errors
     /// [`ContextError`].

@@ -143,7 +143,7 @@ async fn a_refresh_whose_list_cannot_be_written_is_tried_again() {
         message.contains("cannot write the spot list") && message.contains(&lists.port().to_string()),
         "{message}"
     );
-    worker.wait_for_line("a failed refresh could not be counted", PATIENCE);
+    worker.wait_for_line("cannot count the failed refresh in Redis", PATIENCE);
     lists.restart();
     assert_eq!(world.ended(&id).await["result"], "WARMUP_OK:2");
 }

@@ -201,7 +201,7 @@ fn know(exchange: &ScriptedExchange, name: &str) {
 /// In one line, for comparing.
 fn told(outcome: &Result<UserList, Fallback>) -> String {
     match outcome {
-        Ok(UserList::Public(network)) => format!("everybody's: {network}"),
+        Ok(UserList::Public(network)) => format!("public: {network}"),
         Ok(UserList::Private(list)) => {
             let names: Vec<_> = list.symbols.iter().map(|it| it.symbol.as_str()).collect();
             format!("{}: {}", list.network, names.join(" "))
@@ -210,8 +210,8 @@ fn told(outcome: &Result<UserList, Fallback>) -> String {
     }
 }
 
-/// Walks for a user by e-mail address.
-async fn walk(branch: &UserLists, email: &str) -> String {
+/// Looks a user up by e-mail address.
+async fn look_up(branch: &UserLists, email: &str) -> String {
     told(&branch.list_of(email, Market::Spot, &mut |_| {}).await)
 }
 

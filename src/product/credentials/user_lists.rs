@@ -316,7 +316,7 @@ impl UserLists {
             }
             Err(Fallback::Database(error)) => self.log_database_error(error),
             Err(reason) if reason.deserves_a_warning() => {
-                warn!(%market, %reason, "a user gets the public list")
+                warn!(%market, %reason, "a user gets the public list");
             }
             Err(reason) => debug!(%market, %reason, "a user gets the public list"),
         }

@@ -1,6 +1,6 @@
 //! Remembers which networks accepted or refused a key, so that a key is not sent again and again.
 //!
-//! Entries are keyed by a hash of the stored form, so a newly stored key is checked anew.
+//! Entries are keyed by a hash of the stored form, so a newly stored key is checked again.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

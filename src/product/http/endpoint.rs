@@ -172,7 +172,7 @@ impl Endpoint {
         self.later(async move {
             match endpoint.reads.changes(span.since.as_deref(), span.limit).await {
                 Ok(changes) => document(StatusCode::OK, &shown(&changes, span.since)),
-                Err(CacheError::Place(_)) => {
+                Err(CacheError::StreamId(_)) => {
                     not_understood(&BadQuery("since: no change has such an id".to_owned()))
                 }
                 Err(_) => unavailable(

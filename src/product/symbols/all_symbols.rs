@@ -1,7 +1,7 @@
-//! All symbols of a market, of every quote asset and status: what the lists leave out.
+//! All symbols of a market, of every quote asset and status, including those that the list leaves out.
 //!
-//! A refresh writes them beside the lists, in one key more. They are read when somebody asks for them, and kept until
-//! the list they belong to is replaced.
+//! A refresh writes them together with the list, under one more key. They are read on demand and cached until the list is
+//! replaced.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use tradebot_base::trace;
 
 /// How long a reader waits for Redis.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// After a look that found nothing new, the next is not made before.
+/// Minimum time between two reads from Redis.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Reads the symbols of all quote assets.
+/// Reads and caches the symbols of all quote assets.
 pub struct AllSymbols {
     connection: Connection,
     held: PerMarket<Mutex<CachedSymbols>>,
@@ -31,13 +31,13 @@ pub struct AllSymbols {
 #[derive(Default)]
 struct CachedSymbols {
     list: Option<Arc<SymbolList>>,
-    /// The time of the list that was in place when this was read.
-    of: Option<i64>,
-    looked: Option<Instant>,
+    /// When the list that these symbols belong to was fetched.
+    fetched_at: Option<i64>,
+    read_at: Option<Instant>,
 }
 
 impl AllSymbols {
-    /// Nothing is opened yet.
+    /// Does not connect yet.
     ///
     /// # Errors
     /// [`RedisTrouble::Url`].
@@ -48,23 +48,23 @@ impl AllSymbols {
         })
     }
 
-    /// Returns all symbols of a market, for a list that was made at `fetched_at`. What was read before is returned
-    /// where Redis does not answer; `None` if there is nothing.
+    /// Returns all symbols of a market that belong to the list fetched at `fetched_at`. If Redis does not answer, returns
+    /// those read before; `None` if there are none.
     pub async fn read(&self, market: Market, fetched_at: Option<i64>) -> Option<Arc<SymbolList>> {
         let mut held = self.held.get(market).lock().await;
-        let current = held.list.is_some() && held.of == fetched_at;
-        if current || held.looked.is_some_and(|at| at.elapsed() < PAUSE) {
+        let current = held.list.is_some() && held.fetched_at == fetched_at;
+        if current || held.read_at.is_some_and(|at| at.elapsed() < PAUSE) {
             return held.list.clone();
         }
         let ask = cmd("GET").arg(CacheKeys(market).everything()).to_owned();
         let asked = self.connection.command::<Option<Vec<u8>>>(&ask);
         let text = trace::redis_call("GET", asked).await;
-        held.looked = Some(Instant::now());
+        held.read_at = Some(Instant::now());
         if let Ok(Some(text)) = text
             && let Some(list) = SymbolList::read(text, fetched_at, None)
         {
             held.list = Some(Arc::new(list));
-            held.of = fetched_at;
+            held.fetched_at = fetched_at;
         }
         held.list.clone()
     }

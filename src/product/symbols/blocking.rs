@@ -1,7 +1,6 @@
-//! The lists for programs without an async runtime: a thin twin of [`reads`], which does the work.
+//! The lists for programs without an async runtime: a thin wrapper around [`reads`].
 //!
-//! Everything runs on one thread that the twin starts. Its methods block, and must not be called from within a tokio
-//! runtime.
+//! It starts one thread that does all the work. Its methods block and must not be called from within a tokio runtime.
 
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
@@ -11,7 +10,7 @@ use super::changes::Changes;
 use super::reads::{self, MarketStatus, Reading, ReadsError, ReadsSettings, Unavailable};
 use tradebot_base::market::Market;
 
-/// The lists of one Redis; see [`reads::SymbolReads`], whose methods these are.
+/// Blocking form of [`reads::SymbolReads`].
 pub struct SymbolReads {
     reads: reads::SymbolReads,
     runtime: Runtime,
@@ -20,16 +19,16 @@ pub struct SymbolReads {
 /// Why reading could not begin.
 #[derive(Debug, Error)]
 pub enum BlockingError {
-    /// The settings cannot be used.
+    /// Redis or the exchange cannot be set up.
     #[error(transparent)]
     Reads(#[from] ReadsError),
-    /// The system gives no thread.
-    #[error("the thread of the symbol lists")]
+    /// The thread could not be started.
+    #[error("cannot start the thread that reads the symbol lists")]
     Thread(#[from] std::io::Error),
 }
 
 impl SymbolReads {
-    /// Starts reading, see [`reads::SymbolReads::start`].
+    /// Starts reading. See [`reads::SymbolReads::start`].
     ///
     /// # Errors
     /// [`BlockingError`].
@@ -45,7 +44,7 @@ impl SymbolReads {
         Ok(Self { reads, runtime })
     }
 
-    /// See [`reads::SymbolReads::peek`]; does not block.
+    /// Does not block. See [`reads::SymbolReads::peek`].
     #[must_use]
     pub fn peek(&self, market: Market) -> Option<Reading> {
         self.reads.peek(market)
@@ -67,13 +66,13 @@ impl SymbolReads {
         self.runtime.block_on(self.reads.changes(since, limit))
     }
 
-    /// See [`reads::SymbolReads::status`]; does not block.
+    /// Does not block. See [`reads::SymbolReads::status`].
     #[must_use]
     pub fn status(&self, market: Market) -> MarketStatus {
         self.reads.status(market)
     }
 
-    /// Writes the counters and ends; without it the last second's counts are lost.
+    /// Writes the counters and stops. Without it, the last second of counts is lost.
     pub fn stop(self) {
         self.runtime.block_on(self.reads.stop());
     }

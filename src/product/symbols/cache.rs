@@ -1,8 +1,8 @@
-//! The lists in Redis: the keys that the existing readers know, and one new key beside them.
+//! The lists in Redis: the keys that existing readers know, and new ones beside them.
 //!
-//! A refresh writes the primary list (with its lifetime), the last good list, the time and the success
-//! counter in one step, so no reader ever sees a new list with an old time. The values have the bytes that
-//! Python's `json.dumps` would give. What is new (network, host, count) goes into the source key only.
+//! A refresh writes the primary list (which expires), the last-good list, its time and the success counter in one script, so
+//! no reader sees a new list with an old time. Values have the bytes that Python's `json.dumps` would write. New facts
+//! (network, host, count) go into the source key, which existing readers ignore.
 
 mod lease;
 mod write;
@@ -19,7 +19,7 @@ use tradebot_base::market::{self, Market, PerMarket};
 pub(super) use lease::{LEASE, LeaseReply, LeaseRequest, RefreshLease};
 pub(super) use write::{ListWrite, WriteOutcome};
 
-/// Where a list came from.
+/// The network that a list describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ListNetwork {
@@ -27,11 +27,11 @@ pub enum ListNetwork {
     Mainnet,
     /// Its testnets.
     Testnet,
-    /// Our own stand-in. Nothing in such a list is real.
+    /// Our own stand-in for the exchange. Nothing in such a list is real.
     Sandbox,
 }
 
-/// What is kept beside a list.
+/// The source key: where a list came from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ListSource {
     /// Which network the list describes.
@@ -42,64 +42,64 @@ pub struct ListSource {
     pub fetched_at: i64,
     /// Symbols in the list.
     pub count: usize,
-    /// The exchange's clock in its answer, Unix milliseconds.
+    /// The exchange's clock in its answer, in Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_time: Option<i64>,
-    /// Who fetched it.
+    /// What fetched it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<FetchedBy>,
 }
 
-/// Who fetched a list.
+/// What fetched a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FetchedBy {
     /// A warm-up task.
     Warmup,
-    /// Somebody who wanted to read it.
+    /// A reader that found no fresh list.
     Reader,
 }
 
-/// A list as it is in Redis.
+/// A market's keys as they are in Redis.
 #[derive(Debug)]
 pub struct StoredLists {
     /// The primary list, if it has not expired.
     pub primary: Option<String>,
-    /// The last good list.
+    /// The last-good list.
     pub last_good: Option<String>,
-    /// Seconds the primary list has left; `None` when absent or without expiry.
+    /// Seconds until the primary list expires; `None` if it is absent or does not expire.
     pub ttl_seconds: Option<i64>,
-    /// Where the list came from; absent for lists that Python wrote, also over one of ours.
+    /// Where the list came from; absent if Python wrote it, even over one of ours.
     pub source: Option<ListSource>,
     /// Unix seconds of the last refresh.
     pub last_refresh: Option<i64>,
-    /// Refreshes that succeeded so far.
+    /// Number of successful refreshes.
     pub refreshes: u64,
 }
 
-/// What readers need to know of a market: its lists as bytes, and what is kept beside them.
+/// A market's keys as readers need them, with the lists as bytes.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
     pub(super) primary: Option<Bytes>,
-    /// Milliseconds that the primary list has left; `None` when absent or without expiry.
+    /// Milliseconds until the primary list expires; `None` if it is absent or does not expire.
     pub(super) ttl_ms: Option<i64>,
     pub(super) last_good: Option<Bytes>,
-    /// Where the lists came from, unless Python has written since.
+    /// Where the list came from, unless Python has written since.
     pub(super) source: Option<ListSource>,
     pub(super) last_refresh: Option<i64>,
-    /// The time of the refresh as it is written.
+    /// The time of the last refresh, as stored.
     pub(super) last_refresh_text: Vec<u8>,
 }
 
-/// Why a list could not be written or read.
+/// Why a list could not be read or written.
 #[derive(Debug, Error)]
 pub enum CacheError {
-    /// Redis did not take or give it.
-    #[error("the {market} symbol cache")]
+    /// Redis failed.
+    #[error("cannot access the {market} symbol cache in Redis")]
     Redis {
         /// The market.
         market: Market,
-        /// The trouble.
+        /// Why.
         source: RedisTrouble,
     },
     /// A sandbox list would have replaced a real one.
@@ -113,38 +113,38 @@ pub enum CacheError {
         /// The Redis, without secrets.
         place: String,
     },
-    /// Others wrote the list again and again while this one was compared with theirs.
-    #[error("the {market} list in place changes too often to be compared with")]
+    /// Other processes kept replacing the list while this one was compared with it.
+    #[error("other processes keep replacing the {market} list, try again")]
     Contended {
         /// The market.
         market: Market,
     },
-    /// Redis did not give the changes.
-    #[error("the changes of the symbol lists")]
+    /// Redis failed to return the changes.
+    #[error("cannot read the changes of the symbol lists from Redis")]
     Changes(#[source] RedisTrouble),
-    /// Something else than a place in the stream was asked for.
-    #[error("`{0}` is no place in the changes: it is milliseconds, or milliseconds-number")]
-    Place(String),
+    /// `since` is not the id of a stream entry.
+    #[error("`{0}` is not the id of a change: write milliseconds, or milliseconds-number")]
+    StreamId(String),
 }
 
-/// Names of a market's keys. Facts of the existing deployment, except [`source`](Self::source).
+/// Names of a market's keys. The existing deployment dictates those of lists and counters.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheKeys(pub Market);
 
 impl CacheKeys {
-    /// The list with a lifetime.
+    /// The primary list, which expires.
     #[must_use]
     pub fn primary(self) -> String {
         format!("cache:symbols:{}:v1", self.0)
     }
 
-    /// The list without one.
+    /// The last-good list, which does not expire.
     #[must_use]
     pub fn last_good(self) -> String {
         format!("cache:symbols:{}:last_good", self.0)
     }
 
-    /// Unix seconds of the last refresh, as a JSON integer.
+    /// The time of the last refresh: Unix seconds, as a JSON integer.
     #[must_use]
     pub fn last_refresh(self) -> String {
         format!("metrics:{}_symbols_cache:last_refresh_ts", self.0)
@@ -156,25 +156,25 @@ impl CacheKeys {
         format!("cache:symbols:{}:source", self.0)
     }
 
-    /// Held by the process that refreshes.
+    /// The lock of the process that refreshes.
     #[must_use]
     pub fn lock(self) -> String {
         format!("cache:symbols:{}:refresh_lock", self.0)
     }
 
-    /// Numbers of the leases to refresh: the last one issued, and the one that the list was written under.
+    /// Fencing numbers: that of the last lease issued, and that under which the list was written.
     #[must_use]
     pub fn fence(self) -> String {
         format!("cache:symbols:{}:fence", self.0)
     }
 
-    /// Why the last refresh for a reader failed, while nobody else need try.
+    /// Negative entry: why the last refresh for a reader failed. While it exists, no reader tries again.
     #[must_use]
     pub fn failure(self) -> String {
         format!("cache:symbols:{}:failure", self.0)
     }
 
-    /// What is known of a list that is held back until it is confirmed.
+    /// Facts about a list that is held back until a second fetch confirms it.
     #[must_use]
     pub fn held_back(self) -> String {
         format!("cache:symbols:{}:held_back", self.0)
@@ -192,7 +192,7 @@ impl CacheKeys {
         format!("cache:symbols:{}:not_trading", self.0)
     }
 
-    /// There while a network of the exchange wants no requests, for that long.
+    /// Exists while the exchange wants no requests to a network, and expires with the pause.
     #[must_use]
     pub fn ban(self, network: market::Network) -> String {
         format!("cache:symbols:{}:ban:{network}", self.0)
@@ -204,7 +204,7 @@ impl CacheKeys {
         format!("metrics:cache_hit:symbols_{}", self.0)
     }
 
-    /// Counter of reads that did not.
+    /// Counter of reads that found none.
     #[must_use]
     pub fn miss_counter(self) -> String {
         format!("metrics:cache_miss:symbols_{}", self.0)
@@ -239,7 +239,7 @@ struct Scripts {
 }
 
 impl SymbolCache {
-    /// A cache over `connection`, whose primary lists live for `ttl_seconds`.
+    /// A cache over `connection`, whose primary lists expire after `ttl_seconds`.
     #[must_use]
     pub fn new(connection: Connection, ttl_seconds: PerMarket<i64>, clock: SharedClock) -> Self {
         let scripts = Scripts {
@@ -256,16 +256,16 @@ impl SymbolCache {
         }
     }
 
-    /// The clock that refreshes are dated by.
+    /// The clock that dates refreshes.
     pub(super) fn clock(&self) -> &SharedClock {
         &self.clock
     }
 
-    /// Adds to the counters of reads: hits and misses of spot, then of futures. `process` has counted `batch` batches
-    /// before this one; the same batch is added once, however often it is sent.
+    /// Adds hits and misses of spot, then of futures, to the read counters. `batch` numbers the batches of `process`: a
+    /// batch that is sent again is added only once.
     ///
     /// # Errors
-    /// The trouble; the batch was perhaps added then, and can be sent again.
+    /// When Redis fails. It may still have added the batch; send it again.
     pub(super) async fn count_reads(
         &self,
         process: &str,
@@ -299,7 +299,7 @@ impl SymbolCache {
             .map_err(|source| CacheError::Redis { market, source })
     }
 
-    /// Reads what is stored for a market.
+    /// Reads a market's keys.
     ///
     /// # Errors
     /// [`CacheError::Redis`].
@@ -341,7 +341,7 @@ impl SymbolCache {
     }
 }
 
-/// Reads what is stored of a market over any connection, which then tracks the keys if it does that.
+/// Reads a market's keys over any connection. A connection with client tracking tracks them from then on.
 ///
 /// # Errors
 /// [`CacheError::Redis`].

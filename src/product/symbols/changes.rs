@@ -1,4 +1,4 @@
-//! What refreshes changed: a bounded stream in Redis, written together with the lists.
+//! What refreshes changed: a bounded Redis stream, written together with the lists.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,7 +13,7 @@ use tradebot_base::market::Market;
 
 /// The stream of both markets.
 pub(super) const STREAM: &str = "cache:symbols:changes";
-/// How many changes the stream keeps.
+/// Maximum number of changes in the stream.
 pub(super) const KEPT: usize = 1000;
 
 /// Symbols in the quote asset that are not trading, with their status.
@@ -22,7 +22,7 @@ pub(super) type NotTrading = BTreeMap<String, String>;
 /// What one refresh changed in a market's list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Place in the stream, `milliseconds-number`; pass the last one seen as `since`.
+    /// Stream id, `milliseconds-number`. Pass the last one seen as `since`.
     pub id: String,
     /// The market.
     pub market: Market,
@@ -35,12 +35,12 @@ pub struct Change {
 /// The difference between two lists.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diff {
-    /// Symbols that the list did not have before.
+    /// Symbols that are new to the list.
     pub added: Vec<Symbol>,
-    /// Symbols that the exchange does not name any more. Of spot, where only trading symbols are asked for, also those
-    /// that trade no more.
+    /// Symbols that are gone from the exchange's answer. For spot, which is asked for trading symbols only, that includes
+    /// those that stopped trading.
     pub removed: Vec<Symbol>,
-    /// Symbols that the exchange names with another status than before; they came to the list or left it.
+    /// Symbols whose status changed, so that they entered or left the list.
     pub status_changed: Vec<StatusChange>,
 }
 
@@ -55,20 +55,19 @@ pub struct StatusChange {
     pub to: String,
 }
 
-/// A stretch of the stream.
+/// A range of the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Changes {
     /// Oldest first.
     pub changes: Vec<Change>,
-    /// Whether nothing between `since` and the first of them has been dropped from the stream. The stream keeps the
-    /// last thousand changes.
+    /// Whether the stream still has every change since `since`. It keeps the last thousand.
     pub complete: bool,
-    /// Whether there are more behind the last of them.
+    /// Whether the stream has more after the last of them.
     pub more: bool,
 }
 
 impl Diff {
-    /// What is different in `after`; `paused_before` and `paused_after` name what did not trade.
+    /// What differs in `after`. `paused_before` and `paused_after` are the symbols that did not trade.
     pub(super) fn between(
         before: &SymbolList,
         paused_before: &NotTrading,
@@ -112,9 +111,9 @@ impl Diff {
     }
 }
 
-/// Whether a text names a place in the stream: milliseconds, or milliseconds and a number.
+/// Whether a text is a stream id: `milliseconds`, or `milliseconds-number`.
 #[must_use]
-pub fn is_place(text: &str) -> bool {
+pub fn is_stream_id(text: &str) -> bool {
     let number =
         |part: &str| (1..=19).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
     match text.split_once('-') {
@@ -124,13 +123,13 @@ pub fn is_place(text: &str) -> bool {
 }
 
 impl SymbolCache {
-    /// Returns what refreshes changed after the place `since` in the stream, or all that is kept; at most `limit`.
+    /// Returns at most `limit` changes after the stream id `since`, or from the oldest one on.
     ///
     /// # Errors
-    /// [`CacheError::Changes`] when Redis does not say, [`CacheError::Place`] when `since` is no place in a stream.
+    /// [`CacheError::Changes`] when Redis fails, [`CacheError::StreamId`] when `since` is not a stream id.
     pub async fn changes(&self, since: Option<&str>, limit: usize) -> Result<Changes, CacheError> {
-        if let Some(text) = since.filter(|text| !is_place(text)) {
-            return Err(CacheError::Place(text.chars().take(40).collect()));
+        if let Some(text) = since.filter(|text| !is_stream_id(text)) {
+            return Err(CacheError::StreamId(text.chars().take(40).collect()));
         }
         let start = since.map_or_else(|| "-".to_owned(), |place| format!("({place}"));
         let mut pipeline = redis::pipe();
@@ -155,13 +154,13 @@ impl SymbolCache {
         let (mut read, oldest, length) = read.map_err(CacheError::Changes)?;
         let more = read.ids.len() > limit;
         read.ids.truncate(limit);
-        // A stream that was never full has dropped nothing.
+        // A stream that was never full has dropped no change.
         let complete = length < KEPT
             || since.is_none_or(|since| {
                 oldest
                     .ids
                     .first()
-                    .is_some_and(|oldest| place(&oldest.id) <= place(since))
+                    .is_some_and(|oldest| id_numbers(&oldest.id) <= id_numbers(since))
             });
         Ok(Changes {
             changes: read
@@ -175,8 +174,8 @@ impl SymbolCache {
     }
 }
 
-/// A place as numbers that can be compared.
-fn place(text: &str) -> (u64, u64) {
+/// A stream id as comparable numbers.
+fn id_numbers(text: &str) -> (u64, u64) {
     let (milliseconds, number) = text.split_once('-').unwrap_or((text, "0"));
     (
         milliseconds.parse().unwrap_or(u64::MAX),
@@ -252,9 +251,9 @@ mod tests {
     }
 
     #[test]
-    fn places_are_two_numbers_at_most() {
+    fn a_stream_id_has_one_or_two_numbers() {
         for place in ["0", "1700000000000", "1700000000000-0", "1-17"] {
-            assert!(is_place(place), "{place}");
+            assert!(is_stream_id(place), "{place}");
         }
         for text in [
             "",
@@ -267,7 +266,7 @@ mod tests {
             "$",
             "99999999999999999999",
         ] {
-            assert!(!is_place(text), "{text}");
+            assert!(!is_stream_id(text), "{text}");
         }
     }
 }

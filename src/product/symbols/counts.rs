@@ -1,8 +1,8 @@
-//! Counting reads under the names of the existing deployment, without a round trip for each.
+//! Counts reads under the existing deployment's names, without a round trip per read.
 //!
-//! Reads add to numbers in memory; about once a second what is new goes to Redis in one batch. A batch has a number,
-//! and Redis remembers the last one of each process: a batch whose answer was lost is sent again and added once. While
-//! Redis is away, what is new waits in memory.
+//! Reads count in memory; about once a second the difference goes to Redis as a numbered batch. Redis remembers the last
+//! batch of each process, so a batch whose answer was lost can be sent again and is added only once. While Redis is down,
+//! counts wait in memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,24 +14,24 @@ use super::cache::SymbolCache;
 use tradebot_base::connection::RedisTrouble;
 use tradebot_base::market::PerMarket;
 
-/// How often what is new is written.
+/// How often new counts are written.
 pub(super) const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The reads of one market by this process.
 #[derive(Debug, Default)]
 pub(super) struct ReadCounts {
-    /// Found a fresh list.
+    /// Reads that found a fresh list.
     pub(super) hits: ReadCounter,
-    /// Did not.
+    /// Reads that did not.
     pub(super) misses: ReadCounter,
 }
 
-/// A number that only grows, in a cache line of its own.
+/// A counter on a separate cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(super) struct ReadCounter(AtomicU64);
 
-/// What has been written of the counts, and what is on its way.
+/// Writes counts to Redis.
 #[derive(Debug)]
 pub(super) struct Flusher {
     process: String,
@@ -40,11 +40,11 @@ pub(super) struct Flusher {
 
 #[derive(Debug, Default)]
 struct FlushState {
-    /// What Redis has for certain.
+    /// The counts that Redis has confirmed.
     written: [u64; 4],
-    /// The number of the last batch, and what is in it, until Redis has answered.
+    /// The number of the last batch, and its counts until Redis has confirmed it.
     batch: u64,
-    under_way: Option<[u64; 4]>,
+    unconfirmed: Option<[u64; 4]>,
 }
 
 impl ReadCounts {
@@ -73,10 +73,10 @@ impl Default for Flusher {
 }
 
 impl Flusher {
-    /// Writes what is new, and first what was under way.
+    /// Sends the unconfirmed batch again, if there is one, then the new counts.
     ///
     /// # Errors
-    /// The trouble; nothing is lost, and nothing will be counted twice.
+    /// When Redis fails. No count is lost or added twice.
     pub(super) async fn flush(
         &self,
         cache: &SymbolCache,
@@ -84,7 +84,7 @@ impl Flusher {
     ) -> Result<(), RedisTrouble> {
         let mut state = self.state.lock().await;
         loop {
-            if state.under_way.is_none() {
+            if state.unconfirmed.is_none() {
                 let totals = [
                     counts.spot.hits.total(),
                     counts.spot.misses.total(),
@@ -96,22 +96,22 @@ impl Flusher {
                 }
                 let new: [u64; 4] = std::array::from_fn(|index| totals[index] - state.written[index]);
                 state.batch += 1;
-                state.under_way = Some(new);
+                state.unconfirmed = Some(new);
                 let batch = state.batch;
                 cache.count_reads(&self.process, batch, new).await?;
-                state.settle();
+                state.confirm();
                 return Ok(());
             }
-            let (batch, counts) = (state.batch, state.under_way.unwrap_or_default());
+            let (batch, counts) = (state.batch, state.unconfirmed.unwrap_or_default());
             cache.count_reads(&self.process, batch, counts).await?;
-            state.settle();
+            state.confirm();
         }
     }
 }
 
 impl FlushState {
-    fn settle(&mut self) {
-        let batch = self.under_way.take().unwrap_or_default();
+    fn confirm(&mut self) {
+        let batch = self.unconfirmed.take().unwrap_or_default();
         for (written, new) in self.written.iter_mut().zip(batch) {
             *written += new;
         }

@@ -1,8 +1,8 @@
-//! What keeps a list from replacing a good one.
+//! Keeps a doubtful list from replacing a good one.
 //!
-//! A list that only looks wrong is held back until a second fetch says the same: not before some seconds have passed,
-//! and not the very answer of the first time over again. So a half-empty answer changes nothing, and a market that
-//! really has shrunk comes through. What contradicts itself, as futures under a spot address, is never accepted.
+//! A list that looks wrong is held back until a second fetch, some seconds later and with a newer answer, finds the same.
+//! A half-empty answer thus changes nothing, while a market that really shrank gets through. A list of the wrong market or
+//! network is never accepted.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,66 +16,66 @@ use crate::config::SymbolsConfig;
 use crate::product::binance::exchange_info::{Listing, Symbol};
 use tradebot_base::market::Market;
 
-/// How far the exchange's clock may seem to go backwards, as different hosts answer.
+/// How far the exchange's clock may appear to go back, since hosts differ.
 const CLOCK_TOLERANCE_MS: i64 = 2_000;
-/// By how much, in percent, a second list may differ from the one that it confirms.
+/// By how many percent a second list may differ in size from the one it confirms.
 const AGREEMENT_PERCENT: usize = 5;
 
-/// What looks wrong about a list.
+/// A reason to hold a list back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ListConcern {
-    /// It belongs to another network than the list in place.
+    /// It comes from another network than the current list.
     Network {
-        /// The network of the list in place.
+        /// The network of the current list.
         from: ListNetwork,
-        /// The network of this one.
+        /// The network of the new list.
         to: ListNetwork,
     },
-    /// The exchange made it before the list in place.
+    /// By the exchange's clock it is older than the current list.
     Older,
     /// It lacks symbols that every real list has.
     NoAnchors {
         /// Their names.
         missing: Vec<String>,
     },
-    /// It has lost more symbols than a market loses in days.
+    /// It has lost more symbols at once than the configuration allows.
     Shrunk,
 }
 
-/// A list that is held back, as far as the fetch that may confirm it must know it.
+/// The facts about a held-back list that a second fetch is compared with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct HeldBackList {
     concerns: Vec<ListConcern>,
     count: usize,
     server_time: Option<i64>,
-    /// Unix milliseconds at which it was first seen.
+    /// When it was first fetched, in Unix milliseconds.
     first_seen_ms: i64,
 }
 
-/// A list about to be written.
+/// A list that is about to be written.
 pub(super) struct ProposedList<'a> {
     pub(super) symbols: &'a [Symbol],
     pub(super) network: ListNetwork,
     pub(super) server_time: Option<i64>,
 }
 
-/// What is to become of a list.
+/// What to do with a list.
 #[derive(Debug, PartialEq)]
 pub(super) enum GuardVerdict {
     Accept,
-    /// It was held back before, and is confirmed now.
+    /// Accept it: it was held back before and is now confirmed.
     Confirmed(Vec<ListConcern>),
     HoldBack {
         candidate: HeldBackList,
-        /// How long a fetch that could confirm it must wait.
+        /// How long to wait before a fetch can confirm it.
         confirm_in: Duration,
     },
 }
 
-/// Says whether an answer cannot belong to the market and network it was asked of, and why.
+/// Why an answer cannot belong to this market and network, if so.
 pub(super) fn contradiction(listing: &Listing, market: Market, network: ListNetwork) -> Option<&'static str> {
-    // One strange entry must not cost the list: most of it has to say so.
+    // One odd entry must not cost the list, so most entries have to agree.
     let most = |marked: usize| marked * 2 > listing.symbols.len();
     let marks = &listing.marks;
     match (market, network) {
@@ -89,7 +89,7 @@ pub(super) fn contradiction(listing: &Listing, market: Market, network: ListNetw
     }
 }
 
-/// Compares a list with the one in place and the one that was held back.
+/// Compares a list with the current one and with the one that was held back.
 pub(super) fn judge(
     proposed: &ProposedList<'_>,
     accepted: Option<&SymbolList>,
@@ -97,7 +97,7 @@ pub(super) fn judge(
     config: &SymbolsConfig,
     now_ms: i64,
 ) -> GuardVerdict {
-    // Made-up lists replace only each other, which writing sees to, and nothing is lost with one.
+    // The write script lets a sandbox list replace only sandbox lists, so nothing can be lost.
     if proposed.network == ListNetwork::Sandbox {
         return GuardVerdict::Accept;
     }
@@ -122,7 +122,7 @@ pub(super) fn judge(
             confirm_in: config.confirm_after,
         };
     };
-    // A clock that was set back would make the wait endless; then it begins anew.
+    // If our clock was set back, the wait would be endless, so it starts again.
     let waited = now_ms - first.first_seen_ms;
     if waited >= confirm_after && candidate.is_another_answer_than(&first) {
         return GuardVerdict::Confirmed(candidate.concerns);
@@ -173,7 +173,7 @@ fn concerns(
 }
 
 impl HeldBackList {
-    /// How long it is remembered, in seconds.
+    /// How long to remember it, in seconds.
     pub(super) fn seconds(config: &SymbolsConfig) -> u64 {
         config.confirm_after.as_secs().saturating_mul(20).max(900)
     }
@@ -187,7 +187,7 @@ impl HeldBackList {
             && self.count.abs_diff(first.count) * 100 <= first.count * AGREEMENT_PERCENT
     }
 
-    /// The same answer twice, from some cache on the way, confirms nothing: the exchange's clock must have moved.
+    /// Whether this is a new answer. The same answer again, from a cache on the way, confirms nothing.
     fn is_another_answer_than(&self, first: &Self) -> bool {
         match (first.server_time, self.server_time) {
             (Some(first), Some(now)) => now > first,
@@ -200,16 +200,16 @@ impl fmt::Display for ListConcern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Network { from, to } => {
-                write!(f, "it is of {to:?} while the list in place is of {from:?}")
+                write!(f, "it comes from {to:?}, but the current list from {from:?}")
             }
-            Self::Older => f.write_str("the exchange made it before the list in place"),
+            Self::Older => f.write_str("by the exchange's clock it is older than the current list"),
             Self::NoAnchors { missing } => write!(f, "{} is missing", missing.join(", ")),
-            Self::Shrunk => f.write_str("it has lost more symbols than is allowed at once"),
+            Self::Shrunk => f.write_str("it has lost more symbols at once than is allowed"),
         }
     }
 }
 
-/// Concerns as one text.
+/// Concerns as one line.
 pub(super) fn describe(concerns: &[ListConcern]) -> String {
     let texts: Vec<String> = concerns.iter().map(ToString::to_string).collect();
     texts.join("; ")

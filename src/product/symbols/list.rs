@@ -1,4 +1,4 @@
-//! A market's list as it is handed out: the bytes of the cache, and what is known about them.
+//! A market's list for readers: its bytes in the cache, and their origin.
 
 use std::sync::OnceLock;
 
@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 use super::cache::ListSource;
 use crate::product::binance::exchange_info::{self, Symbol};
 
-/// A list; immutable, to be shared.
+/// An immutable list, to share.
 #[derive(Debug)]
 pub struct SymbolList {
     json: Bytes,
@@ -19,8 +19,8 @@ pub struct SymbolList {
 }
 
 impl SymbolList {
-    /// Takes a text of the cache; `None` unless it is a JSON array with something in it. Whoever wrote it: the
-    /// elements are not looked at.
+    /// Wraps a value of the cache; `None` unless it is a JSON array with at least one element. Does not look at the
+    /// elements.
     #[must_use]
     pub fn read(json: impl Into<Bytes>, fetched_at: Option<i64>, source: Option<ListSource>) -> Option<Self> {
         let json = json.into();
@@ -34,13 +34,13 @@ impl SymbolList {
         })
     }
 
-    /// The bytes as they are in Redis: a JSON array as Python's `json.dumps` writes it.
+    /// The bytes in Redis: a JSON array as Python's `json.dumps` writes it.
     #[must_use]
     pub fn json(&self) -> &Bytes {
         &self.json
     }
 
-    /// Elements of the array.
+    /// The number of elements.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count
@@ -52,19 +52,19 @@ impl SymbolList {
         self.fetched_at
     }
 
-    /// Where the list came from; unknown of one that Python wrote.
+    /// Where the list came from; unknown if Python wrote it.
     #[must_use]
     pub fn source(&self) -> Option<&ListSource> {
         self.source.as_ref()
     }
 
-    /// The symbols in the order of the array. Read when first asked for; an element that is no symbol is left out.
+    /// The symbols in order, without elements that are not symbols. Parsed on first use.
     pub fn symbols(&self) -> &[Symbol] {
         self.symbols
             .get_or_init(|| exchange_info::symbols_of(&self.json).unwrap_or_default())
     }
 
-    /// Whether both say the same and know the same of it.
+    /// Whether both have the same bytes, time and source.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.json == other.json && self.fetched_at == other.fetched_at && self.source == other.source
     }

@@ -1,7 +1,7 @@
-//! The rule that makes a list out of an exchange's answer.
+//! Which symbols a list contains, and in which order.
 //!
-//! Readers, a web front end among them, depend on it: trading symbols in one quote asset, popular bases first
-//! in a fixed order (equal bases in upstream order), then everything else by name in code-point order.
+//! Readers, among them a web front end, depend on it: trading symbols of one quote asset, popular bases first in a fixed
+//! order (equal bases in the exchange's order), then the rest by name in code-point order.
 
 use crate::config::SymbolsConfig;
 use crate::product::binance::exchange_info::Symbol;
@@ -14,12 +14,12 @@ pub fn prepare(symbols: Vec<Symbol>, market: Market, config: &SymbolsConfig) -> 
     order(listed, market, config)
 }
 
-/// Whether a symbol belongs to the list.
+/// Whether a symbol belongs in the list.
 pub(super) fn is_listed(symbol: &Symbol, config: &SymbolsConfig) -> bool {
     symbol.status == "TRADING" && symbol.quote_asset == config.quote_asset
 }
 
-/// The names of the symbols that every real list has and `list` has not.
+/// The symbols that every real list has but this one lacks.
 pub(in crate::product) fn missing_anchors(list: &[Symbol], config: &SymbolsConfig) -> Vec<String> {
     let names = config
         .anchor_bases
@@ -30,7 +30,7 @@ pub(in crate::product) fn missing_anchors(list: &[Symbol], config: &SymbolsConfi
         .collect()
 }
 
-/// Sorts symbols of any quote asset and status as the list is sorted.
+/// Sorts symbols of any quote asset and status in the order of the list.
 pub(super) fn order(
     symbols: impl IntoIterator<Item = Symbol>,
     market: Market,
@@ -47,7 +47,7 @@ pub(super) fn order(
             (rank, symbol)
         })
         .collect();
-    // A stable sort keeps equal popular bases in upstream order. UTF-8 sorts by code point, as Python does.
+    // A stable sort keeps equal popular bases in the exchange's order. UTF-8 sorts by code point, like Python.
     listed.sort_by(|(rank, one), (other_rank, other)| {
         rank.cmp(other_rank).then_with(|| {
             if *rank == popular.len() {

@@ -1,17 +1,17 @@
-//! Reading the lists: from process memory where that is fresh, and never worse than the last good list.
+//! Reads the lists: cache-aside over process memory, Redis and the exchange, with the last-good list as the last resort.
 //!
-//! A process holds each market's list in memory, next to Redis, which reports its changes (client tracking). A read
-//! goes down these levels until one has a list:
+//! A process holds each market's list in memory, and Redis reports changes of its keys (client tracking). A read takes the
+//! list of the first level that has one:
 //!
-//! 1. memory, coherent with the primary key: a hit;
-//! 2. Redis, only where this process has not looked yet: a hit;
-//! 3. a list past its lifetime that is not too old: a miss; it is returned at once, marked stale, and refreshed behind
-//!    the reader's back;
-//! 4. upstream, once for all readers that wait: a miss;
-//! 5. the last good list, whatever its age.
+//! 1. fresh, from memory: a hit;
+//! 2. fresh, from Redis, only until this process has read Redis once: a hit;
+//! 3. stale but not too old: a miss. The stale list is returned at once and refreshed in the background
+//!    (stale-while-revalidate);
+//! 4. the exchange, in one request for all waiting readers (single-flight): a miss;
+//! 5. the last-good list, whatever its age.
 //!
-//! Redis may be slow, stopped, full or gone: nothing on this way waits for it longer than a moment. Reads are counted
-//! under the names that the existing deployment uses.
+//! Redis may be slow, stopped, full or gone: no read waits for it longer than a second. Hits and misses are counted under
+//! the existing deployment's names.
 
 mod for_users;
 mod memory;
@@ -46,23 +46,23 @@ use tradebot_base::connection::Connection;
 use tradebot_base::market::{Market, PerMarket};
 use tradebot_base::{error_chain, trace};
 
-/// How long a reader waits for this process's first look at Redis.
+/// How long a reader waits for this process to read Redis for the first time.
 const LOOK_PATIENCE: Duration = Duration::from_millis(500);
-/// How long anything that a reader waits for may wait for an answer of Redis.
+/// How long work that readers wait for may itself wait for Redis.
 const REDIS_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a stop waits for Redis to take the last counters.
+/// How long a stop waits for the last counters to be written.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Which level a list was found on.
+/// The level that a list was found on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Level {
     /// This process's memory.
     Memory,
-    /// Redis, the primary key.
+    /// The primary list in Redis.
     Redis,
-    /// The exchange, just now.
+    /// The exchange, fetched for this read.
     Upstream,
-    /// The last good list.
+    /// The last-good list.
     LastGood,
 }
 
@@ -71,34 +71,34 @@ pub enum Level {
 pub struct Reading {
     /// The list.
     pub list: Arc<SymbolList>,
-    /// Where it was found.
+    /// The level it was found on.
     pub level: Level,
-    /// Time since its refresh, where that is known.
+    /// Time since its refresh, if known.
     pub age: Option<Duration>,
-    /// Seconds that its lifetime has left, negative once it has ended; `None`: it has no end.
+    /// Seconds until it expires, negative once it has; `None` if it never expires.
     pub ttl: Option<i64>,
-    /// Whether its lifetime has ended.
+    /// Whether it has expired.
     pub stale: bool,
-    /// The second in which it was found, since 1970.
+    /// When it was read, in Unix seconds.
     pub at: i64,
 }
 
-/// No level has a list.
+/// No level had a list.
 #[derive(Debug, Clone, Error)]
 #[error("there is no {market} list: {reason}")]
 pub struct Unavailable {
     /// The market.
     pub market: Market,
-    /// When another try makes sense.
+    /// How long to wait before another try.
     pub retry_after: Duration,
-    /// What kept the exchange's list away, for logs.
+    /// Why the list could not be fetched, for logs.
     pub reason: String,
 }
 
-/// What this process knows of a market, for metrics and health; reading it counts nothing and waits for nothing.
+/// The state of a market in this process, for metrics and health checks. Getting it neither counts nor waits.
 #[derive(Debug, Clone, Default)]
 pub struct MarketStatus {
-    /// The list that is held, if there is one, fresh or not.
+    /// The list in memory, if any, fresh or not.
     pub reading: Option<Reading>,
     /// Reads by this process that found a fresh list.
     pub hits: u64,
@@ -110,11 +110,11 @@ pub struct MarketStatus {
     pub failures: u64,
     /// How long this process's last refresh took.
     pub last_refresh_took: Option<Duration>,
-    /// Why the last refresh failed, and when the next may be tried; `None` after a success.
+    /// Why the last refresh failed and how long to wait before the next; `None` after a success.
     pub failing: Option<(String, Duration)>,
 }
 
-/// The lists of one Redis, to be read by many; clones share everything.
+/// Reads the lists of one Redis. Clones share everything.
 #[derive(Clone)]
 pub struct SymbolReads {
     inner: Arc<SharedReads>,
@@ -137,19 +137,19 @@ struct SharedReads {
 struct MarketReads {
     memory: MemoryCache,
     flight: SingleFlight,
-    /// A reader was given a stale list.
+    /// Notified when a reader got a stale list.
     wanted: Notify,
-    /// There may be a list that Redis did not take.
+    /// Notified when a list could not be written to Redis.
     unsaved: Notify,
     counts: ReadCounts,
 }
 
 impl SymbolReads {
-    /// Starts reading: looks at Redis, keeps looking, and fetches what is missing if that is configured. Nothing is
-    /// waited for. Must be called in a tokio runtime; [`stop`](Self::stop) ends what it starts.
+    /// Starts following Redis in the background, and fetches missing lists if so configured. Returns without waiting. Must
+    /// be called within a tokio runtime; [`stop`](Self::stop) ends the background tasks.
     ///
     /// # Errors
-    /// [`ReadsError`] when a URL or the machine's TLS set-up cannot be used.
+    /// [`ReadsError`] when a URL is invalid or the machine's TLS cannot be set up.
     pub fn start(settings: ReadsSettings, name: &str) -> Result<Self, ReadsError> {
         let inner = Arc::new(settings.connect(name)?);
         for market in Market::ALL {
@@ -162,15 +162,15 @@ impl SymbolReads {
         Ok(Self { inner })
     }
 
-    /// Returns a market's list from this process's memory, fresh or not too stale, without waiting; `None` where
-    /// [`read`](Self::read) would have to wait. Counts a hit or a miss if it returns a list.
+    /// Returns a market's list from memory without waiting, fresh or not too stale; `None` if [`read`](Self::read) would
+    /// have to wait. Counts a hit or a miss if it returns a list.
     #[must_use]
     pub fn peek(&self, market: Market) -> Option<Reading> {
         self.inner.take(market, Level::Memory)
     }
 
-    /// Whether a read now would find just what an earlier one found: the same list, fresh, in the same second, with as
-    /// much left of its lifetime. If so it counts as a hit, else as nothing.
+    /// Whether a read now would return the same as `before`: the same fresh list, in the same second, with the same time
+    /// left. Counts a hit if so, else nothing.
     #[must_use]
     pub fn read_again(&self, market: Market, before: &Reading) -> bool {
         let state = self.inner.markets.get(market);
@@ -187,7 +187,7 @@ impl SymbolReads {
     /// Returns a market's list from the first level that has one, within the configured time.
     ///
     /// # Errors
-    /// [`Unavailable`] when no level has one: nothing was ever fetched, and the exchange gives nothing.
+    /// [`Unavailable`] when no level has one: no list was ever fetched, and the exchange does not give one now.
     pub async fn read(&self, market: Market) -> Result<Reading, Unavailable> {
         let inner = &self.inner;
         let deadline = Instant::now() + inner.config.timeout;
@@ -224,16 +224,16 @@ impl SymbolReads {
         Ok(held.reading(level, state.memory.now_ms(), inner.now_unix()))
     }
 
-    /// Returns what refreshes changed after the place `since` in the stream, or all that is kept; at most `limit`.
+    /// Returns at most `limit` changes after the stream id `since`, or from the oldest one on.
     ///
     /// # Errors
-    /// [`CacheError`] when Redis does not say, or `since` is no place in a stream.
+    /// [`CacheError`] when Redis fails, or `since` is not a stream id.
     pub async fn changes(&self, since: Option<&str>, limit: usize) -> Result<Changes, CacheError> {
         let changes = self.inner.refresher.cache().changes(since, limit);
         trace::redis_call("XRANGE", changes).await
     }
 
-    /// What this process knows of a market.
+    /// The state of a market in this process.
     #[must_use]
     pub fn status(&self, market: Market) -> MarketStatus {
         let state = self.inner.markets.get(market);
@@ -254,13 +254,13 @@ impl SymbolReads {
         }
     }
 
-    /// Whether Redis answered when it was last asked.
+    /// Whether Redis answered the last time.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.inner.link.is_up()
     }
 
-    /// Writes the counters to Redis, within a moment, and ends what was started.
+    /// Ends the background tasks and writes the counters to Redis, within a few seconds.
     pub async fn stop(&self) {
         self.inner.stop.cancel();
         self.inner.tracker.wait().await;
@@ -270,11 +270,11 @@ impl SymbolReads {
             match flushed {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => {
-                    debug!(error = %error_chain(&error), "the last counters of reads are not written yet");
+                    debug!(error = %error_chain(&error), "cannot write the last read counters to Redis yet");
                     sleep(Duration::from_millis(100)).await;
                 }
                 Err(_) => {
-                    warn!("the last counters of reads are lost, Redis did not take them");
+                    warn!("lost the last read counters: Redis did not take them in time");
                     return;
                 }
             }
@@ -283,7 +283,7 @@ impl SymbolReads {
 }
 
 impl SharedReads {
-    /// Takes the list that is held, if a reader may have it, and counts.
+    /// Returns the list in memory if a reader may have it, and counts the read.
     fn take(&self, market: Market, level: Level) -> Option<Reading> {
         let state = self.markets.get(market);
         state.memory.with(|held| {
@@ -301,13 +301,13 @@ impl SharedReads {
         })
     }
 
-    /// Whether a list past its lifetime is young enough to be handed out before it is refreshed.
+    /// Whether an expired list is young enough to be returned before it is refreshed.
     fn may_be_stale(&self, held: &HeldList) -> bool {
         held.age(self.now_unix())
             .is_some_and(|age| age <= self.config.max_stale && !self.config.max_stale.is_zero())
     }
 
-    /// A list that a refresh brought.
+    /// A reading of a list that was just fetched.
     fn fetched(&self, market: Market, list: Arc<SymbolList>) -> Reading {
         let memory = &self.markets.get(market).memory;
         match memory.get().filter(|held| Arc::ptr_eq(&held.list, &list)) {
@@ -325,7 +325,7 @@ impl SharedReads {
         }
     }
 
-    /// The lifetime of a market's lists, unless they have none.
+    /// The lifetime of a market's lists; `None` if they never expire.
     fn ttl(&self, market: Market) -> Option<Duration> {
         u64::try_from(*self.ttl_seconds.get(market))
             .ok()

@@ -1,4 +1,4 @@
-//! One refresh of one market: fetch, prepare, guard, write. Scheduled and manual runs share this path.
+//! Refreshes a market's list: fetch, prepare, guard, write. Scheduled and manual runs share this path.
 
 mod error;
 mod write_behind;
@@ -26,10 +26,10 @@ use tradebot_base::market::{Market, PerMarket};
 use tradebot_base::{error_chain, trace};
 use tradebot_wire::python_json;
 
-/// A list for readers.
+/// A refreshed list, for readers.
 pub(super) struct Refreshed {
     pub(super) list: SymbolList,
-    /// What became of it in Redis; `None`: it could not be written.
+    /// The outcome of writing it to Redis; `None` if that failed.
     pub(super) written: Option<WriteOutcome>,
 }
 
@@ -38,13 +38,13 @@ pub struct Refresher {
     client: Client,
     cache: SymbolCache,
     config: SymbolsConfig,
-    /// What this process holds back, for when Redis does not say.
+    /// The list that this process holds back, for when Redis does not answer.
     held_back: PerMarket<Mutex<Option<HeldBackList>>>,
-    /// The list that readers have and Redis did not take.
+    /// The list that readers got but Redis did not take.
     unsaved: PerMarket<Mutex<Option<Arc<UnsavedList>>>>,
 }
 
-/// A fetched list before it is compared with anything.
+/// A fetched and prepared list.
 struct FetchedList {
     symbols: Vec<Symbol>,
     json: Bytes,
@@ -54,26 +54,26 @@ struct FetchedList {
     network: ListNetwork,
     host: String,
     server_time: Option<i64>,
-    /// Symbols in the answer, and its size.
+    /// Number of symbols in the answer.
     total: usize,
     body_bytes: usize,
 }
 
-/// For whom a list is fetched.
+/// Why a list is fetched.
 struct RefreshPurpose<'a> {
     by: FetchedBy,
     lease: Option<&'a RefreshLease>,
-    /// The list that this process holds, for when Redis has none.
+    /// The list in this process's memory, for when Redis has none.
     known: Option<&'a SymbolList>,
-    /// The list is written only where there is none, or an older one.
-    late: bool,
+    /// Write only if Redis has no list or an older one.
+    write_behind: bool,
 }
 
-/// How often a list is compared anew because somebody else has written meanwhile.
+/// How often to compare a list again because another process has written in between.
 const COMPARISONS: usize = 4;
 
 impl Refresher {
-    /// A refresher.
+    /// Creates a refresher.
     #[must_use]
     pub fn new(client: Client, cache: SymbolCache, config: SymbolsConfig) -> Self {
         Self {
@@ -85,7 +85,7 @@ impl Refresher {
         }
     }
 
-    /// The client.
+    /// The client of the exchange.
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
@@ -97,17 +97,17 @@ impl Refresher {
         &self.cache
     }
 
-    /// Refreshes a market's list for a warm-up, and counts one success or one error.
+    /// Refreshes a market's list for a warm-up, and counts a success or an error.
     ///
     /// # Errors
-    /// [`RefreshError`]; the stored lists are untouched then.
+    /// [`RefreshError`]. The stored lists are unchanged.
     pub async fn refresh(&self, market: Market) -> Result<ListSource, RefreshError> {
-        // While it is held, readers wait for this list. Without it they would fetch one of their own.
+        // While this process holds the lease, readers wait for its list instead of fetching one.
         let lease = match self.cache.acquire_lease(market, LeaseRequest::Warmup).await {
             Ok(LeaseReply::Granted(lease)) => Some(lease),
             Ok(_) => None,
             Err(error) => {
-                debug!(%market, error = %error_chain(&error), "readers cannot be told of the refresh");
+                debug!(%market, error = %error_chain(&error), "refreshing without a lease, so readers may fetch the list as well");
                 None
             }
         };
@@ -115,7 +115,7 @@ impl Refresher {
             by: FetchedBy::Warmup,
             lease: lease.as_ref(),
             known: None,
-            late: false,
+            write_behind: false,
         };
         let refreshed = self.run(market, &purpose).await;
         if refreshed.is_err() {
@@ -123,13 +123,13 @@ impl Refresher {
                 self.release_lease(market, lease, None).await;
             }
             if let Err(error) = self.cache.count_error(market).await {
-                warn!(%market, error = %error_chain(&error), "a failed refresh could not be counted");
+                warn!(%market, error = %error_chain(&error), "cannot count the failed refresh in Redis");
             }
         }
         refreshed.map(|(source, _, _)| source)
     }
 
-    /// Refreshes a market's list for readers, who get it also where it cannot be written.
+    /// Refreshes a market's list for readers, who get it even if it cannot be written to Redis.
     pub(super) async fn refresh_for_readers(
         &self,
         market: Market,
@@ -140,7 +140,7 @@ impl Refresher {
             by: FetchedBy::Reader,
             lease,
             known,
-            late: false,
+            write_behind: false,
         };
         let (source, json, written) = self.run(market, &purpose).await?;
         let fetched_at = Some(source.fetched_at);
@@ -148,7 +148,7 @@ impl Refresher {
         Ok(Refreshed { list, written })
     }
 
-    /// Ends a lease that brought no list.
+    /// Releases a lease without a list.
     pub(super) async fn release_lease(
         &self,
         market: Market,
@@ -156,7 +156,7 @@ impl Refresher {
         failure: Option<(Duration, &str)>,
     ) {
         if let Err(error) = self.cache.release_lease(market, lease, failure).await {
-            debug!(%market, error = %error_chain(&error), "a lease could not be given up, it will lapse");
+            debug!(%market, error = %error_chain(&error), "cannot release the refresh lease, it will expire");
         }
     }
 
@@ -181,7 +181,7 @@ impl Refresher {
                 market,
                 source: trouble @ CacheError::Redis { .. },
             }) if purpose.by == FetchedBy::Reader => {
-                warn!(%market, error = %error_chain(&trouble), "a list for readers could not be written to Redis");
+                warn!(%market, error = %error_chain(&trouble), "cannot write the list to Redis, readers get it from memory");
                 None
             }
             Err(error) => return Err(error),
@@ -261,7 +261,7 @@ impl Refresher {
         })
     }
 
-    /// Compares a list with the one in place, and writes it if nothing is wrong with it.
+    /// Compares a list with the current one, and writes it unless it is held back.
     async fn compare_and_write(
         &self,
         market: Market,
@@ -274,12 +274,12 @@ impl Refresher {
             let accepted = match self.cache.list_in_place(market).await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // What this process knows is compared with at least.
+                    // Without Redis, compare with the list in memory.
                     self.check(market, fresh, purpose.known, None).await?;
                     return Err(cache_error(error));
                 }
             };
-            if purpose.late && accepted.last_refresh >= Some(source.fetched_at) {
+            if purpose.write_behind && accepted.last_refresh >= Some(source.fetched_at) {
                 return Ok(WriteOutcome::Superseded);
             }
             let in_place = accepted
@@ -296,7 +296,7 @@ impl Refresher {
                 everything: &fresh.everything,
                 list: &fresh.json,
                 source,
-                age: if purpose.late { self.age(source) } else { 0 },
+                age: if purpose.write_behind { self.age(source) } else { 0 },
                 lease: purpose.lease,
                 counted: purpose.by == FetchedBy::Warmup,
                 before: accepted.last_good.as_ref(),
@@ -304,7 +304,9 @@ impl Refresher {
                 not_trading: &fresh.not_trading,
             };
             match self.cache.write(market, writing).await.map_err(cache_error)? {
-                WriteOutcome::Changed => debug!(%market, "somebody else has written, comparing anew"),
+                WriteOutcome::Changed => {
+                    debug!(%market, "another process has written the list, comparing again");
+                }
                 written => {
                     self.remember(market, None);
                     return Ok(written);
@@ -314,7 +316,7 @@ impl Refresher {
         Err(cache_error(CacheError::Contended { market }))
     }
 
-    /// Lets a list pass, or holds it back. `held_back` is what Redis knows of the last one, if it could be asked.
+    /// Accepts a list or holds it back. `held_back` is the held-back list in Redis, if Redis could be read.
     async fn check(
         &self,
         market: Market,
@@ -348,7 +350,7 @@ impl Refresher {
                         .hold_back(market, &candidate, HeldBackList::seconds(&self.config))
                         .await
                 {
-                    warn!(%market, error = %error_chain(&error), "other processes are not told of the list held back");
+                    warn!(%market, error = %error_chain(&error), "cannot share the held-back list with other processes");
                 }
                 self.remember(market, Some(candidate));
                 Err(RefreshError::HeldBack {

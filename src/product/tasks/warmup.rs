@@ -1,4 +1,4 @@
-//! The two warm-ups: refresh a market's list, retry while that fails.
+//! The two warm-up tasks: each refreshes a market's list, and is retried if that fails.
 //!
 //! Names, the absence of arguments, the returned text and the retry options are those of the Python tasks.
 
@@ -41,7 +41,7 @@ async fn warm_up(market: Market) -> TaskResult<String> {
     }
 }
 
-/// The Python exception that says the same.
+/// The Python exception that fits an error.
 fn exception_type(error: &RefreshError) -> &'static str {
     match error {
         RefreshError::Upstream { source, .. } => match source.reason {

@@ -61,7 +61,10 @@ async fn every_step_is_told() {
                 ("key 3", "decrypted"),
                 ("testnet", refused),
                 ("mainnet", "accepts the key; its clock is "),
-                ("list", "everybody's: mainnet is the network of this deployment"),
+                (
+                    "list",
+                    "the public one: mainnet is the network of this deployment",
+                ),
             ],
         ),
         (

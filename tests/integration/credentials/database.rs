@@ -15,28 +15,28 @@ async fn a_database_in_trouble_costs_no_more_than_its_timeout_and_comes_back() {
         .with("DATABASE_URL", &scene.filled.database.url_via(proxy.port()))
         .with("DATABASE_TIMEOUT_SECONDS", "2");
     let branch = environment.branch();
-    assert_eq!(walk(&branch, "one").await, "everybody's: mainnet");
+    assert_eq!(look_up(&branch, "one").await, "public: mainnet");
     let connections = proxy.accepted();
     for _ in 0..3 {
-        assert_eq!(walk(&branch, "one").await, "everybody's: mainnet");
+        assert_eq!(look_up(&branch, "one").await, "public: mainnet");
     }
     assert_eq!(proxy.accepted(), connections, "a connection is used again");
 
     let back = async || {
         eventually("the database to be used again", PATIENCE, async || {
-            (walk(&branch, "one").await == "everybody's: mainnet").then_some(())
+            (look_up(&branch, "one").await == "public: mainnet").then_some(())
         })
         .await;
     };
     proxy.cut();
-    let outcome = in_time(limit, walk(&branch, "one")).await;
+    let outcome = in_time(limit, look_up(&branch, "one")).await;
     assert!(outcome.starts_with("the database cannot be reached"), "{outcome}");
     proxy.restore();
     back().await;
     // With an open connection, and without.
     for _ in 0..2 {
         proxy.freeze();
-        let outcome = in_time(limit, walk(&branch, "one")).await;
+        let outcome = in_time(limit, look_up(&branch, "one")).await;
         assert_eq!(outcome, "the database did not answer within 2000 ms");
         proxy.reset_all();
     }
@@ -59,15 +59,15 @@ async fn requests_that_wait_for_a_connection_end_in_time_as_well() {
         .with("DATABASE_TIMEOUT_SECONDS", "1")
         .with("DATABASE_POOL_SIZE", "2")
         .branch();
-    let walks = (0..20).map(|_| walk(&branch, "one"));
-    let all = futures_util::future::join_all(walks);
+    let look_ups = (0..20).map(|_| look_up(&branch, "one"));
+    let all = futures_util::future::join_all(look_ups);
     for outcome in in_time(Duration::from_secs(1), all).await {
         assert_eq!(outcome, "the database did not answer within 1000 ms");
     }
     assert!(proxy.accepted() <= 2 * 20, "{}", proxy.accepted());
     proxy.restore();
     eventually("the pool to be whole again", PATIENCE, async || {
-        (walk(&branch, "one").await == "everybody's: mainnet").then_some(())
+        (look_up(&branch, "one").await == "public: mainnet").then_some(())
     })
     .await;
 }
@@ -83,7 +83,7 @@ async fn the_server_ends_slow_queries_and_refuses_writes() {
         .await
         .expect("a lock");
     let branch = scene.environment().with("DATABASE_TIMEOUT_SECONDS", "1").branch();
-    let outcome = in_time(Duration::from_secs(1), walk(&branch, "user")).await;
+    let outcome = in_time(Duration::from_secs(1), look_up(&branch, "user")).await;
     assert_eq!(outcome, "the database did not answer within 1000 ms");
     // It does not go on there either.
     let running = "SELECT count(*) FROM pg_stat_activity \
@@ -96,13 +96,13 @@ async fn the_server_ends_slow_queries_and_refuses_writes() {
     })
     .await;
     locker.batch_execute("COMMIT").await.expect("the end of the lock");
-    assert_eq!(walk(&branch, "user").await, "user 1 has no stored key");
+    assert_eq!(look_up(&branch, "user").await, "user 1 has no stored key");
     // Were the look-up to write by accident, or by somebody's function, the server would refuse.
     let write = "CREATE TABLE written(n int); CREATE FUNCTION lower_mail(text) RETURNS text LANGUAGE sql AS \
         $$ INSERT INTO written VALUES (1); SELECT $1 $$; ALTER TABLE users RENAME TO people; \
         CREATE VIEW users AS SELECT id, lower_mail(email) AS email, is_active FROM people";
     locker.batch_execute(write).await.expect("a view that writes");
-    let outcome = walk(&branch, "user").await;
+    let outcome = look_up(&branch, "user").await;
     assert!(
         outcome.starts_with("the database refused") && outcome.contains("read-only"),
         "{outcome}"
@@ -124,7 +124,7 @@ async fn what_the_server_refuses_is_told_without_the_password() {
         ),
     ];
     for (url, reason) in cases {
-        let outcome = walk(&scene.environment().with("DATABASE_URL", &url).branch(), "user").await;
+        let outcome = look_up(&scene.environment().with("DATABASE_URL", &url).branch(), "user").await;
         assert!(outcome.contains(reason), "{outcome}");
         assert!(
             !outcome.contains("canarywrong") && !outcome.contains("p@ss"),
@@ -132,7 +132,7 @@ async fn what_the_server_refuses_is_told_without_the_password() {
         );
     }
     let empty = PostgresServer::shared().database();
-    let outcome = walk(
+    let outcome = look_up(
         &scene.environment().with("DATABASE_URL", &empty.url()).branch(),
         "user",
     )
@@ -143,7 +143,7 @@ async fn what_the_server_refuses_is_told_without_the_password() {
     );
     // Nothing that a user is called can change the query.
     for email in ["' OR true --", "user\0", "", "%", &"x".repeat(100_000)] {
-        assert_eq!(walk(&scene.branch(), email).await, "there is no such user");
+        assert_eq!(look_up(&scene.branch(), email).await, "there is no such user");
     }
 }
 
@@ -211,7 +211,7 @@ async fn each_mode_of_encryption_checks_what_it_says() {
         if let Some(file) = certificates {
             environment = environment.with("PGSSLROOTCERT", &file.path().display().to_string());
         }
-        let outcome = walk(&environment.branch(), "user").await;
+        let outcome = look_up(&environment.branch(), "user").await;
         assert!(outcome.contains(expected), "{mode} {named}: {outcome}");
     }
 }

@@ -49,7 +49,7 @@ fn rows() -> Vec<Row> {
             mainnet: &["mainnet"],
             sent_to_testnet: &["mainnet"],
             sent_to_mainnet: &["mainnet"],
-            ..row("mainnet", json!([key("mainnet")]), "everybody's: mainnet")
+            ..row("mainnet", json!([key("mainnet")]), "public: mainnet")
         },
         Row {
             sent_to_testnet: &["neither"],
@@ -142,7 +142,7 @@ async fn each_users_key_ends_where_it_should_and_reaches_no_other_host() {
     let branch = scene.branch();
     for row in &rows {
         let (testnet, mainnet) = (scene.testnet.keys_seen().len(), scene.mainnet.keys_seen().len());
-        let outcome = in_time(stretched(BUDGET), walk(&branch, row.email)).await;
+        let outcome = in_time(stretched(BUDGET), look_up(&branch, row.email)).await;
         assert!(outcome.contains(row.outcome), "{}: {outcome}", row.email);
         let keys = |names: &[&str]| names.iter().map(|name| api_key(name)).collect::<Vec<_>>();
         let seen = scene.testnet.keys_seen();
@@ -189,14 +189,14 @@ async fn refusals_are_told_apart_and_remembered() {
         ("unsendable", "(-2014)", 0),
         ("refused", "(-2015)", 1),
         ("secret", "(-1022)", 1),
-        ("good", "everybody's: mainnet", 1),
+        ("good", "public: mainnet", 1),
     ];
     for (email, expected, sent) in cases {
         let before = scene.testnet.keys_seen().len();
-        let first = walk(&branch, email).await;
+        let first = look_up(&branch, email).await;
         assert!(first.contains(expected), "{email}: {first}");
         assert_eq!(scene.testnet.keys_seen().len() - before, sent, "{email}");
-        let again = walk(&branch, email).await;
+        let again = look_up(&branch, email).await;
         if email != "good" {
             assert!(again.contains("not asked: it "), "{email}: {again}");
             assert_eq!(
@@ -216,6 +216,6 @@ async fn refusals_are_told_apart_and_remembered() {
     };
     assert_eq!(accounts(&scene.mainnet), 1);
     for step in ["canary", SECRET_KEY] {
-        assert!(!walk(&branch, "secret").await.contains(step));
+        assert!(!look_up(&branch, "secret").await.contains(step));
     }
 }

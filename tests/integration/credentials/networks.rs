@@ -14,25 +14,25 @@ async fn networks_are_tried_in_the_configured_order_and_no_others() {
     know(&scene.testnet, "one");
     let with = |networks: &str| scene.environment().with("BINANCE_CREDENTIAL_NETWORKS", networks);
     let mainnet_first = with("mainnet,testnet").branch();
-    assert_eq!(walk(&mainnet_first, "one").await, "everybody's: mainnet");
+    assert_eq!(look_up(&mainnet_first, "one").await, "public: mainnet");
     let mainnet_alone = with("mainnet").branch();
-    assert_eq!(walk(&mainnet_alone, "one").await, "everybody's: mainnet");
+    assert_eq!(look_up(&mainnet_alone, "one").await, "public: mainnet");
     assert_eq!(scene.testnet.keys_seen().len(), 0);
     let seen = scene.mainnet.keys_seen().len();
     let testnet_alone = with("testnet").branch();
     assert_eq!(
-        walk(&testnet_alone, "one").await,
+        look_up(&testnet_alone, "one").await,
         "testnet: BTCUSDT ETHUSDT TESTUSDT"
     );
     assert_eq!(scene.mainnet.keys_seen().len(), seen);
     // Where the deployment itself is on the testnet, the mainnet's list is the private one.
     let testnet_deployment = with("mainnet,testnet").with("TESTNET_URL", "true").branch();
     assert_eq!(
-        walk(&testnet_deployment, "one").await,
+        look_up(&testnet_deployment, "one").await,
         "mainnet: BTCUSDT ETHUSDT MAINUSDT"
     );
     let testnet_deployment = with("testnet,mainnet").with("TESTNET_URL", "true").branch();
-    assert_eq!(walk(&testnet_deployment, "one").await, "everybody's: testnet");
+    assert_eq!(look_up(&testnet_deployment, "one").await, "public: testnet");
 }
 
 #[tokio::test]
@@ -40,8 +40,8 @@ async fn a_private_list_is_fetched_once_for_all_and_for_each_market() {
     let scene = one_user().await;
     know(&scene.testnet, "one");
     let branch = scene.branch();
-    let walks = (0..20).map(|_| walk(&branch, "one"));
-    for outcome in futures_util::future::join_all(walks).await {
+    let look_ups = (0..20).map(|_| look_up(&branch, "one"));
+    for outcome in futures_util::future::join_all(look_ups).await {
         assert_eq!(outcome, "testnet: BTCUSDT ETHUSDT TESTUSDT");
     }
     assert_eq!(scene.testnet.count(path(Market::Spot)), 1);
@@ -91,8 +91,8 @@ async fn trouble_on_one_network_leads_to_the_next_and_in_time() {
     for (what, reply) in troubles {
         scene.testnet.always(account, reply);
         let branch = environment.branch();
-        let outcome = in_time(budget, walk(&branch, "one")).await;
-        assert_eq!(outcome, "everybody's: mainnet", "testnet {what}");
+        let outcome = in_time(budget, look_up(&branch, "one")).await;
+        assert_eq!(outcome, "public: mainnet", "testnet {what}");
     }
     // Nobody listens, with a key that is good elsewhere.
     let nowhere = format!("http://127.0.0.1:{}", tradebot_test_support::free_port());
@@ -100,7 +100,7 @@ async fn trouble_on_one_network_leads_to_the_next_and_in_time() {
         .clone()
         .with("BINANCE_SPOT_TESTNET_BASE_URL", &nowhere)
         .branch();
-    assert_eq!(walk(&branch, "one").await, "everybody's: mainnet");
+    assert_eq!(look_up(&branch, "one").await, "public: mainnet");
     // The key is good on the testnet, and its list is not to be had, or empty.
     scene.testnet.always(account, Reply::json("{}"));
     for (what, reply) in [
@@ -116,13 +116,13 @@ async fn trouble_on_one_network_leads_to_the_next_and_in_time() {
     ] {
         scene.testnet.always(path(Market::Spot), reply);
         let branch = environment.branch();
-        assert_eq!(walk(&branch, "one").await, "everybody's: mainnet", "{what}");
+        assert_eq!(look_up(&branch, "one").await, "public: mainnet", "{what}");
     }
     // Both hang.
     scene.testnet.always(account, Reply::json("").hang());
     scene.mainnet.always(account, Reply::json("").hang());
     let branch = environment.branch();
-    let outcome = in_time(budget, walk(&branch, "one")).await;
+    let outcome = in_time(budget, look_up(&branch, "one")).await;
     assert!(
         outcome.contains("no complete answer within") || outcome.contains("no answer within"),
         "{outcome}"
@@ -137,8 +137,8 @@ async fn a_redirect_is_not_followed_with_a_key_or_without() {
         let target = format!("{}/api/v3/account", trap.base_url());
         let reply = Reply::status(status, "").header("Location", &target);
         scene.testnet.always("/api/v3/account", reply);
-        let outcome = walk(&scene.branch(), "one").await;
-        assert_eq!(outcome, "everybody's: mainnet", "{status}");
+        let outcome = look_up(&scene.branch(), "one").await;
+        assert_eq!(outcome, "public: mainnet", "{status}");
     }
     assert_eq!(trap.requests().len(), 0);
 }
@@ -150,9 +150,9 @@ async fn after_a_429_no_key_is_sent_and_no_list_asked_for() {
         Reply::status(429, r#"{"code":-1003,"msg":"Too many requests"}"#).header("Retry-After", "60");
     scene.testnet.always("/api/v3/account", limited);
     let branch = scene.branch();
-    assert_eq!(walk(&branch, "one").await, "everybody's: mainnet");
+    assert_eq!(look_up(&branch, "one").await, "public: mainnet");
     let asked = scene.testnet.requests().len();
-    assert_eq!(walk(&branch, "one").await, "everybody's: mainnet");
+    assert_eq!(look_up(&branch, "one").await, "public: mainnet");
     assert_eq!(scene.testnet.requests().len(), asked, "a pause was not kept");
 }
 

@@ -32,7 +32,7 @@ async fn only_good_tokens_of_active_users_lead_anywhere() {
         let outcome = branch
             .list_for(&scene.filled.tokens[algorithm], Market::Spot)
             .await;
-        assert_eq!(told(&outcome), "everybody's: mainnet", "{algorithm}");
+        assert_eq!(told(&outcome), "public: mainnet", "{algorithm}");
     }
     let sent = scene.mainnet.keys_seen().len() + scene.testnet.keys_seen().len();
     let branch = scene.environment().with("ALGORITHM", "HS512").branch();
@@ -67,9 +67,9 @@ async fn only_good_tokens_of_active_users_lead_anywhere() {
     }
     let now = scene.mainnet.keys_seen().len() + scene.testnet.keys_seen().len();
     assert_eq!(now, sent, "a bad token must not have a key sent");
-    let ends: BTreeMap<_, _> = branch.ends().filter(|(_, count)| *count > 0).collect();
+    let outcomes: BTreeMap<_, _> = branch.outcomes().filter(|(_, count)| *count > 0).collect();
     assert_eq!(
-        ends,
+        outcomes,
         BTreeMap::from([("token", 10), ("unknown_user", 2), ("inactive_user", 1)])
     );
 }

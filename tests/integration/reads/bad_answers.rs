@@ -256,7 +256,7 @@ fn cases() -> Vec<Case> {
         spot(
             "25 old",
             changed(&(AT + 60_000).to_string(), &(AT - 3_600_000).to_string()),
-            Kept("before the list in place"),
+            Kept("older than the current list"),
         ),
     ]
 }

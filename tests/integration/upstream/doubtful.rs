@@ -86,7 +86,7 @@ async fn a_list_of_another_network_than_the_one_in_place_waits_for_a_second_fetc
     let (_, result) = world.run_last_try(Market::Spot).await;
     let message = result["result"]["exc_message"][0].as_str().unwrap_or_default();
     assert!(
-        message.contains("it is of Testnet while the list in place is of Mainnet"),
+        message.contains("it comes from Testnet, but the current list from Mainnet"),
         "{message}"
     );
     assert_eq!(world.lists(Market::Spot).await, mainnet);

@@ -1,7 +1,7 @@
-//! The right to refresh: one process at a time, for a while.
+//! Refresh leases: one process refreshes at a time.
 //!
-//! A lease has a number that only grows. A list that is written under a lease older than that of the list in place is
-//! dropped, so a process that was held up for longer than its lease puts nothing old over something new.
+//! Each lease has a fencing number higher than all before. A write under an older lease than the current list's is dropped,
+//! so a process that stalls beyond its lease cannot overwrite a newer list.
 
 use std::time::Duration;
 
@@ -11,47 +11,47 @@ use super::{CacheError, CacheKeys, SymbolCache};
 use tradebot_base::connection::ScriptCall;
 use tradebot_base::market::Market;
 
-/// Longer than a fetch takes at most, and the writing after it.
+/// How long a lease lasts: longer than the longest fetch and the write after it.
 pub(in crate::product::symbols) const LEASE: Duration = Duration::from_secs(15);
 
-/// The right to refresh a market's list.
+/// The right to refresh a market's list, until it expires.
 #[derive(Debug)]
 pub(in crate::product::symbols) struct RefreshLease {
     pub(super) token: String,
     pub(super) number: u64,
 }
 
-/// What came of asking for the right to refresh.
+/// The answer to a request for a lease.
 #[derive(Debug)]
 pub(in crate::product::symbols) enum LeaseReply {
     Granted(RefreshLease),
-    /// Another process is at it, and has so long.
+    /// Another process is refreshing; its lease expires after this time.
     Busy(Duration),
-    /// There is a list already that the asker did not know.
+    /// There is a newer list than the requester knows.
     Newer,
-    /// Another process has failed; nobody should try for so long.
+    /// Another process has failed: how long to wait before trying, and why it failed.
     Failing(Duration, String),
 }
 
-/// Who asks.
+/// Who requests a lease.
 pub(in crate::product::symbols) enum LeaseRequest<'a> {
-    /// A warm-up, which refreshes in any case.
+    /// A warm-up, which always refreshes.
     Warmup,
-    /// A reader who knows of the refresh at this time.
+    /// A reader; with the time of the last refresh that it knows.
     Reader(&'a [u8]),
-    /// As a reader, but with a list at hand: that others fail to fetch one is no hindrance.
+    /// A reader that already has a list, so failures of other processes do not stop it.
     Fetched(&'a [u8]),
 }
 
 impl SymbolCache {
-    /// Asks for the right to refresh a market's list.
+    /// Requests the lease to refresh a market's list.
     ///
     /// # Errors
-    /// [`CacheError::Redis`]; the right was perhaps granted then, and lapses.
+    /// [`CacheError::Redis`]. The lease may have been granted; it then expires.
     pub(in crate::product::symbols) async fn acquire_lease(
         &self,
         market: Market,
-        asker: LeaseRequest<'_>,
+        request: LeaseRequest<'_>,
     ) -> Result<LeaseReply, CacheError> {
         let keys = CacheKeys(market);
         let token = Uuid::new_v4().to_string();
@@ -62,7 +62,7 @@ impl SymbolCache {
             .key(keys.last_refresh())
             .key(keys.failure());
         call.arg(&token).number(LEASE.as_millis());
-        match asker {
+        match request {
             LeaseRequest::Warmup => call.arg("warmup").arg(""),
             LeaseRequest::Reader(known) => call.arg("reader").arg(known),
             LeaseRequest::Fetched(known) => call.arg("fetched").arg(known),
@@ -82,10 +82,10 @@ impl SymbolCache {
         })
     }
 
-    /// Ends a lease that brought no list. With a pause, nobody who reads tries again before it is over.
+    /// Releases a lease without a list. With `failure`, no reader tries again until its pause is over.
     ///
     /// # Errors
-    /// [`CacheError::Redis`]; the lease lapses then.
+    /// [`CacheError::Redis`]. The lease then expires.
     pub(in crate::product::symbols) async fn release_lease(
         &self,
         market: Market,

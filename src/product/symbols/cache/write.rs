@@ -1,4 +1,4 @@
-//! Writing a list, and what a writer must know before.
+//! Writes a list, and reads what it must be compared with first.
 
 use bytes::Bytes;
 
@@ -9,7 +9,7 @@ use tradebot_base::connection::ScriptCall;
 use tradebot_base::market::Market;
 use tradebot_wire::python_json;
 
-/// What a new list is compared with.
+/// The current list and its surroundings, to compare a new list with.
 #[derive(Debug, Default)]
 pub(in crate::product::symbols) struct ListInPlace {
     pub(in crate::product::symbols) last_good: Option<Bytes>,
@@ -19,35 +19,35 @@ pub(in crate::product::symbols) struct ListInPlace {
     pub(in crate::product::symbols) not_trading: NotTrading,
 }
 
-/// A list to be written with everything that belongs to it.
+/// A list to write, with everything that belongs to it.
 pub(in crate::product::symbols) struct ListWrite<'a> {
     pub(in crate::product::symbols) list: &'a Bytes,
     /// The symbols of all quote assets and statuses.
     pub(in crate::product::symbols) everything: &'a Bytes,
     pub(in crate::product::symbols) source: &'a ListSource,
-    /// How much of its lifetime the list has had already, in seconds.
+    /// Seconds since the list was fetched, which shorten its lifetime.
     pub(in crate::product::symbols) age: i64,
     pub(in crate::product::symbols) lease: Option<&'a RefreshLease>,
-    /// Whether a success of the warm-ups is counted.
+    /// Whether to count a successful warm-up.
     pub(in crate::product::symbols) counted: bool,
-    /// The last good list that `change` was computed from.
+    /// The last-good list that `change` was computed from.
     pub(in crate::product::symbols) before: Option<&'a Bytes>,
     pub(in crate::product::symbols) change: Option<&'a Diff>,
     pub(in crate::product::symbols) not_trading: &'a NotTrading,
 }
 
-/// What became of a list that was written.
+/// The outcome of writing a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::product::symbols) enum WriteOutcome {
     Yes,
-    /// A list under a later lease is there already.
+    /// Redis already has a list written under a later lease.
     Superseded,
-    /// Somebody else has written since the change was computed.
+    /// Another process has written since the change was computed.
     Changed,
 }
 
 impl SymbolCache {
-    /// Reads what a new list is compared with.
+    /// Reads what a new list must be compared with.
     ///
     /// # Errors
     /// [`CacheError::Redis`].
@@ -77,10 +77,10 @@ impl SymbolCache {
         })
     }
 
-    /// Writes a list with everything that belongs to it, in one step.
+    /// Writes a list with everything that belongs to it, in one script.
     ///
     /// # Errors
-    /// [`CacheError`]; nothing was written then, unless only Redis's answer was lost.
+    /// [`CacheError`]. Nothing was written, unless only the answer of Redis was lost.
     pub(in crate::product::symbols) async fn write(
         &self,
         market: Market,
@@ -134,7 +134,7 @@ impl SymbolCache {
         }
     }
 
-    /// Seconds that a list of this age has to live, at least one; 0 or less: for ever.
+    /// Seconds until a list of this age expires, at least 1. 0 or less means never.
     fn life_left(&self, market: Market, age: i64) -> i64 {
         match *self.ttl_seconds.get(market) {
             ttl if ttl > 0 => ttl.saturating_sub(age.max(0)).max(1),
@@ -142,13 +142,13 @@ impl SymbolCache {
         }
     }
 
-    /// Whether a list of this age has had its time.
-    pub(in crate::product::symbols) fn has_ended(&self, market: Market, age: i64) -> bool {
+    /// Whether a list of this age has expired.
+    pub(in crate::product::symbols) fn has_expired(&self, market: Market, age: i64) -> bool {
         let ttl = *self.ttl_seconds.get(market);
         ttl > 0 && age >= ttl
     }
 
-    /// Keeps what is known of a list that is held back, for the fetch that may confirm it.
+    /// Stores the facts about a held-back list, for the fetch that may confirm it.
     ///
     /// # Errors
     /// [`CacheError::Redis`].
@@ -174,7 +174,7 @@ fn parsed<T: serde::de::DeserializeOwned>(text: Option<Vec<u8>>) -> Option<T> {
     text.and_then(|text| serde_json::from_slice(&text).ok())
 }
 
-/// The digest that a script computes with `redis.sha1hex`.
+/// The digest that `redis.sha1hex` computes in a script.
 fn sha1(text: &Bytes) -> String {
     sha1_smol::Sha1::from(text).digest().to_string()
 }

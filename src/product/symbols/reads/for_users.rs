@@ -1,4 +1,4 @@
-//! What a reader with a list of its own needs of the others' lists.
+//! Reads of the public list for requests that may get a user's own list instead.
 
 use tokio::time::Instant;
 
@@ -8,8 +8,8 @@ use tradebot_base::market::Market;
 use tradebot_base::trace;
 
 impl SymbolReads {
-    /// Returns a market's list from memory, or from Redis where this process has not looked yet; `None` where
-    /// [`read`](Self::read) would ask the exchange. Counts a hit or a miss if it returns a list.
+    /// Returns a market's list from memory, or from Redis if this process has not read it yet; `None` if
+    /// [`read`](Self::read) would go to the exchange. Counts a hit or a miss if it returns a list.
     pub async fn look(&self, market: Market) -> Option<Reading> {
         if let Some(reading) = self.inner.take(market, Level::Memory) {
             return Some(reading);
@@ -22,12 +22,12 @@ impl SymbolReads {
         self.inner.take(market, Level::Redis)
     }
 
-    /// Counts a miss of a reader who got a list from somewhere else.
+    /// Counts a miss for a request that got a user's own list.
     pub fn count_miss(&self, market: Market) {
         self.inner.markets.get(market).counts.miss();
     }
 
-    /// The exchange's client. Whoever calls the same hosts shares its pauses.
+    /// The client of the exchange, to share its pauses with other calls to the same hosts.
     #[must_use]
     pub fn client(&self) -> &Client {
         self.inner.refresher.client()

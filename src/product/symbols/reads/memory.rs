@@ -1,4 +1,4 @@
-//! The list of one market in this process.
+//! The list of one market in process memory.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,30 +10,31 @@ use super::{Level, Reading};
 use crate::product::symbols::cache::Snapshot;
 use crate::product::symbols::list::SymbolList;
 
-/// What this process holds of a market.
+/// A market's list in process memory.
 pub(super) struct MemoryCache {
     held: ArcSwapOption<HeldList>,
     began: Instant,
-    /// Changes by this process so far, and the time of the refresh as Redis had it when it was last looked at. Locked
-    /// by whoever changes what is held.
+    /// Locked while `held` is changed.
     version: Mutex<MemoryVersion>,
 }
 
 #[derive(Debug, Default)]
 struct MemoryVersion {
+    /// Number of changes made by this process.
     changes: u64,
+    /// The time of the last refresh as Redis had it when it was last read.
     refresh: Vec<u8>,
 }
 
-/// A list and what is known of its place in Redis.
+/// A list in memory, and its state in Redis.
 #[derive(Debug, Clone)]
 pub(super) struct HeldList {
     pub(super) list: Arc<SymbolList>,
-    /// Milliseconds since the start at which its lifetime ends or has ended; `None`: it has no end.
+    /// When it expires, in milliseconds since the start of this process; `None` if never.
     pub(super) expires_ms: Option<i64>,
-    /// It was only found as the last good list.
+    /// Only the last-good key had it.
     pub(super) last_good: bool,
-    /// It could not be written to Redis, so what is there is older.
+    /// It could not be written to Redis, which has an older list or none.
     pub(super) unsaved: bool,
 }
 
@@ -50,22 +51,22 @@ impl MemoryCache {
         self.version.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes by this process so far. To be asked for before Redis is looked at.
+    /// Number of changes made by this process. Get it before reading Redis, for [`apply`](Self::apply).
     pub(super) fn changes(&self) -> u64 {
         self.version().changes
     }
 
-    /// The time of the refresh as Redis had it when it was last looked at.
+    /// The time of the last refresh as Redis had it when it was last read.
     pub(super) fn seen_refresh(&self) -> Vec<u8> {
         self.version().refresh.clone()
     }
 
-    /// What is held now. Takes no lock.
+    /// The list in memory. Takes no lock.
     pub(super) fn get(&self) -> Option<Arc<HeldList>> {
         self.held.load_full()
     }
 
-    /// Calls `read` with what is held now, without taking a lock or a reference.
+    /// Calls `read` with the list in memory, without taking a lock or counting a reference.
     pub(super) fn with<T>(&self, read: impl FnOnce(&HeldList) -> Option<T>) -> Option<T> {
         self.held.load().as_deref().and_then(read)
     }
@@ -74,7 +75,7 @@ impl MemoryCache {
         i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX)
     }
 
-    /// Takes a list that was just made; it has `ttl` to live, without one for ever.
+    /// Stores a list that was just fetched. It expires after `ttl`, or never.
     pub(super) fn put(&self, list: Arc<SymbolList>, ttl: Option<Duration>, unsaved: bool) {
         let expires_ms =
             ttl.map(|ttl| self.now_ms() + i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 2));
@@ -88,8 +89,8 @@ impl MemoryCache {
         })));
     }
 
-    /// Takes over what Redis holds; `ttl_seconds` is the lifetime that lists are given. Returns whether it did: what was
-    /// read before the last change by this process, after `changes`, may be older than that.
+    /// Takes over what was read from Redis; `ttl_seconds` is the lifetime of new lists. Returns `false` if this process has
+    /// stored a list since `changes` was read, as `stored` may be older than that list; read Redis again then.
     #[must_use]
     pub(super) fn apply(&self, stored: Snapshot, changes: u64, now_unix: i64, ttl_seconds: i64) -> bool {
         let mut version = self.version();
@@ -123,7 +124,7 @@ impl MemoryCache {
             })));
             return true;
         }
-        // The primary is gone: what was held of it has had its time, whatever that was said to be.
+        // The primary key is gone, so the list in memory has expired, whatever its time was.
         let last_good = stored
             .last_good
             .and_then(|json| SymbolList::read(json, stored.last_refresh, stored.source));
@@ -153,12 +154,12 @@ impl MemoryCache {
 }
 
 impl HeldList {
-    /// Whether the primary list's lifetime has not ended.
+    /// Whether it has not expired.
     pub(super) fn is_fresh(&self, now_ms: i64) -> bool {
         self.expires_ms.is_none_or(|end| now_ms < end)
     }
 
-    /// How old the list is, if that is known.
+    /// The age of the list, if known.
     pub(super) fn age(&self, now_unix: i64) -> Option<Duration> {
         let at = self.list.fetched_at()?;
         Some(Duration::from_secs(
@@ -195,7 +196,7 @@ mod tests {
         assert!(!memory.apply(Snapshot::default(), before, 100, 60));
         let held = memory.get().expect("the list");
         assert!(held.is_fresh(memory.now_ms()), "{held:?}");
-        // Now it was read after, and has gone meanwhile.
+        // This time Redis was read after the change, and the list is gone from it.
         assert!(memory.apply(Snapshot::default(), memory.changes(), 100, 60));
         let held = memory.get().expect("the list, whatever its age");
         assert!(!held.is_fresh(memory.now_ms()), "{held:?}");

@@ -1,4 +1,4 @@
-//! What reading needs to know, and how it is connected.
+//! Settings of reads, and the connections they need.
 
 use std::sync::Arc;
 
@@ -19,32 +19,32 @@ use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::market::PerMarket;
 use tradebot_base::secret::RedisUrl;
 
-/// Which Redis, which exchange, and the rules.
+/// Which Redis, which exchange, and how to read.
 #[derive(Debug, Clone)]
 pub struct ReadsSettings {
     /// The Redis that holds the lists.
     pub redis: RedisUrl,
-    /// How lists are read.
+    /// How to read.
     pub reads: ReadsConfig,
-    /// What is listed.
+    /// Which symbols to list.
     pub symbols: SymbolsConfig,
     /// The exchange.
     pub binance: BinanceConfig,
 }
 
-/// Why reading could not begin.
+/// Why reads could not be started.
 #[derive(Debug, Error)]
 pub enum ReadsError {
-    /// The Redis URL cannot be used.
+    /// The Redis URL is invalid.
     #[error(transparent)]
     Redis(#[from] RedisTrouble),
-    /// The machine's TLS set-up cannot be used.
-    #[error("the HTTP client cannot be set up")]
+    /// The machine's TLS cannot be set up.
+    #[error("cannot set up the HTTP client")]
     Http(#[from] reqwest::Error),
 }
 
 impl ReadsSettings {
-    /// Reads this part of the environment.
+    /// Reads the settings from environment variables.
     ///
     /// # Errors
     /// [`ConfigError`] with every mistake found.

@@ -1,4 +1,4 @@
-//! One refresh at a time for each market, whoever wants it.
+//! Single-flight: one refresh per market at a time, shared by all that want it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,20 +14,20 @@ use crate::product::symbols::list::SymbolList;
 use tradebot_base::market::Market;
 use tradebot_base::{error_chain, trace};
 
-/// The first pause after a refresh that failed; each waits twice as long as the one before.
+/// The pause after the first failed refresh. It doubles with each further failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// How long other processes are waited for: two leases and a little.
+/// How long to wait for other processes: a little more than two leases.
 const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(2 * LEASE.as_secs() + 2);
-/// How often it is looked whether another process has come to an end with its refresh.
+/// How often to check whether another process has finished its refresh.
 const POLL: Duration = Duration::from_millis(100);
-/// How long after its end a list that warm-ups keep fresh is refreshed from here: the warm-ups have stopped then.
+/// How long after a warm-up's list has expired to refresh it here. By then the warm-ups must have stopped.
 const WARMUP_GRACE: Duration = Duration::from_secs(2);
 
 type RefreshOutcome = Result<Arc<SymbolList>, Arc<RefreshFailure>>;
 
-/// The refresh of one market that is under way, and how the last ones went.
+/// The running refresh of one market, and how the last ones went.
 #[derive(Debug, Default)]
 pub(super) struct SingleFlight {
     state: Mutex<FlightState>,
@@ -37,19 +37,19 @@ pub(super) struct SingleFlight {
 
 #[derive(Debug, Default)]
 struct FlightState {
-    under_way: Option<watch::Receiver<Option<RefreshOutcome>>>,
+    running: Option<watch::Receiver<Option<RefreshOutcome>>>,
     failure: Option<Arc<RefreshFailure>>,
     failed_in_a_row: u32,
     took: Option<Duration>,
 }
 
-/// Why a refresh brought no list.
+/// Why a refresh failed, and when to try again.
 #[derive(Debug)]
 pub(super) struct RefreshFailure {
     pub(super) reason: String,
-    /// When another try makes sense, as far as is known.
+    /// When another try may succeed, as far as is known.
     retry_at: Instant,
-    /// No refresh is begun before. After that the exchange's own pause still holds, where there is one.
+    /// When the next refresh may start. A longer pause of the exchange is enforced by its client.
     begin_at: Instant,
 }
 
@@ -64,11 +64,11 @@ impl RefreshFailure {
     }
 
     pub(super) fn slow(waited: Duration) -> Self {
-        let reason = format!("no refresh came to an end within {} s", waited.as_secs());
+        let reason = format!("no refresh finished within {} s", waited.as_secs());
         Self::new(reason, FIRST_PAUSE)
     }
 
-    /// How long no refresh is begun.
+    /// How long until the next refresh may start.
     fn rest(&self) -> Duration {
         self.begin_at.saturating_duration_since(Instant::now())
     }
@@ -80,11 +80,11 @@ impl RefreshFailure {
 
 impl SingleFlight {
     fn state(&self) -> MutexGuard<'_, FlightState> {
-        // Held for assignments and copies, never across an await.
+        // Locked for assignments and copies, never across an await.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The failure that still keeps refreshes from being begun.
+    /// The last failure, while its pause lasts.
     fn failing(&self) -> Option<Arc<RefreshFailure>> {
         let state = self.state();
         state.failure.clone().filter(|failure| !failure.rest().is_zero())
@@ -106,7 +106,7 @@ impl SingleFlight {
 }
 
 impl SharedReads {
-    /// Joins the refresh that is under way, or begins one. It goes on when nobody waits any more.
+    /// Joins the running refresh, or starts one. It continues even if all waiters leave.
     pub(super) async fn join_refresh(self: &Arc<Self>, market: Market) -> RefreshOutcome {
         let flight = &self.markets.get(market).flight;
         if let Some(failure) = flight.failing() {
@@ -114,11 +114,11 @@ impl SharedReads {
         }
         let mut outcome = {
             let mut state = flight.state();
-            match state.under_way.clone() {
+            match state.running.clone() {
                 Some(outcome) => outcome,
                 None => {
                     let (sender, receiver) = watch::channel(None);
-                    state.under_way = Some(receiver.clone());
+                    state.running = Some(receiver.clone());
                     let flown = Arc::clone(self).lead_refresh(market, sender);
                     self.tracker.spawn(trace::follow(flown));
                     receiver
@@ -143,7 +143,7 @@ impl SharedReads {
             outcome = self.refresh(market) => Some(outcome),
         };
         let mut state = flight.state();
-        state.under_way = None;
+        state.running = None;
         state.took = Some(began.elapsed());
         match &outcome {
             Some(Ok(_)) => {
@@ -159,25 +159,25 @@ impl SharedReads {
             None => {}
         }
         drop(state);
-        // Nobody may be waiting.
+        // Fails only if no one waits any more.
         let _ = sender.send(outcome);
     }
 
-    /// Refreshes a market's list, unless another process does or has just done so.
+    /// Refreshes a market's list, unless another process is doing so or has just done so.
     async fn refresh(&self, market: Market) -> RefreshOutcome {
         let memory = &self.markets.get(market).memory;
         let give_up_at = Instant::now() + PATIENCE_WITH_OTHERS;
         let lease = loop {
-            // Where Redis does not answer, every process is on its own.
+            // Without Redis, processes cannot coordinate.
             if !self.link.is_up() {
                 break None;
             }
             let known = memory.seen_refresh();
-            let begin = self
+            let request = self
                 .refresher
                 .cache()
                 .acquire_lease(market, LeaseRequest::Reader(&known));
-            let wait = match trace::redis_call("begin a refresh", begin).await {
+            let wait = match trace::redis_call("begin a refresh", request).await {
                 Ok(LeaseReply::Granted(lease)) => break Some(lease),
                 Ok(LeaseReply::Failing(left, reason)) => {
                     return Err(Arc::new(RefreshFailure::new(reason, left)));
@@ -188,7 +188,7 @@ impl SharedReads {
                 }
                 Ok(LeaseReply::Busy(left)) => left.clamp(Duration::from_millis(1), POLL),
                 Err(error) => {
-                    debug!(%market, error = %error_chain(&error), "refreshing without a lease");
+                    debug!(%market, error = %error_chain(&error), "refreshing without a lease, Redis did not grant one");
                     break None;
                 }
             };
@@ -215,7 +215,7 @@ impl SharedReads {
                 let unsaved = refreshed.written.is_none();
                 memory.put(Arc::clone(&list), self.ttl(market), unsaved);
                 if refreshed.written != Some(WriteOutcome::Yes) {
-                    // Redis may have a newer one, which was looked at before.
+                    // Redis may have a newer list, reported before this one was stored: read it again.
                     self.changed.notify_one();
                 }
                 if unsaved {
@@ -225,7 +225,7 @@ impl SharedReads {
             }
             Err(error) => {
                 let reason = error_chain(&error);
-                warn!(%market, error = reason, "the list could not be refreshed");
+                warn!(%market, error = reason, "cannot refresh the list");
                 let retry_after = error.retry_after().unwrap_or_else(|| self.pause(market));
                 let failure = RefreshFailure::new(reason, retry_after);
                 if let Some(lease) = &lease {
@@ -245,10 +245,10 @@ impl SharedReads {
         pause.mul_f64(0.8 + 0.4 * fastrand::f64())
     }
 
-    /// Refreshes a market's list when a reader wanted it, or ahead of its end, until a stop.
+    /// Refreshes a market's list when a reader got a stale one, or before it expires, until the stop.
     pub(super) async fn keep(self: Arc<Self>, market: Market) {
         let stop = self.stop.clone();
-        // A refresh under way is a task of its own.
+        // Cancelling this loop does not cancel a running refresh, which is a separate task.
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
@@ -266,7 +266,7 @@ impl SharedReads {
             }
         }
         loop {
-            let ahead = self.ahead(market);
+            let ahead = self.refresh_ahead_at(market);
             tokio::select! {
                 () = state.wanted.notified() => {}
                 () = sleep_until(ahead.unwrap_or_else(Instant::now)), if ahead.is_some() => {}
@@ -276,22 +276,22 @@ impl SharedReads {
         }
     }
 
-    /// A failure is followed by the pause that it asks for.
+    /// Refreshes, and after a failure waits for its pause.
     async fn refresh_and_rest(self: &Arc<Self>, market: Market) {
         if let Err(failure) = self.join_refresh(market).await {
             sleep(failure.rest()).await;
         }
     }
 
-    /// When the list is refreshed ahead of its end.
-    fn ahead(&self, market: Market) -> Option<Instant> {
+    /// When to refresh the list before it expires (refresh-ahead).
+    fn refresh_ahead_at(&self, market: Market) -> Option<Instant> {
         let percent = self.config.refresh_ahead_percent?;
         let ttl = self.ttl(market)?;
         let memory = &self.markets.get(market).memory;
         let held = memory.get()?;
         let left = u64::try_from(held.expires_ms? - memory.now_ms()).unwrap_or(0);
         let left = Duration::from_millis(left);
-        // Not all processes at once.
+        // Spread, so that not all processes refresh at once.
         let spread = ttl.min(Duration::from_secs(100)).mul_f64(0.03 * fastrand::f64());
         let warmed = held
             .list

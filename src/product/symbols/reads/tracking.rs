@@ -1,4 +1,4 @@
-//! Memory is kept as Redis is: by its reports of changes, and by looking where it makes none.
+//! Keeps memory coherent with Redis: by client tracking, or by polling a server that does not support it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,20 +15,20 @@ use tradebot_base::connection::RedisTrouble;
 use tradebot_base::error_chain;
 use tradebot_base::market::{Market, PerMarket};
 
-/// How often a server that reports changes is asked for a sign of life.
+/// How often to ping a server that reports changes.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How often one that does not is looked at.
+/// How often to poll a server that does not.
 const POLL: Duration = Duration::from_millis(250);
 
-/// What is known of Redis.
+/// Whether Redis has been read, and whether it answers.
 #[derive(Debug)]
 pub(super) struct RedisLink(watch::Sender<LookState>);
 
 #[derive(Debug, Default, Clone, Copy)]
 struct LookState {
-    /// Looks at Redis so far.
+    /// Number of attempts to read Redis.
     looks: u64,
-    /// The last one failed.
+    /// Whether the last one failed.
     down: bool,
 }
 
@@ -39,7 +39,7 @@ impl Default for RedisLink {
 }
 
 impl RedisLink {
-    /// Whether Redis was ever looked at, with or without an answer.
+    /// Whether a first attempt to read Redis has ended, with or without success.
     pub(super) fn has_looked(&self) -> bool {
         self.0.borrow().looks > 0
     }
@@ -49,14 +49,14 @@ impl RedisLink {
         seen.looks > 0 && !seen.down
     }
 
-    /// Waits for the first look, or until `deadline`.
+    /// Waits for the first attempt to end, at most until `deadline`.
     pub(super) async fn first_look(&self, deadline: Instant) {
         let mut seen = self.0.subscribe();
-        // Too late is no error: the reader goes on without Redis.
+        // Running out of time is not an error: the reader goes on without Redis.
         let _ = timeout_at(deadline, seen.wait_for(|seen| seen.looks > 0)).await;
     }
 
-    /// Waits for the next look, or until `deadline`.
+    /// Waits for the next attempt to end, at most until `deadline`.
     pub(super) async fn next_look(&self, deadline: Instant) {
         let mut seen = self.0.subscribe();
         let _ = timeout_at(deadline, seen.changed()).await;
@@ -71,7 +71,7 @@ impl RedisLink {
 }
 
 impl SharedReads {
-    /// Writes the counters about once a second until a stop.
+    /// Writes the counters about once a second, until the stop.
     pub(super) async fn write_counts(self: Arc<Self>) {
         let mut failing = false;
         loop {
@@ -84,7 +84,7 @@ impl SharedReads {
                 Ok(()) => failing = false,
                 Err(error) if !failing => {
                     failing = true;
-                    warn!(error = %error_chain(&error), "the counters of reads wait for Redis");
+                    warn!(error = %error_chain(&error), "cannot write the read counters to Redis, keeping them in memory");
                 }
                 Err(_) => {}
             }
@@ -99,10 +99,10 @@ impl SharedReads {
         self.flusher.flush(self.refresher.cache(), &counts).await
     }
 
-    /// Follows Redis until a stop.
+    /// Follows Redis until the stop.
     pub(super) async fn watch(self: Arc<Self>) {
         let stop = self.stop.clone();
-        // Nothing in there outlives being dropped.
+        // Cancel-safe: the loop only updates memory.
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
@@ -115,14 +115,17 @@ impl SharedReads {
         loop {
             if let Err(error) = self.look().await {
                 if !self.link.0.borrow().down {
-                    warn!(error = %error_chain(&error), "the symbol lists cannot be read from Redis, going on without");
+                    warn!(error = %error_chain(&error), "cannot read the symbol lists from Redis, continuing without it");
                 }
                 self.link.looked(true);
                 sleep(backoff.next_delay()).await;
                 continue;
             }
             if self.link.0.borrow().down {
-                info!(url = self.tracking.place(), "the symbol lists are followed again");
+                info!(
+                    url = self.tracking.place(),
+                    "Redis is back, following the symbol lists again"
+                );
             }
             backoff.reset();
             self.link.looked(false);
@@ -130,7 +133,7 @@ impl SharedReads {
         }
     }
 
-    /// Reads all lists anew. A list that was read before is only as good as what is there now.
+    /// Reads the lists of all markets into memory.
     async fn look(&self) -> Result<(), CacheError> {
         for market in Market::ALL {
             let (memory, ttl) = (&self.markets.get(market).memory, *self.ttl_seconds.get(market));
@@ -154,7 +157,7 @@ impl SharedReads {
             }
             let answer: Result<String, _> = self.tracking.command(&redis::cmd("PING")).await;
             if let Err(error) = answer {
-                debug!(error = %error_chain(&error), "no sign of life from Redis");
+                debug!(error = %error_chain(&error), "Redis does not answer a ping");
                 return;
             }
         }

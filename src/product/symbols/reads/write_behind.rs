@@ -1,4 +1,4 @@
-//! Lists that were fetched while Redis was away, and what becomes of them when it is back.
+//! Write-behind: writes lists that were fetched while Redis was down, once it is back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use tokio::time::{Instant, sleep};
 use super::SharedReads;
 use tradebot_base::market::Market;
 
-/// All processes that have such a list are not at it at once.
+/// Maximum random delay, so that not all processes write at once.
 const SPREAD: Duration = Duration::from_millis(500);
-/// The pauses between attempts at a Redis that answers and does not take the list.
+/// The first and the longest pause between attempts when Redis answers but does not take the list.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 impl SharedReads {
-    /// Writes a market's list that Redis did not take once it takes it, until a stop.
+    /// Writes each list of a market that Redis did not take, once Redis is back, until the stop.
     pub(super) async fn write_behind(self: Arc<Self>, market: Market) {
         let stop = self.stop.clone();
-        // A write that is dropped has happened or not; both are what a list that is as old as this one may meet.
+        // Cancelling a write is safe whether or not it happened: the next list replaces it.
         tokio::select! {
             biased;
             () = stop.cancelled() => {}

@@ -1,4 +1,4 @@
-//! Why a refresh brings no list.
+//! Why a refresh fails.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::product::symbols::cache::CacheError;
 use crate::product::symbols::guard::{self, ListConcern};
 use tradebot_base::market::Market;
 
-/// Why a refresh left the lists as they were.
+/// Why a refresh left the stored lists unchanged.
 #[derive(Debug, Error)]
 pub enum RefreshError {
-    /// No list was fetched.
-    #[error("no {market} list from the exchange")]
+    /// The list could not be fetched.
+    #[error("cannot fetch the {market} list from the exchange")]
     Upstream {
         /// The market.
         market: Market,
@@ -21,43 +21,43 @@ pub enum RefreshError {
         #[source]
         source: UpstreamError,
     },
-    /// The list was fetched, and nothing of it may be listed. That is what maintenance looks like, and a
-    /// list that users trade by is not emptied for it.
+    /// No symbol of the answer qualifies for the list. That is what maintenance looks like, and must not empty a list that
+    /// users trade by.
     #[error(
         "{host} lists no trading {market} symbol quoted in {quote} ({symbols} symbols in all, {malformed} unreadable)"
     )]
     Empty {
         /// The market.
         market: Market,
-        /// Who answered.
+        /// Scheme and host that answered.
         host: String,
-        /// The quote asset that was looked for.
+        /// The configured quote asset.
         quote: String,
         /// Symbols of any status and quote asset.
         symbols: usize,
         /// Entries that could not be read.
         malformed: usize,
     },
-    /// The list cannot be what was asked for.
-    #[error("{host} gave another list than that of {market}: {what}")]
+    /// The list is of another market or network.
+    #[error("{host} answered with the wrong list for {market}: {what}")]
     Contradiction {
         /// The market.
         market: Market,
-        /// Who answered.
+        /// Scheme and host that answered.
         host: String,
         /// What it is instead.
         what: &'static str,
     },
-    /// The list looks wrong. A second fetch that finds the same confirms it.
+    /// The list looks wrong, and is held back until a second fetch finds the same.
     #[error("the {market} list of {host} is held back until it is confirmed: {}", guard::describe(.concerns))]
     HeldBack {
         /// The market.
         market: Market,
-        /// Who answered.
+        /// Scheme and host that answered.
         host: String,
         /// What looks wrong.
         concerns: Vec<ListConcern>,
-        /// When a fetch can confirm it.
+        /// How long to wait before a fetch can confirm it.
         confirm_in: Duration,
     },
     /// The list could not be written.
@@ -72,7 +72,7 @@ pub enum RefreshError {
 }
 
 impl RefreshError {
-    /// How long another refresh must wait: as the exchange said, or until it can confirm a list.
+    /// How long to wait before the next refresh: as the exchange asked, or until it can confirm a held-back list.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

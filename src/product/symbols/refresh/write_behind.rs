@@ -1,4 +1,4 @@
-//! The list that readers were given while Redis did not take it.
+//! Write-behind: keeps a list that Redis did not take, and writes it later.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -11,7 +11,7 @@ use crate::product::symbols::cache::{
 use tradebot_base::error_chain;
 use tradebot_base::market::Market;
 
-/// A list that is not in Redis.
+/// A list that readers got but Redis does not have.
 pub(super) struct UnsavedList {
     pub(super) fresh: FetchedList,
     pub(super) source: ListSource,
@@ -19,15 +19,15 @@ pub(super) struct UnsavedList {
 
 impl Refresher {
     pub(super) fn unsaved(&self, market: Market) -> MutexGuard<'_, Option<Arc<UnsavedList>>> {
-        // Held for assignments and copies, never across an await.
+        // Locked for assignments and copies, never across an await.
         let unsaved = self.unsaved.get(market).lock();
         unsaved.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is a list that Redis did not take, and that has not had its time.
+    /// Whether there is an unsaved list that has not expired.
     pub(in crate::product::symbols) fn has_unsaved(&self, market: Market) -> bool {
         let mut unsaved = self.unsaved(market);
-        let ended = |late: &Arc<UnsavedList>| self.cache.has_ended(market, self.age(&late.source));
+        let ended = |late: &Arc<UnsavedList>| self.cache.has_expired(market, self.age(&late.source));
         if unsaved.as_ref().is_some_and(ended) {
             *unsaved = None;
         }
@@ -40,9 +40,9 @@ impl Refresher {
         now.saturating_sub(source.fetched_at).max(0)
     }
 
-    /// Writes the list that Redis did not take, for what is left of its lifetime. A list in place that is as new stays,
-    /// and so does whatever another process is about to write. `known` is the time of the list in place as it was last
-    /// seen. Returns whether the matter is settled, one way or the other.
+    /// Writes the unsaved list for the rest of its lifetime, unless Redis has a list as new or another process is
+    /// refreshing. `known` is the time of the last refresh that this process has read. Returns whether the list is done
+    /// with, written or not.
     pub(in crate::product::symbols) async fn write_behind(&self, market: Market, known: &[u8]) -> bool {
         let Some(late) = self.unsaved(market).clone() else {
             return true;
@@ -55,7 +55,7 @@ impl Refresher {
             Ok(LeaseReply::Granted(lease)) => lease,
             Ok(LeaseReply::Newer | LeaseReply::Busy(_) | LeaseReply::Failing(..)) => return false,
             Err(error) => {
-                debug!(%market, error = %error_chain(&error), "the list cannot be written to Redis yet");
+                debug!(%market, error = %error_chain(&error), "cannot write the unsaved list to Redis yet");
                 return false;
             }
         };
@@ -63,7 +63,7 @@ impl Refresher {
             by: FetchedBy::Reader,
             lease: Some(&lease),
             known: None,
-            late: true,
+            write_behind: true,
         };
         let written = self
             .compare_and_write(market, &purpose, &late.fresh, &late.source)
@@ -72,20 +72,20 @@ impl Refresher {
             self.release_lease(market, &lease, None).await;
         }
         match written {
-            Ok(WriteOutcome::Yes) => info!(%market, "Redis has the list now that it did not take before"),
-            Ok(_) => debug!(%market, "Redis has a newer list than the one that it did not take"),
+            Ok(WriteOutcome::Yes) => info!(%market, "wrote the unsaved list to Redis"),
+            Ok(_) => debug!(%market, "Redis has a newer list, dropping the unsaved one"),
             Err(RefreshError::Cache {
                 source: trouble @ CacheError::Redis { .. },
                 ..
             }) => {
-                debug!(%market, error = %error_chain(&trouble), "the list cannot be written to Redis yet");
+                debug!(%market, error = %error_chain(&trouble), "cannot write the unsaved list to Redis yet");
                 return false;
             }
             Err(error) => {
-                warn!(%market, error = %error_chain(&error), "the list that Redis did not take is not written any more");
+                warn!(%market, error = %error_chain(&error), "dropping the unsaved list");
             }
         }
-        // A refresh may have brought another one meanwhile.
+        // A refresh may have stored another one in the meantime.
         let mut unsaved = self.unsaved(market);
         if unsaved.as_ref().is_some_and(|now| Arc::ptr_eq(now, &late)) {
             *unsaved = None;

@@ -1,12 +1,13 @@
--- Begins a refresh, if there is need and nobody else is at it.
+-- Grants a refresh lease, if a refresh is needed and no other process is refreshing.
 --
--- KEYS  lock, fence, primary, time of the refresh, failure
--- ARGV  token, milliseconds of the lease, who asks ('warmup', 'reader' or 'fetched'), time of the refresh that is known
---       ('' for none)
+-- KEYS  lock, fence, primary, time of the last refresh, failure
+-- ARGV  token, duration of the lease in milliseconds, requester ('warmup', 'reader' or 'fetched'), time of the last
+--       refresh that the requester knows ('' for none)
 --
--- A warm-up refreshes in any case; it takes the lock if it can, so that readers wait for it. Who has fetched a list
--- already does not care that others fail to. Returns a word and a number: 'granted' and the lease's, 'unlocked' and the
--- lease's, 'busy' and how many milliseconds the other lease has, 'newer', or 'failing' with milliseconds and the reason.
+-- A warm-up always refreshes; it takes the lock if it can, so that readers wait for it. A requester that has already
+-- fetched a list ignores failures of other processes. Returns a word, a number and a text: 'granted' or 'unlocked' with
+-- the lease's number, 'busy' with the milliseconds left of the other lease, 'newer', or 'failing' with the milliseconds
+-- to wait and the reason.
 local warmup = ARGV[3] == 'warmup'
 if not warmup then
   if redis.call('EXISTS', KEYS[3]) > 0 and (redis.call('GET', KEYS[4]) or '') ~= ARGV[4] then

@@ -1,7 +1,7 @@
--- Ends a lease without a list.
+-- Releases a lease without a list.
 --
 -- KEYS  lock, failure
--- ARGV  token, milliseconds for which nobody else need try (0: anybody may), reason
+-- ARGV  token, milliseconds until another reader may try (0: at once), reason
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 if tonumber(ARGV[2]) > 0 then redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[2]) end
 return 1

@@ -1,16 +1,16 @@
 -- Replaces a market's list: all keys or none.
 --
--- KEYS  primary, last good, time of the refresh, source, success counter,
---       fence, lock, list held back, changes, symbols not trading, failure, everything
--- ARGV  list, seconds to live of the primary (0 or less: for ever), time (JSON integer), source (JSON),
---       '1' when the list is sandbox data, '1' when the success is counted,
---       number of the lease (0: none), its token, SHA-1 of the last good list that the change was computed from (or ''),
---       change (JSON, or ''), market, symbols not trading (JSON), most changes to keep,
+-- KEYS  primary, last-good, time of the refresh, source, success counter,
+--       fence, lock, held-back list, changes, symbols not trading, failure, all symbols
+-- ARGV  list, lifetime of the primary in seconds (0 or less: no expiry), time (JSON integer), source (JSON),
+--       '1' if the list is sandbox data, '1' to count a success,
+--       number of the lease (0: none), its token, SHA-1 of the last-good list that the change was computed from (or ''),
+--       change (JSON, or ''), market, symbols not trading (JSON), maximum number of changes to keep,
 --       the symbols of all quote assets and statuses (JSON)
 --
--- Sandbox data never replaces a list that is not marked as sandbox data. The mark counts only for the list it
--- was written with: Python replaces a list and its time, and leaves the mark. A lease that is older than that of the
--- list in place is too late: what is there is newer. Returns what became of it.
+-- Sandbox data replaces only sandbox data. The mark in the source counts only for the list it was written with, since
+-- Python replaces a list and its time but leaves the source. A write under an older lease than that of the current list
+-- is dropped. Returns 'written', 'sandbox', 'changed' or 'superseded'.
 local lease = tonumber(ARGV[7])
 local before = redis.call('GET', KEYS[2])
 if ARGV[5] == '1' and (before or redis.call('EXISTS', KEYS[1]) > 0) then
@@ -41,7 +41,7 @@ redis.call('SET', KEYS[10], ARGV[12])
 redis.call('DEL', KEYS[8], KEYS[11])
 if lease > 0 then
   redis.call('HSET', KEYS[6], 'written', lease)
-  -- After a flush the count begins anew, and a lease from before it is still good.
+  -- After a FLUSHALL numbers start again, but leases from before it are still good.
   if tonumber(redis.call('HGET', KEYS[6], 'issued') or '0') < lease then
     redis.call('HSET', KEYS[6], 'issued', lease)
   end
