@@ -3,6 +3,7 @@
 //! [`client`] fetches, [`exchange_info`] parses. Only [`signed`] handles secrets.
 
 mod bans;
+mod body;
 pub mod client;
 pub mod error;
 pub mod exchange_info;

@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 use tracing::debug;
 use zeroize::Zeroizing;
 
+use super::body::read_body;
 use super::client::{Client, send_reason};
 use super::error::{Reason, UpstreamError};
 use super::headers;
@@ -240,7 +241,9 @@ impl Client {
             .await
             .map_err(|reason| failed(host, path, reason))?;
         let status = answer.status().as_u16();
-        let body = read_body(answer)
+        // It may echo the request, so it is zeroed when dropped.
+        let mut body = Zeroizing::new(Vec::new());
+        read_body(answer, BODY_CAP, &mut body)
             .await
             .map_err(|reason| failed(host, path, reason))?;
         Ok((status, serde_json::from_slice(&body).ok()))
@@ -323,18 +326,6 @@ fn may_be_sent_a_key(base_url: &str) -> bool {
     };
     let name = host.to_string();
     (url.scheme() == "https" || here) && !PUBLIC_ONLY.contains(&name.as_str())
-}
-
-/// Reads a body within its cap. It may echo the request, so it is zeroed when dropped.
-async fn read_body(mut answer: Response) -> Result<Zeroizing<Vec<u8>>, Reason> {
-    let mut body = Zeroizing::new(Vec::new());
-    while let Some(chunk) = answer.chunk().await.map_err(send_reason)? {
-        if body.len() + chunk.len() > BODY_CAP {
-            return Err(Reason::TooLarge(BODY_CAP));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }
 
 fn unexplained(status: u16) -> Reason {

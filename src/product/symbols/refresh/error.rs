@@ -13,7 +13,7 @@ use tradebot_base::market::Market;
 #[derive(Debug, Error)]
 pub enum RefreshError {
     /// The list could not be fetched.
-    #[error("cannot fetch the {market} list from the exchange")]
+    #[error("no {market} list from the exchange")]
     Upstream {
         /// The market.
         market: Market,
