@@ -69,6 +69,9 @@ pub enum ListingError {
     /// It starts as a JSON object, but is cut off, damaged or of another shape.
     #[error("the answer is not an exchangeInfo document: {0}")]
     NotJson(#[from] serde_json::Error),
+    /// An entry has a longer member than any real one.
+    #[error("the answer is not an exchangeInfo document: an entry is too long")]
+    TooLong,
     /// An error object of the exchange.
     #[error("the exchange answered with error {code}: {message}")]
     Api {
@@ -178,8 +181,6 @@ mod tests {
             r#""\ud800""#,
             "1e999",
             "-1e999",
-            &format!("\"{}\"", "x".repeat(2 << 20)),
-            &GOOD.replace("BTCUSDT", &"X".repeat(2 << 20)),
         ] {
             let read = listing(&format!("{GOOD}, {strange}, {other}")).unwrap();
             let beginning: String = strange.chars().take(100).collect();
@@ -295,6 +296,13 @@ mod tests {
             "1 2", "1,", ",1", "1,,2", "{} {}", "{\"a\":1", "tru", "\"x", "[}", "{]",
         ] {
             assert!(listing(entries).is_err(), "{entries}");
+        }
+        for endless in [
+            format!("\"{}\"", "x".repeat(2 << 20)),
+            GOOD.replace("BTCUSDT", &"X".repeat(2 << 20)),
+            GOOD.replace("[{}]", &"7".repeat(2 << 20)),
+        ] {
+            assert!(matches!(listing(&endless), Err(ListingError::TooLong)));
         }
         assert!(
             parse(br#"{"symbols": [], "symbols": []}"#).is_err(),

@@ -63,7 +63,7 @@ pub enum DatabaseError {
     #[error("the database refused the login or the query")]
     Refused(#[source] tokio_postgres::Error),
     /// A table or column is missing or of another type.
-    #[error("the tables `users` and `api_keys` lack a column that is read, or have it with another type")]
+    #[error("the tables `users` and `api_keys` do not have the expected schema")]
     Schema(#[source] tokio_postgres::Error),
 }
 

@@ -138,7 +138,7 @@ async fn what_the_server_refuses_is_told_without_the_password() {
     )
     .await;
     assert!(
-        outcome.starts_with("the tables `users` and `api_keys` are not those"),
+        outcome.starts_with("the tables `users` and `api_keys` do not have"),
         "{outcome}"
     );
     // Nothing that a user is called can change the query.

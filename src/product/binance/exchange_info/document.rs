@@ -55,6 +55,9 @@ impl<E> ExchangeInfo<'_, E> {
                 },
             });
         };
+        if elements.has_too_long {
+            return Err(ListingError::TooLong);
+        }
         let (mut listing, total) = (elements.listing, elements.total);
         listing.sandbox = self.sandbox;
         listing.server_time = self
@@ -96,6 +99,7 @@ fn allows_testnet_weight(rate_limits: &RawValue) -> bool {
 struct Elements<E> {
     listing: Listing,
     total: usize,
+    has_too_long: bool,
     element: PhantomData<E>,
 }
 
@@ -117,14 +121,17 @@ impl<'de, E: Deserialize<'de> + Into<SymbolEntry<'de>>> Visitor<'de> for Element
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut listing = Listing::default();
         let mut places = HashMap::new();
-        let mut total = 0;
+        let (mut total, mut has_too_long) = (0, false);
         while let Some(element) = seq.next_element::<E>()? {
+            let entry = element.into();
             total += 1;
-            listing.take(&element.into(), &mut places);
+            has_too_long |= entry.is_too_long;
+            listing.take(&entry, &mut places);
         }
         Ok(Elements {
             listing,
             total,
+            has_too_long,
             element: PhantomData,
         })
     }

@@ -3,15 +3,15 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::Symbol;
 
 /// `deliveryDate` of a perpetual contract on the futures testnet: two seconds after the one in production.
 const TESTNET_NEVER_MS: &str = "4133404802000";
-/// Longest string that is kept, in bytes as written. Real names have at most about twenty.
-const LONGEST_TEXT: usize = 1 << 10;
+/// Longest member of an entry, in bytes. Real ones have at most a few thousand.
+const LONGEST_MEMBER: usize = 1 << 20;
 
 /// The members of an element that are used, undecoded.
 ///
@@ -27,6 +27,8 @@ pub(super) struct SymbolEntry<'a> {
     pub(super) is_spot: bool,
     /// Whether it has `contractType`.
     pub(super) is_futures: bool,
+    /// Whether a member is longer than any real one.
+    pub(super) is_too_long: bool,
 }
 
 impl SymbolEntry<'_> {
@@ -53,7 +55,10 @@ impl SymbolEntry<'_> {
 /// Reads an element alone. One that cannot be read becomes an entry without members, which is not a symbol.
 impl<'a> From<&'a RawValue> for SymbolEntry<'a> {
     fn from(element: &'a RawValue) -> Self {
-        serde_json::from_str(element.get()).unwrap_or_default()
+        serde_json::from_str(element.get()).unwrap_or_else(|_| Self {
+            is_too_long: element.get().len() > LONGEST_MEMBER,
+            ..Self::default()
+        })
     }
 }
 
@@ -75,27 +80,25 @@ impl<'de> Visitor<'de> for EntryVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut entry = SymbolEntry::default();
         while let Some(name) = map.next_key()? {
+            let value: &RawValue = map.next_value()?;
+            entry.is_too_long |= value.get().len() > LONGEST_MEMBER;
             // A repeated member overwrites the earlier one, as in Python.
-            let member = match name {
-                MemberName::Symbol => &mut entry.symbol,
-                MemberName::BaseAsset => &mut entry.base_asset,
-                MemberName::QuoteAsset => &mut entry.quote_asset,
-                MemberName::Status => &mut entry.status,
-                MemberName::DeliveryDate => &mut entry.delivery_date,
-                other => {
-                    entry.is_spot |= other == MemberName::IsSpotTradingAllowed;
-                    entry.is_futures |= other == MemberName::ContractType;
-                    map.next_value::<IgnoredAny>()?;
-                    continue;
-                }
-            };
-            *member = Some(map.next_value()?);
+            match name {
+                MemberName::Symbol => entry.symbol = Some(value),
+                MemberName::BaseAsset => entry.base_asset = Some(value),
+                MemberName::QuoteAsset => entry.quote_asset = Some(value),
+                MemberName::Status => entry.status = Some(value),
+                MemberName::DeliveryDate => entry.delivery_date = Some(value),
+                MemberName::IsSpotTradingAllowed => entry.is_spot = true,
+                MemberName::ContractType => entry.is_futures = true,
+                MemberName::Other => {}
+            }
         }
         Ok(entry)
     }
 }
 
-#[derive(Deserialize, PartialEq)]
+#[derive(Deserialize)]
 #[serde(field_identifier, rename_all = "camelCase")]
 enum MemberName {
     Symbol,
@@ -110,6 +113,5 @@ enum MemberName {
 }
 
 fn text(value: Option<&RawValue>) -> Option<String> {
-    let value = value.filter(|value| value.get().len() <= LONGEST_TEXT)?;
-    serde_json::from_str(value.get()).ok()
+    serde_json::from_str(value?.get()).ok()
 }
