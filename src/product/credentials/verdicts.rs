@@ -130,6 +130,9 @@ mod tests {
             assert!(verdicts.lock().len() <= 1_000);
         }
         let last = key(2_999);
-        assert_eq!(verdicts.get(&last, Network::Mainnet, now), Some(KeyVerdict::Refused));
+        assert_eq!(
+            verdicts.get(&last, Network::Mainnet, now),
+            Some(KeyVerdict::Refused)
+        );
     }
 }

@@ -3,7 +3,7 @@
 use url::form_urlencoded;
 
 use crate::product::binance::exchange_info::Symbol;
-use crate::product::symbols::changes::is_place;
+use crate::product::symbols::changes::is_stream_id;
 
 /// The longest value of a parameter, in characters.
 const LONGEST: usize = 512;
@@ -121,7 +121,7 @@ impl Span {
                 .ok_or_else(|| BadQuery(format!("limit: expected a number from 1 to {}", Self::MOST)))?,
         };
         let since = value(query, "since")?;
-        if since.as_deref().is_some_and(|place| !is_place(place)) {
+        if since.as_deref().is_some_and(|place| !is_stream_id(place)) {
             return Err(BadQuery(
                 "since: expected the id of a change, or milliseconds since 1970".to_owned(),
             ));
