@@ -76,7 +76,7 @@ lint: $(DEPLOYMENT)/.ready ## formatting, clippy, documentation, and that each p
 	$(CARGO) check --locked -p tradebot-wire
 	$(CARGO) check --locked -p tradebot-beat
 	@for feature in reads credentials http; do \
-		$(CARGO) check --locked -p tradebot-symbols --no-default-features --features $$feature --lib || exit 1; done
+		$(CARGO) clippy --locked -p tradebot-symbols --no-default-features --features $$feature --lib -- -D warnings || exit 1; done
 	cd tests/fuzz && $(CARGO) fmt --check && $(NO_LIBFUZZER) $(CARGO) clippy --target-dir $(TARGET)/fuzz/lint -- -D warnings
 	.ci/versions
 	$(DEPLOYMENT)/bin/hadolint docker/Dockerfile

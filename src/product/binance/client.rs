@@ -18,7 +18,9 @@ use super::body::{error_text, read_body};
 use super::error::{Reason, UpstreamError};
 use super::exchange_info::{self, Listing, ListingError};
 use super::headers::{self, text};
-use super::skew::{self, ClockOffset};
+use super::skew;
+#[cfg(feature = "credentials")]
+use super::skew::ClockOffset;
 use crate::config::BinanceConfig;
 use tradebot_base::clock::{SharedClock, SystemClock};
 use tradebot_base::connection::Connection;
@@ -55,6 +57,7 @@ pub struct Client {
     /// Buffers of the last bodies. A warm-up of 14 MB takes 24 ms of CPU, 7 of them for page faults in a new buffer.
     buffers: Arc<PerMarket<Mutex<Vec<u8>>>>,
     clock: SharedClock,
+    #[cfg(feature = "credentials")]
     offset: Arc<Mutex<Option<ClockOffset>>>,
     bans: Arc<BanClock>,
 }
@@ -100,24 +103,9 @@ impl Client {
             throttles: Arc::default(),
             buffers: Arc::default(),
             clock: SystemClock::shared(),
+            #[cfg(feature = "credentials")]
             offset: Arc::default(),
         })
-    }
-
-    pub(super) fn http(&self) -> &reqwest::Client {
-        &self.http
-    }
-
-    pub(super) fn config(&self) -> &BinanceConfig {
-        &self.config
-    }
-
-    pub(super) fn clock(&self) -> &SharedClock {
-        &self.clock
-    }
-
-    pub(super) fn offset(&self) -> &Mutex<Option<ClockOffset>> {
-        &self.offset
     }
 
     /// Shares pauses with all processes that use the Redis behind `connection`.
@@ -340,6 +328,26 @@ impl Client {
 
     fn throttle(&self, market: Market) -> MutexGuard<'_, Throttle> {
         locked(self.throttles.get(market))
+    }
+}
+
+/// For signed calls.
+#[cfg(feature = "credentials")]
+impl Client {
+    pub(super) fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    pub(super) fn config(&self) -> &BinanceConfig {
+        &self.config
+    }
+
+    pub(super) fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+
+    pub(super) fn offset(&self) -> &Mutex<Option<ClockOffset>> {
+        &self.offset
     }
 }
 

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use reqwest::header::{AGE, DATE, HeaderMap};
+#[cfg(feature = "credentials")]
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -16,6 +17,7 @@ use tradebot_base::market::{Market, PerMarket};
 pub const FAR_MS: i64 = 10_000;
 
 /// How far the exchange's clock is ahead of ours, measured at its time endpoint. Signed calls add it to their timestamp.
+#[cfg(feature = "credentials")]
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClockOffset {
     pub(super) ms: i64,
