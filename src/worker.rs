@@ -20,6 +20,7 @@ use tradebot_base::config::{ConfigError, Reader, RedisConfig, Vars};
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::lifecycle::Stop;
 use tradebot_base::node;
+use tradebot_base::random::Random;
 use tradebot_core::control::{BrokerInfo, Control, ControlSettings};
 use tradebot_core::engine::{Engine, EngineSettings, Limits, RateLimit};
 use tradebot_core::events::EventSettings;
@@ -351,5 +352,11 @@ fn engine(
         visibility_timeout: settings.redis.visibility_timeout,
         events: settings.events,
     };
-    Ok(Engine::new(engine_settings, transport, results, clock, stop))
+    Ok(Engine::new(
+        engine_settings,
+        transport,
+        results,
+        (clock, Random::system()),
+        stop,
+    ))
 }

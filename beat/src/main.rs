@@ -43,6 +43,7 @@ use tradebot_base::config::{
 use tradebot_base::connection::Connection;
 use tradebot_base::lifecycle::Stop;
 use tradebot_base::node;
+use tradebot_base::random::Random;
 use tradebot_base::telemetry;
 use tradebot_core::wire::keys::Keys;
 use tradebot_core::wire::task_message;
@@ -143,7 +144,7 @@ async fn run(args: Args) -> Result<()> {
                 entries,
                 store,
                 clock,
-                rng: fastrand::Rng::new(),
+                rng: Random::system().fork(),
                 metrics: Metrics::new(),
             };
             return run_schedule(setup, args, settings.metrics_listen).await;
@@ -206,7 +207,7 @@ fn open_store(redis: &RedisConfig, machine: &str) -> Result<Store> {
     ))
 }
 
-async fn run_schedule(setup: Setup, args: Args, metrics_listen: Option<SocketAddr>) -> Result<()> {
+async fn run_schedule(mut setup: Setup, args: Args, metrics_listen: Option<SocketAddr>) -> Result<()> {
     // Before the first log line: whoever waits for that line may stop us at once, and should see a clean exit.
     let stop = Stop::new();
     stop.on_signals(STOP_DEADLINE)?;
@@ -222,15 +223,16 @@ async fn run_schedule(setup: Setup, args: Args, metrics_listen: Option<SocketAdd
             SystemClock::shared(),
         ));
     }
+    let rng = setup.rng.fork();
     match args.redbeat {
-        None => running::run(Ticker::new(setup), &stop).await,
+        None => running::run(Ticker::new(setup), &stop, rng).await,
         Some(prefix) => {
             let options = RedbeatOptions {
                 prefix,
                 zone: args.redbeat_timezone,
                 queue: args.queue,
             };
-            running::run(Redbeat::new(setup, options)?, &stop).await;
+            running::run(Redbeat::new(setup, options)?, &stop, rng).await;
         }
     }
     info!("beat stopped");

@@ -102,8 +102,8 @@ impl Instance {
 
 /// Runs until a stop. A cold stop does not wait for Redis to answer: whether the current slot was claimed, the next beat
 /// reads from its record.
-pub(crate) async fn run(mut scheduler: impl Scheduler, stop: &Stop) {
-    let mut retries = Reconnect::default();
+pub(crate) async fn run(mut scheduler: impl Scheduler, stop: &Stop, rng: fastrand::Rng) {
+    let mut retries = Reconnect::new(rng);
     while !stop.is_stopping() {
         let turn = tokio::select! {
             biased;

@@ -66,12 +66,6 @@ impl Reconnect {
     }
 }
 
-impl Default for Reconnect {
-    fn default() -> Self {
-        Self::new(fastrand::Rng::new())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

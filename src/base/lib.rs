@@ -13,6 +13,7 @@ pub mod lifecycle;
 pub mod manual;
 pub mod market;
 pub mod node;
+pub mod random;
 pub mod secret;
 pub mod telemetry;
 pub mod trace;

@@ -71,7 +71,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     };
     protect::forbid_dumps().context("core dumps cannot be forbidden")?;
     say(&format!("database       {}", enabled.database))?;
-    let client = Client::new(binance).context("the HTTP client")?;
+    let client = Client::new(binance, tradebot_base::random::Random::system()).context("the HTTP client")?;
     let branch = UserLists::new(enabled, &client, symbols)?;
     let mut told = Ok(());
     let outcome = branch

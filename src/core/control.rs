@@ -139,7 +139,7 @@ enum End {
 
 impl Service {
     async fn run(mut self) {
-        let mut waits = Reconnect::default();
+        let mut waits = Reconnect::new(self.node.engine().random().fork());
         let stop = self.node.engine().stop().clone();
         while !stop.is_stopping() {
             match self.session(&mut waits).await {

@@ -45,7 +45,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use consumer::Consumer;
 use etas::EtaCount;
 use foreign::ForeignWatch;
-use heartbeat::Heartbeat;
+use heartbeat::{Heartbeat, Pulse};
 use hold_ups::HoldUps;
 use left_out::LeftOut;
 use liveness::Liveness;
@@ -66,6 +66,7 @@ use crate::transport::{DeliveryTag, Source, Transport};
 use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::Connection;
 use tradebot_base::lifecycle::Stop;
+use tradebot_base::random::SharedRandom;
 use tradebot_wire::body::Body;
 use tradebot_wire::envelope::Envelope;
 
@@ -120,6 +121,7 @@ pub struct Engine {
     transport: Arc<Transport>,
     settlement: Settlement,
     clock: SharedClock,
+    random: SharedRandom,
     stop: Stop,
     pool: Pool,
     /// Everything that [`Engine::drained`] waits for.
@@ -141,7 +143,7 @@ impl Engine {
         settings: EngineSettings,
         transport: Transport,
         results: Results,
-        clock: SharedClock,
+        (clock, random): (SharedClock, SharedRandom),
         stop: Stop,
     ) -> Arc<Self> {
         let origin = tradebot_wire::task_message::origin(&settings.machine);
@@ -154,6 +156,7 @@ impl Engine {
             results,
             events: Arc::clone(&events),
             clock: Arc::clone(&clock),
+            random: Arc::clone(&random),
             stop: stop.clone(),
             hold_ups: HoldUps::default(),
             hostname: settings.hostname.clone(),
@@ -175,6 +178,7 @@ impl Engine {
             transport,
             settlement,
             clock,
+            random,
             stop,
             events,
         })
@@ -219,6 +223,12 @@ impl Engine {
     #[must_use]
     pub fn clock(&self) -> &SharedClock {
         &self.clock
+    }
+
+    /// The random source.
+    #[must_use]
+    pub fn random(&self) -> &SharedRandom {
+        &self.random
     }
 
     /// The stop tokens the engine obeys.
@@ -294,13 +304,21 @@ impl Engine {
     /// When the system gives no thread.
     pub fn keep_lease(&self, connection: Connection) -> std::io::Result<()> {
         let keys = self.transport.keys();
-        let publisher = Publisher::new(Arc::clone(&self.events), connection.clone(), keys);
+        let publisher = Publisher::new(
+            Arc::clone(&self.events),
+            connection.clone(),
+            keys,
+            self.random.fork(),
+        );
         let heartbeat = Heartbeat::start(
             publisher,
             self.stop.clone(),
-            self.transport.sibling(connection),
-            self.settings.hostname.clone(),
-            self.settings.visibility_timeout,
+            Pulse::new(
+                self.transport.sibling(connection),
+                self.settings.hostname.clone(),
+                self.settings.visibility_timeout,
+                self.random.fork(),
+            ),
         )?;
         self.liveness.keep(heartbeat);
         Ok(())

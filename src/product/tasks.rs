@@ -67,7 +67,8 @@ impl ContextConfig {
             "exchange"
         );
         let cache = Connection::new(&redis.cache, &format!("{hostname}-cache"))?;
-        let client = Client::new(self.binance)?.with_shared_bans(cache.clone());
+        let client = Client::new(self.binance, tradebot_base::random::Random::system())?
+            .with_shared_bans(cache.clone());
         let cache = SymbolCache::new(cache, self.symbols.ttl_seconds, SystemClock::shared());
         Ok(Context {
             refresher: Refresher::new(client, cache, self.symbols),

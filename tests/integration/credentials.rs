@@ -164,7 +164,7 @@ impl Environment {
         let CredentialSettings::On(enabled) = settings else {
             panic!("{settings:?}");
         };
-        let client = Client::new(binance).expect("a client");
+        let client = Client::new(binance, tradebot_base::random::Random::system()).expect("a client");
         UserLists::new(*enabled, &client, symbols).expect("a branch")
     }
 }

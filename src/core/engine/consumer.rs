@@ -84,7 +84,7 @@ impl Consumer {
 
     /// Claims until a stop is asked for.
     pub(super) async fn run(mut self) {
-        let mut waits = Reconnect::default();
+        let mut waits = Reconnect::new(self.engine().random.fork());
         while let Some(slots) = self.free_slots().await {
             let round = self.round(slots).await;
             if round.is_ok() {

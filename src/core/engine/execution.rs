@@ -253,7 +253,7 @@ impl Engine {
 
     fn next_try(&self, job: &Job, policy: &TaskPolicy, failure: &Failure) -> Option<Successor> {
         let retries = job.message.retries();
-        let mut rng = fastrand::Rng::new();
+        let mut rng = self.random.fork();
         let now = self.clock.now();
         let countdown = match &failure.kind {
             FailureKind::Final => None,

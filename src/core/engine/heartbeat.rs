@@ -29,31 +29,12 @@ impl Heartbeat {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(super) fn start(
-        publisher: Publisher,
-        stop: Stop,
-        transport: Transport,
-        hostname: String,
-        visibility_timeout: Duration,
-    ) -> std::io::Result<Self> {
+    pub(super) fn start(publisher: Publisher, stop: Stop, pulse: Pulse) -> std::io::Result<Self> {
         let end = CancellationToken::new();
         let drained = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let ended = CancellationToken::new();
         // Trips when the thread ends, by a panic too.
         let at_end = ended.clone().drop_guard();
-        let beat = Beat {
-            transport,
-            hostname,
-            visibility_timeout,
-            last_scores: None,
-            last_restore: None,
-            overdue: HashMap::new(),
-            parked: ParkedWatch::default(),
-            restoring: false,
-            suspicious: false,
-            last_roll_call: None,
-            lapsed: true,
-        };
         let (token, flag) = (end.clone(), Arc::clone(&drained));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -66,7 +47,7 @@ impl Heartbeat {
                     let until = token.clone();
                     // A task of its own: should it panic, the lease is kept all the same.
                     let events = tokio::spawn(async move { publisher.run(&stop, &until).await });
-                    beat.run(&token, &flag).await;
+                    pulse.run(&token, &flag).await;
                     if let Err(panic) = events.await {
                         warn!(error = %panic, "the publisher of events panicked");
                     }
@@ -89,7 +70,7 @@ impl Heartbeat {
     }
 }
 
-struct Beat {
+pub(super) struct Pulse {
     transport: Transport,
     hostname: String,
     visibility_timeout: Duration,
@@ -105,15 +86,38 @@ struct Beat {
     last_roll_call: Option<Instant>,
     /// The lease may have run out.
     lapsed: bool,
+    rng: fastrand::Rng,
 }
 
 /// How often the dead are looked for, and how often once somebody is suspected.
 const ROLL_CALL: Duration = HEARTBEAT.saturating_mul(2);
 const SUSPICIOUS: Duration = Duration::from_secs(1);
 
-impl Beat {
+impl Pulse {
+    /// What the heartbeat of the worker `hostname` does each time, over a transport of its own.
+    pub(super) fn new(
+        transport: Transport,
+        hostname: String,
+        visibility_timeout: Duration,
+        rng: fastrand::Rng,
+    ) -> Self {
+        Self {
+            transport,
+            hostname,
+            visibility_timeout,
+            last_scores: None,
+            last_restore: None,
+            overdue: HashMap::new(),
+            parked: ParkedWatch::default(),
+            restoring: false,
+            suspicious: false,
+            last_roll_call: None,
+            lapsed: true,
+            rng,
+        }
+    }
+
     async fn run(mut self, end: &CancellationToken, drained: &std::sync::atomic::AtomicBool) {
-        let mut rng = fastrand::Rng::new();
         let mut troubled = false;
         while !end.is_cancelled() {
             match self.tick().await {
@@ -132,7 +136,7 @@ impl Beat {
             } else if self.suspicious {
                 SUSPICIOUS
             } else {
-                HEARTBEAT.mul_f64(0.9 + 0.2 * rng.f64())
+                HEARTBEAT.mul_f64(0.9 + 0.2 * self.rng.f64())
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}

@@ -19,6 +19,7 @@ use tradebot_base::connection::RedisTrouble;
 use tradebot_base::error_chain;
 use tradebot_base::failpoint;
 use tradebot_base::lifecycle::Stop;
+use tradebot_base::random::SharedRandom;
 use tradebot_wire::canvas::{Successor, SuccessorPlan};
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::result::{Exception, TaskState};
@@ -31,6 +32,7 @@ pub(super) struct Settlement {
     pub(super) one_database: bool,
     pub(super) events: Arc<Events>,
     pub(super) clock: SharedClock,
+    pub(super) random: SharedRandom,
     pub(super) stop: Stop,
     pub(super) hold_ups: HoldUps,
     /// This worker's node name.
@@ -191,7 +193,7 @@ impl Settlement {
     where
         F: Future<Output = Result<T, RedisTrouble>>,
     {
-        let mut waits = Reconnect::default();
+        let mut waits = Reconnect::new(self.random.fork());
         let mut held_up = None;
         loop {
             let trouble = match attempt().await {

@@ -24,7 +24,7 @@ const GATHER: Duration = Duration::from_millis(10);
 /// How long the last events may take when the worker ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// Publishes the events of one worker.
 pub(crate) struct Publisher {
     events: Arc<Events>,
     connection: Connection,
@@ -38,13 +38,13 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     /// A publisher of `events` over `connection`.
-    pub(crate) fn new(events: Arc<Events>, connection: Connection, keys: &Keys) -> Self {
+    pub(crate) fn new(events: Arc<Events>, connection: Connection, keys: &Keys, rng: fastrand::Rng) -> Self {
         let channel = keys.event_channels(connection.database());
         Self {
             events,
             connection,
             channel,
-            waits: Reconnect::default(),
+            waits: Reconnect::new(rng),
             forbidden: false,
             dropped: 0,
         }

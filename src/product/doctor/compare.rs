@@ -89,7 +89,7 @@ pub(super) async fn compare(
         Ok(None) => return Comparison::Nothing,
         Err(reason) => return Comparison::Failed { reason },
     };
-    let client = match Client::new(binance) {
+    let client = match Client::new(binance, tradebot_base::random::Random::system()) {
         Ok(client) => client,
         Err(error) => {
             return Comparison::Failed {

@@ -44,6 +44,7 @@ use single_flight::{RefreshFailure, SingleFlight};
 use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::Connection;
 use tradebot_base::market::{Market, PerMarket};
+use tradebot_base::random::SharedRandom;
 use tradebot_base::{error_chain, trace};
 
 /// How long a reader waits for this process to read Redis for the first time.
@@ -128,6 +129,7 @@ struct SharedReads {
     tracking: Connection,
     changed: Arc<Notify>,
     clock: SharedClock,
+    random: SharedRandom,
     link: tracking::RedisLink,
     tracker: TaskTracker,
     stop: CancellationToken,

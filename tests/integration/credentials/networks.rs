@@ -162,7 +162,11 @@ async fn clocks_are_compared_at_first_and_again_after_1021() {
     let client = {
         let environment = scene.environment();
         let mut reader = Reader::new(&environment);
-        Client::new(BinanceConfig::read(&mut reader)).expect("a client")
+        Client::new(
+            BinanceConfig::read(&mut reader),
+            tradebot_base::random::Random::system(),
+        )
+        .expect("a client")
     };
     let one = ApiKey {
         key: tradebot_base::secret::Secret::new(api_key("one")),

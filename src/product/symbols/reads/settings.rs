@@ -17,6 +17,7 @@ use tradebot_base::clock::SystemClock;
 use tradebot_base::config::{ConfigError, Reader, RedisConfig, Vars};
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::market::PerMarket;
+use tradebot_base::random::Random;
 use tradebot_base::secret::RedisUrl;
 
 /// Which Redis, which exchange, and how to read.
@@ -61,13 +62,13 @@ impl ReadsSettings {
     }
 
     pub(super) fn connect(self, name: &str) -> Result<SharedReads, ReadsError> {
-        let clock = SystemClock::shared();
+        let (clock, random) = (SystemClock::shared(), Random::system());
         let changed = Arc::new(Notify::new());
         let tracking =
             Connection::with_tracking(&self.redis, &format!("{name}-tracking"), Arc::clone(&changed))?;
         let commands = Connection::impatient(&self.redis, &format!("{name}-reads"), REDIS_PATIENCE)?;
         let ttl_seconds = self.symbols.ttl_seconds;
-        let client = Client::new(self.binance)?.with_shared_bans(commands.clone());
+        let client = Client::new(self.binance, Arc::clone(&random))?.with_shared_bans(commands.clone());
         let cache = SymbolCache::new(commands, ttl_seconds, Arc::clone(&clock));
         let refresher = Refresher::new(client, cache, self.symbols);
         let began = Instant::now();
@@ -82,6 +83,7 @@ impl ReadsSettings {
             tracking,
             changed,
             clock,
+            random,
             link: super::tracking::RedisLink::default(),
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),

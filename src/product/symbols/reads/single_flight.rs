@@ -242,7 +242,7 @@ impl SharedReads {
     fn pause(&self, market: Market) -> Duration {
         let failed = self.markets.get(market).flight.state().failed_in_a_row;
         let pause = FIRST_PAUSE.saturating_mul(1 << failed.min(8)).min(LONGEST_PAUSE);
-        pause.mul_f64(0.8 + 0.4 * fastrand::f64())
+        pause.mul_f64(0.8 + 0.4 * self.random.fraction())
     }
 
     /// Refreshes a market's list when a reader got a stale one, or before it expires, until the stop.
@@ -292,7 +292,9 @@ impl SharedReads {
         let left = u64::try_from(held.expires_ms? - memory.now_ms()).unwrap_or(0);
         let left = Duration::from_millis(left);
         // Spread, so that not all processes refresh at once.
-        let spread = ttl.min(Duration::from_secs(100)).mul_f64(0.03 * fastrand::f64());
+        let spread = ttl
+            .min(Duration::from_secs(100))
+            .mul_f64(0.03 * self.random.fraction());
         let warmed = held
             .list
             .source()

@@ -111,7 +111,7 @@ impl SharedReads {
     }
 
     async fn follow(&self) {
-        let mut backoff = Reconnect::default();
+        let mut backoff = Reconnect::new(self.random.fork());
         loop {
             if let Err(error) = self.look().await {
                 if !self.link.0.borrow().down {

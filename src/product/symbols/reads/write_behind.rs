@@ -41,10 +41,12 @@ impl SharedReads {
                 continue;
             }
             let pause = match failed {
-                0 => SPREAD.mul_f64(fastrand::f64()),
+                0 => SPREAD.mul_f64(self.random.fraction()),
                 _ => {
                     let pause = FIRST_PAUSE.saturating_mul(1 << (failed - 1).min(8));
-                    pause.min(LONGEST_PAUSE).mul_f64(0.8 + 0.4 * fastrand::f64())
+                    pause
+                        .min(LONGEST_PAUSE)
+                        .mul_f64(0.8 + 0.4 * self.random.fraction())
                 }
             };
             sleep(pause).await;
