@@ -14,6 +14,8 @@ mod status;
 mod up;
 mod worker;
 
+use std::io::Write;
+
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
@@ -30,8 +32,8 @@ pub const EXIT_USAGE: u8 = 64;
     version,
     about,
     arg_required_else_help = true,
-    after_help = "Each verb has examples: tradebot-symbols VERB --help\n\nExit codes: 0 after a stop or with nothing to say, \
-    64 for a command line or configuration that cannot be used, 1 for anything else; `doctor` has more."
+    after_help = "Each verb has examples: tradebot-symbols VERB --help\n\nExit codes: 0 success or a requested stop, \
+    64 invalid command line or configuration, 1 any other failure; `doctor` has more."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -57,14 +59,14 @@ enum Verb {
 /// Runs the command line of this process, and returns its exit code.
 ///
 /// # Errors
-/// Anything that ends a verb early; [`exit_code`] says with which code to end the process.
+/// The error that ended a verb early; [`exit_code`] gives its exit code.
 pub fn run(cli: Cli) -> Result<u8> {
     let pool = match &cli.verb {
         Verb::Worker(args) => args.pool(),
         _ => Pool::Async,
     };
-    let runtime = pool.runtime().context("the runtime")?;
-    // The task loop of the crate underneath is not `Send` and runs here, on the main task.
+    let runtime = pool.runtime().context("cannot start the async runtime")?;
+    // rusty-celery's task loop is not `Send`, so it runs here on the main task.
     runtime.block_on(async {
         match cli.verb {
             Verb::Worker(args) => worker::run(args).await?,
@@ -94,7 +96,14 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// Reads which logs are wanted; the flag goes before the environment.
+/// Starts the logs at `level` or that of the environment, unless `settings` or the logs' own settings have mistakes: then
+/// it reports all of them.
+fn with_logs<T>(settings: Result<T, ConfigError>, level: Option<&str>) -> Result<T> {
+    let (settings, logs) = both(settings, read_logs(level))?;
+    telemetry::init(&logs.level, logs.format).context("cannot start the logs")?;
+    Ok(settings)
+}
+
 fn read_logs(level: Option<&str>) -> Result<LogConfig, ConfigError> {
     let mut reader = Reader::new(&ProcessEnvironment);
     let mut config = LogConfig::read(&mut reader);
@@ -108,17 +117,26 @@ fn read_logs(level: Option<&str>) -> Result<LogConfig, ConfigError> {
     Ok(config)
 }
 
-fn start_logs(config: &LogConfig) -> Result<()> {
-    telemetry::init(&config.level, config.format).context("log output")
-}
-
-/// The values of two parts, or the mistakes of both at once.
+/// Both values, or the mistakes of both.
 fn both<A, B>(one: Result<A, ConfigError>, other: Result<B, ConfigError>) -> Result<(A, B), ConfigError> {
     match (one, other) {
         (Ok(one), Ok(other)) => Ok((one, other)),
         (Err(one), Err(other)) => Err(one.and(other)),
         (Err(mistakes), Ok(_)) | (Ok(_), Err(mistakes)) => Err(mistakes),
     }
+}
+
+/// Prints a line. A closed output is an error like any other.
+fn say(text: &str) -> Result<()> {
+    write_out(format!("{text}\n").as_bytes())
+}
+
+fn write_out(bytes: &[u8]) -> Result<()> {
+    let mut output = std::io::stdout().lock();
+    output
+        .write_all(bytes)
+        .and_then(|()| output.flush())
+        .context("cannot write to standard output")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `adopt`: what would become of the existing deployment's settings, and how to switch.
+//! `adopt`: prepares the switch from an existing deployment.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -6,20 +6,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::doctor::say;
-use super::{read_logs, report, start_logs};
-use crate::product::doctor::{Adoption, Comparison, EnvFile, Use};
+use super::{report, say, with_logs};
+use crate::product::doctor::{Adoption, Comparison, EnvFile, VariableUse};
 use tradebot_base::clock::SystemClock;
 use tradebot_base::market::Market;
 
-/// Reads the existing deployment's .env file and prepares the take-over. Changes nothing.
+/// Prepares the switch from the Python system. Changes nothing.
 ///
-/// Reports what of the file is used, what is not, and what is unsafe; fetches both lists and compares them with those
-/// that the Python system wrote; prints the steps to switch and to switch back.
+/// Reads its .env file and reports which variables are used and what is unsafe, compares both lists with the exchange's,
+/// and prints the steps to switch and to switch back.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: as those of `doctor`\n\nExample: tradebot-symbols adopt --env-file .env")]
+#[command(
+    after_help = "Exit codes: the same as those of `doctor`\n\nExample: tradebot-symbols adopt --env-file .env"
+)]
 pub(super) struct Args {
-    /// The file, as docker compose reads it
+    /// The file, in the format of docker compose
     #[arg(long, value_name = "FILE")]
     env_file: PathBuf,
     /// Queues that the Python workers serve, separated by commas
@@ -27,14 +28,15 @@ pub(super) struct Args {
     queues: Vec<String>,
 }
 
-/// After what time it is told what is waited for, and how often.
+/// How often to report progress.
 const PROGRESS: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(args: Args) -> Result<u8> {
-    start_logs(&read_logs(None)?)?;
+    with_logs(Ok(()), None)?;
     let file = EnvFile::read(&args.env_file)?;
     let adoption = Adoption::read(&file, &args.queues, SystemClock::shared())?;
-    let (used, unused): (Vec<&Use>, Vec<&Use>) = adoption.uses.iter().partition(|one| one.meaning.is_some());
+    let (used, unused): (Vec<&VariableUse>, Vec<&VariableUse>) =
+        adoption.uses.iter().partition(|one| one.meaning.is_some());
     say(&format!("Used of {}:", args.env_file.display()))?;
     for one in &used {
         let meaning = one.meaning.as_deref().unwrap_or_default();
@@ -42,18 +44,16 @@ pub(super) async fn run(args: Args) -> Result<u8> {
     }
     say("\nNot used here (the Python system may use them):")?;
     let names: Vec<&str> = unused.iter().map(|one| one.name.as_str()).collect();
-    say(&format!(
-        "  {}",
-        if names.is_empty() {
-            "none".to_owned()
-        } else {
-            names.join(", ")
-        }
-    ))?;
+    let names = if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    };
+    say(&format!("  {names}"))?;
 
-    let (picture, findings) = with_progress("asking the servers of the file", adoption.examine()).await?;
+    let (picture, findings) = with_progress("asking the servers of the file", adoption.examine()).await??;
     say(&format!(
-        "\nWhat is there:\n{}",
+        "\nWhat exists:\n{}",
         indented(&report::picture(&picture))
     ))?;
     say(&format!(
@@ -62,7 +62,7 @@ pub(super) async fn run(args: Args) -> Result<u8> {
     ))?;
 
     say(&format!(
-        "The lists in {} beside those that would be written now:",
+        "The lists in {} compared with those that would be written now:",
         adoption.cache()
     ))?;
     let mut differs = false;
@@ -102,38 +102,34 @@ fn comparison(compared: &Comparison) -> String {
         } => {
             let mut text = format!("{stored} symbols are stored, {ours} would be written");
             for one in differences {
-                text.push_str(&format!(
-                    "\n    {} {}: {}{}",
-                    one.symbols,
-                    one.what,
-                    one.examples.join(", "),
-                    if one.symbols > one.examples.len() {
-                        ", …"
-                    } else {
-                        ""
-                    }
-                ));
+                let more = if one.symbols > one.examples.len() {
+                    ", …"
+                } else {
+                    ""
+                };
+                let examples = one.examples.join(", ");
+                text.push_str(&format!("\n    {} {}: {examples}{more}", one.symbols, one.what));
             }
             text
         }
     }
 }
 
-/// Every step leaves a system that works, and each can be taken back by itself.
+/// Every step leaves a working system, and can be undone by itself.
 fn steps(file: &str, queues: &str) -> String {
     format!(
         "\nTo switch, one process at a time (`set -a; . {file}; set +a` puts the file into a shell's environment):\n  \
         1. tradebot-symbols worker -Q {queues}    beside the Python workers, which keep all other tasks\n  \
         2. tradebot-symbols healthcheck worker    until it says that it answers\n  \
-        3. take both warm-ups out of the Celery beat's schedule and restart it; it goes on with its other entries\n  \
+        3. remove both warm-ups from the Celery beat's schedule and restart it; it keeps sending its other entries\n  \
         4. tradebot-beat -Q {queues}              sends the warm-ups from now on\n  \
-        5. tradebot-symbols doctor                after two intervals: nothing may be wrong\n  \
+        5. tradebot-symbols doctor                after two intervals: it must find nothing\n  \
         6. leave the Python workers running for their own tasks; they may keep the warm-up module\n\
         \nTo switch back:\n  \
         1. put the warm-ups back into the Celery beat's schedule and restart it\n  \
         2. stop tradebot-beat (SIGTERM)\n  \
-        3. stop tradebot-symbols worker (SIGTERM): what it has taken goes back to the queue, to a Python worker\n  \
-        4. nothing in Redis has to be changed: keys and messages are the same"
+        3. stop tradebot-symbols worker (SIGTERM): it returns what it has taken to the queue\n  \
+        4. leave Redis as it is: keys and messages are the same"
     )
 }
 
@@ -141,7 +137,7 @@ fn indented(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
-/// Runs something, and says every second on standard error what is waited for.
+/// Runs `work`, and says every second on standard error what it waits for.
 async fn with_progress<T>(what: &str, work: impl Future<Output = T>) -> Result<T> {
     let started = Instant::now();
     let mut work = std::pin::pin!(work);

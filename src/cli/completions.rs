@@ -1,14 +1,12 @@
-//! `completions`: what a shell needs to complete the command line.
+//! `completions`: a script that completes the command line in a shell.
 
-use std::io::{self, Write};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::Cli;
+use super::{Cli, write_out};
 
-/// Prints the completions of a shell.
+/// Prints a shell's completion script.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example: tradebot-symbols completions bash > /etc/bash_completion.d/tradebot-symbols"
@@ -21,5 +19,5 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "tradebot-symbols", &mut script);
-    io::stdout().write_all(&script).context("standard output")
+    write_out(&script)
 }

@@ -1,11 +1,9 @@
-//! `credentials`: whether users' own keys work, told step by step and without any secret.
-
-use std::io::Write;
+//! `credentials`: checks a user's own keys step by step, and shows no secret.
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 
-use super::{both, read_logs, start_logs};
+use super::{say, with_logs};
 use crate::config::{BinanceConfig, SymbolsConfig};
 use crate::product::binance::client::Client;
 use crate::product::credentials::outcome::{Fallback, LookupStep, UserList};
@@ -14,30 +12,31 @@ use crate::product::credentials::settings::CredentialSettings;
 use crate::product::credentials::user_lists::UserLists;
 use tradebot_base::config::{ProcessEnvironment, Reader};
 use tradebot_base::error_chain;
+use tradebot_base::random::Random;
 use tradebot_base::market::Market;
 
-/// Shows what the service makes of a user's own exchange key.
+/// Checks whether a user's own exchange key works.
 ///
-/// Reads the database and asks the exchange, as a request of that user would; writes nothing.
+/// Reads the database and asks the exchange, as a request of that user would. Writes nothing.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: tradebot-symbols credentials check --email someone@example.com")]
 pub(super) struct Args {
     #[command(subcommand)]
-    verb: Verb,
+    verb: CredentialsVerb,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
-    /// Walks from the user to a list, and says how each step ended
+enum CredentialsVerb {
+    /// Follows the user's keys to a list, and reports each step
     Check(Check),
 }
 
 #[derive(Debug, clap::Args)]
 struct Check {
-    /// The user's e-mail address, exactly as it is stored
+    /// The user's e-mail address, exactly as stored
     #[arg(long)]
     email: String,
-    /// The list to ask for
+    /// The list to request
     #[arg(long, value_enum, default_value_t = MarketName::Spot)]
     market: MarketName,
 }
@@ -58,35 +57,33 @@ impl From<MarketName> for Market {
 }
 
 pub(super) async fn run(args: Args) -> Result<()> {
-    let Verb::Check(check) = args.verb;
+    let CredentialsVerb::Check(check) = args.verb;
     let mut reader = Reader::new(&ProcessEnvironment);
     let settings = CredentialSettings::read(&mut reader);
     let (binance, symbols) = (BinanceConfig::read(&mut reader), SymbolsConfig::read(&mut reader));
-    // The steps are the output; a log line between them would say the same again.
-    let ((), logs) = both(reader.finish(), read_logs(None))?;
-    start_logs(&logs)?;
+    with_logs(reader.finish(), None)?;
     let enabled = match settings {
         CredentialSettings::On(enabled) => *enabled,
         CredentialSettings::Off(why) => bail!("users' own keys are not used: {why}"),
     };
-    protect::forbid_dumps().context("core dumps cannot be forbidden")?;
+    protect::forbid_dumps().context("cannot disable core dumps, which would hold decrypted keys")?;
     say(&format!("database       {}", enabled.database))?;
-    let client = Client::new(binance, tradebot_base::random::Random::system()).context("the HTTP client")?;
+    let client = Client::new(binance, Random::system()).context("cannot set up the HTTP client")?;
     let branch = UserLists::new(enabled, &client, symbols)?;
-    let mut told = Ok(());
+    let mut written = Ok(());
     let outcome = branch
         .list_of(&check.email, check.market.into(), &mut |step| {
-            if told.is_ok() {
-                told = say(&line(&step));
+            if written.is_ok() {
+                written = say(&line(&step));
             }
         })
         .await;
-    told?;
+    written?;
     match outcome {
         Ok(own) => say(&format!("list           {}", outcome_line(&own))),
         Err(reason) => {
             say(&format!("list           the public one: {}", in_short(&reason)))?;
-            bail!("no list of the user's own")
+            bail!("the user does not get a private list")
         }
     }
 }
@@ -131,14 +128,10 @@ fn outcome_line(own: &UserList) -> String {
     }
 }
 
-/// The networks have their own lines already.
+/// Leaves out what the lines of the networks say already.
 fn in_short(reason: &Fallback) -> String {
     match reason {
-        Fallback::Networks { .. } => "no network gave one for the key".into(),
+        Fallback::Networks { .. } => "no network returned one for the key".into(),
         other => error_chain(other),
     }
-}
-
-fn say(text: &str) -> Result<()> {
-    writeln!(std::io::stdout().lock(), "{text}").context("cannot write to standard output")
 }

@@ -3,79 +3,75 @@
 use anyhow::Result;
 use clap::Subcommand;
 
-use super::doctor::say;
-use crate::product::doctor::Health;
+use super::say;
+use crate::product::fleet::healthcheck::HealthCheck;
 use tradebot_base::clock::SystemClock;
-use tradebot_base::config::{ConfigError, ProcessEnvironment, Reader, RedisConfig, Vars};
+use tradebot_base::config::{ConfigError, ProcessEnvironment, Reader, RedisConfig};
 use tradebot_base::node;
 
-/// Says whether a part works, within a second.
+/// Checks within a second whether one part works.
 ///
-/// It goes by what the part does: a worker by its answer over remote control or its lease, a beat by its heartbeat, the
-/// endpoint by its readiness. All three depend on Redis, so use it where "not ready" is meant, and not to restart a
-/// part that waits for Redis.
+/// A worker is healthy if it answers over remote control or renews its lease, a beat if it has a heartbeat, the endpoint
+/// if it is ready. All three need Redis: use this check for readiness, not to restart a part that waits for Redis.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 healthy, 1 not\n\n\
     Examples:\n  tradebot-symbols healthcheck worker\n  tradebot-symbols healthcheck worker -n symbols@%h\n  \
     tradebot-symbols healthcheck beat\n  tradebot-symbols healthcheck endpoint")]
 pub(super) struct Args {
     #[command(subcommand)]
-    part: Part,
+    part: CheckedPart,
 }
 
 #[derive(Debug, Subcommand)]
-enum Part {
-    /// The worker of this machine
+enum CheckedPart {
+    /// Checks the worker on this machine
     Worker {
-        /// Its node name, as `worker` was given it
+        /// Its node name, as given to `worker`
         #[arg(short = 'n', long, default_value = "symbols@%h")]
         hostname: String,
     },
-    /// The beat of this machine
+    /// Checks the beat on this machine
     Beat {
-        /// The machine, if it is another one
+        /// Name of another machine
         #[arg(long, value_name = "NAME")]
         host: Option<String>,
     },
-    /// The HTTP endpoint
+    /// Checks the HTTP endpoint
     Endpoint {
-        /// Where it listens; HTTP_LISTEN if absent
+        /// The address it listens on [default: HTTP_LISTEN]
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<String>,
     },
 }
 
 pub(super) async fn run(args: Args) -> Result<u8> {
-    let healthy = match args.part {
-        Part::Worker { hostname } => {
+    let mut reader = Reader::new(&ProcessEnvironment);
+    let health = match args.part {
+        CheckedPart::Worker { hostname } => {
             let node = node::expand(&hostname, &node::machine());
-            let how = health()?.worker(&node).await?;
+            let how = check(reader)?.worker(&node).await?;
             format!("{node}: {how}")
         }
-        Part::Beat { host } => {
+        CheckedPart::Beat { host } => {
             let host = host.unwrap_or_else(node::machine);
-            let instance = health()?.beat(&host).await?;
+            let instance = check(reader)?.beat(&host).await?;
             format!("beat {instance}: it has a heartbeat")
         }
-        Part::Endpoint { listen } => {
-            let listen = listen
-                .or_else(|| ProcessEnvironment.get("HTTP_LISTEN"))
-                .ok_or_else(|| {
-                    ConfigError(vec![
-                        "HTTP_LISTEN is not set, and there is no --listen".to_owned(),
-                    ])
-                })?;
-            Health::endpoint(&listen).await?;
+        CheckedPart::Endpoint { listen } => {
+            let Some(listen) = listen.or_else(|| reader.optional("HTTP_LISTEN")) else {
+                let mistake = "HTTP_LISTEN is not set; set it, or give --listen";
+                return Err(ConfigError(vec![mistake.to_owned()]).into());
+            };
+            HealthCheck::endpoint(&listen).await?;
             format!("{listen}: ready")
         }
     };
-    say(&healthy)?;
+    say(&health)?;
     Ok(0)
 }
 
-fn health() -> Result<Health> {
-    let mut reader = Reader::new(&ProcessEnvironment);
+fn check(mut reader: Reader<'_>) -> Result<HealthCheck> {
     let redis = RedisConfig::read(&mut reader);
     reader.finish()?;
-    Ok(Health::new(redis, SystemClock::shared()))
+    Ok(HealthCheck::new(&redis, SystemClock::shared())?)
 }

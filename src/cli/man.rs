@@ -1,27 +1,25 @@
 //! `man`: the manual pages.
 
-use std::io::{self, Write};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
-use super::Cli;
+use super::{Cli, write_out};
 use tradebot_base::config::{ConfigError, VARIABLES};
 use tradebot_base::manual::{self, Extras};
 
 const FILES: &[(&str, &str)] = &[
     (
         "PATH of worker --statedb",
-        "Revoked ids, kept over restarts of a worker",
+        "Revoked task ids, kept across restarts of a worker",
     ),
     (
         "FILE of adopt --env-file",
-        "The environment of the Python system, as docker compose reads it; it is only read",
+        "The Python system's environment, read as docker compose reads it and never written",
     ),
     (
         "PGSSLROOTCERT",
-        "Certificates that the database's must be signed by, in PEM",
+        "Root certificates for the database's TLS certificate, in PEM",
     ),
 ];
 
@@ -32,14 +30,13 @@ const FILES: &[(&str, &str)] = &[
     tradebot-symbols man worker | man -l -"
 )]
 pub(super) struct Args {
-    /// The verb that the page is about, and a verb of that one; all of the program if absent
+    /// The verb to describe, and its own verb if it has any [default: the whole program]
     #[arg(value_name = "VERB")]
     verbs: Vec<String>,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let page = page(&args.verbs)?;
-    io::stdout().write_all(&page).context("standard output")
+    write_out(&page(&args.verbs)?)
 }
 
 fn page(verbs: &[String]) -> Result<Vec<u8>> {
@@ -88,14 +85,14 @@ fn page(verbs: &[String]) -> Result<Vec<u8>> {
     Ok(page)
 }
 
-/// The command that verbs lead to, each a verb of the one before.
+/// The command that the verbs name, each a verb of the one before.
 fn find<'c>(program: &'c Command, verbs: &[String]) -> Result<&'c Command, ConfigError> {
     verbs.iter().try_fold(program, |command, verb| {
         let known = || command.get_subcommands();
         known().find(|command| command.get_name() == verb).ok_or_else(|| {
             let known: Vec<&str> = known().map(Command::get_name).collect();
             ConfigError(vec![match known[..] {
-                [] => format!("there is no verb `{verb}`, `{}` has none", command.get_name()),
+                [] => format!("there is no verb `{verb}`: `{}` has none", command.get_name()),
                 _ => format!("there is no verb `{verb}`, only {}", known.join(", ")),
             }])
         })

@@ -1,12 +1,10 @@
 //! `parked`: the messages that were set aside.
 
-use std::io::Write;
-
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{both, read_logs, start_logs};
+use super::{say, with_logs};
 use tradebot_base::config::{ProcessEnvironment, Reader, RedisConfig};
 use tradebot_base::connection::Connection;
 use tradebot_core::transport::{Parked, ParkedPages};
@@ -14,8 +12,8 @@ use tradebot_wire::keys::Keys;
 
 /// Lists, replays or drops messages that were set aside.
 ///
-/// A message is parked when nobody can read it, or after three workers died while they ran it, the last of them while
-/// it ran nothing else.
+/// A worker parks a message that it cannot read, and a message that has killed three workers, the last of them while it
+/// ran nothing else.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  tradebot-symbols parked list\n  tradebot-symbols parked replay 5f0c\n  \
@@ -23,26 +21,26 @@ use tradebot_wire::keys::Keys;
 )]
 pub(super) struct Args {
     #[command(subcommand)]
-    verb: Verb,
+    verb: ParkedVerb,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
-    /// Shows them, the oldest first
+enum ParkedVerb {
+    /// Lists the parked messages, oldest first
     List {
-        /// One JSON object a line, messages included
+        /// Print one JSON object per line, with the whole message
         #[arg(long)]
         json: bool,
     },
-    /// Puts them back to the end of the queue they came from
+    /// Puts messages back at the end of the queue they came from
     Replay(Choice),
-    /// Deletes them for good
+    /// Deletes messages for good
     Drop(Choice),
 }
 
 #[derive(Debug, clap::Args)]
 struct Choice {
-    /// Ids, or beginnings of ids that fit only one
+    /// Ids, or beginnings of ids that match only one message
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     ids: Vec<String>,
     /// Every parked message
@@ -53,36 +51,36 @@ struct Choice {
 pub(super) async fn run(args: Args) -> Result<()> {
     let mut reader = Reader::new(&ProcessEnvironment);
     let redis = RedisConfig::read(&mut reader);
-    let ((), logs) = both(reader.finish(), read_logs(None))?;
-    start_logs(&logs)?;
-    let connection = Connection::new(&redis.broker, "parked")?;
-    let keys = Keys::with_prefix(&redis.key_prefix);
-    let list = List { connection, keys };
+    with_logs(reader.finish(), None)?;
+    let list = ParkedList {
+        connection: Connection::new(&redis.broker, "parked")?,
+        keys: Keys::with_prefix(&redis.key_prefix),
+    };
     match args.verb {
-        Verb::List { json } => list.show(json).await,
-        Verb::Replay(choice) => list.each_chosen(&choice, Deed::Replay).await,
-        Verb::Drop(choice) => list.each_chosen(&choice, Deed::Drop).await,
+        ParkedVerb::List { json } => list.show(json).await,
+        ParkedVerb::Replay(choice) => list.apply(&choice, Action::Replay).await,
+        ParkedVerb::Drop(choice) => list.apply(&choice, Action::Drop).await,
     }
 }
 
-/// The list of parked messages, which can be long: it is never read as a whole.
-struct List {
+/// The list of parked messages. It can be long, so it is read in pages.
+struct ParkedList {
     connection: Connection,
     keys: Keys,
 }
 
-#[derive(Clone, Copy)]
-enum Deed {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Action {
     Replay,
     Drop,
 }
 
-impl List {
+impl ParkedList {
     async fn show(&self, as_json: bool) -> Result<()> {
         let (mut pages, mut shown) = (ParkedPages::default(), 0);
         while let Some(page) = pages.next(&self.connection, &self.keys).await? {
             for one in &page {
-                say(&if as_json { line_of_json(one) } else { line(one) })?;
+                say(&if as_json { json_line(one) } else { line(one) })?;
             }
             shown += page.len();
         }
@@ -92,15 +90,25 @@ impl List {
         Ok(())
     }
 
-    async fn each_chosen(&self, choice: &Choice, deed: Deed) -> Result<()> {
-        if !choice.all {
-            for one in self.find(&choice.ids).await? {
-                self.deal_with(&one, deed).await?;
-            }
-            return Ok(());
+    async fn apply(&self, choice: &Choice, action: Action) -> Result<()> {
+        if choice.all {
+            return self.apply_to_all(action).await;
         }
+        for one in self.find(&choice.ids).await? {
+            if action == Action::Replay && one.list.is_empty() {
+                bail!(
+                    "{} came from no known queue and cannot be replayed; drop it, or publish it by hand",
+                    one.id
+                );
+            }
+            self.apply_to(&one, action).await?;
+        }
+        Ok(())
+    }
+
+    /// Leaves alone what is parked from now on.
+    async fn apply_to_all(&self, action: Action) -> Result<()> {
         let mut pages = ParkedPages::default();
-        // What is parked from now on was not meant.
         let mut left = Parked::count(&self.connection, &self.keys).await?;
         let mut kept = 0;
         while left > 0 {
@@ -108,11 +116,11 @@ impl List {
                 break;
             };
             for one in page.iter().take(left) {
-                if matches!(deed, Deed::Replay) && one.list.is_empty() {
+                if action == Action::Replay && one.list.is_empty() {
                     kept += 1;
                     continue;
                 }
-                self.deal_with(one, deed).await?;
+                self.apply_to(one, action).await?;
                 pages.one_is_gone();
             }
             left = left.saturating_sub(page.len().max(1));
@@ -125,23 +133,16 @@ impl List {
         Ok(())
     }
 
-    async fn deal_with(&self, one: &Parked, deed: Deed) -> Result<()> {
-        let (done, word) = match deed {
-            Deed::Replay if one.list.is_empty() => bail!(
-                "{} came from no known queue and cannot be replayed; drop it, or publish it by hand",
-                one.id
-            ),
-            Deed::Replay => (one.replay(&self.connection, &self.keys).await?, "replayed"),
-            Deed::Drop => (one.discard(&self.connection, &self.keys).await?, "dropped"),
+    async fn apply_to(&self, one: &Parked, action: Action) -> Result<()> {
+        let (done, word) = match action {
+            Action::Replay => (one.replay(&self.connection, &self.keys).await?, "replayed"),
+            Action::Drop => (one.discard(&self.connection, &self.keys).await?, "dropped"),
         };
-        say(&format!(
-            "{} {}",
-            one.id,
-            if done { word } else { "is gone already" }
-        ))
+        let outcome = if done { word } else { "is gone already" };
+        say(&format!("{} {outcome}", one.id))
     }
 
-    /// The messages that are meant; every id must fit exactly one.
+    /// The messages that the ids name; every id must match exactly one.
     async fn find(&self, ids: &[String]) -> Result<Vec<Parked>> {
         let mut found: Vec<Option<Parked>> = ids.iter().map(|_| None).collect();
         let mut pages = ParkedPages::default();
@@ -152,19 +153,16 @@ impl List {
                         continue;
                     }
                     if slot.is_some() {
-                        bail!("several parked messages have ids that begin with `{id}`");
+                        bail!("several parked messages have ids that begin with `{id}`; give more of the id");
                     }
                     *slot = Some(one.clone());
                 }
             }
         }
-        ids.iter()
-            .zip(found)
-            .map(|(id, slot)| {
-                slot.with_context(|| {
-                    format!("no parked message has an id that begins with `{id}`; see `parked list`")
-                })
-            })
+        let missing = |id| format!("no parked message has an id that begins with `{id}`; see `parked list`");
+        let found = ids.iter().zip(found);
+        found
+            .map(|(id, slot)| slot.with_context(|| missing(id)))
             .collect()
     }
 }
@@ -174,12 +172,8 @@ fn line(one: &Parked) -> String {
     format!("{}  queue {}  {bytes} bytes  {}", one.id, one.queue, one.reason)
 }
 
-fn line_of_json(one: &Parked) -> String {
+fn json_line(one: &Parked) -> String {
     json!({"id": one.id, "queue": one.queue, "reason": one.reason, "parked_at": one.parked_at,
         "message": one.message})
     .to_string()
-}
-
-fn say(text: &str) -> Result<()> {
-    writeln!(std::io::stdout().lock(), "{text}").context("cannot write to standard output")
 }

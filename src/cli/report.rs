@@ -1,10 +1,12 @@
 //! The doctor's pictures and findings as text.
 
-use std::fmt::Write;
-
 use serde_json::{Value, json};
 
-use crate::product::doctor::{Beat, Entry, Finding, Fleet, MarketLists, Picture, Severity, Worker, span};
+use crate::product::doctor::{Finding, Picture, Severity};
+use crate::product::fleet::backlog::Backlog;
+use crate::product::fleet::lists::{ListValue, MarketLists};
+use crate::product::fleet::members::FleetMembers;
+use crate::product::fleet::span;
 
 /// Exit code when there are warnings and nothing worse.
 pub(super) const EXIT_WARNINGS: u8 = 2;
@@ -13,14 +15,14 @@ pub(super) const EXIT_CRITICAL: u8 = 3;
 
 /// The exit code for these findings.
 pub(super) fn exit_code(findings: &[Finding]) -> u8 {
-    match findings.iter().map(|finding| finding.severity).max() {
+    match findings.iter().map(|finding| finding.kind.severity).max() {
         None => 0,
         Some(Severity::Warning) => EXIT_WARNINGS,
         Some(Severity::Critical) => EXIT_CRITICAL,
     }
 }
 
-/// Findings with what was seen, as JSON.
+/// Findings with the picture, as JSON.
 pub(super) fn as_json(picture: &Picture, findings: &[Finding]) -> Value {
     json!({"healthy": findings.is_empty(), "findings": findings, "picture": picture})
 }
@@ -30,154 +32,108 @@ pub(super) fn findings(findings: &[Finding]) -> String {
     if findings.is_empty() {
         return "healthy: nothing is wrong\n".into();
     }
-    let mut text = String::new();
-    for finding in findings {
-        let severity = finding.severity.name().to_uppercase();
-        let _ = writeln!(text, "{severity} {} ({})", finding.code, finding.subject);
-        let _ = writeln!(text, "  what  {}", finding.what);
-        let _ = writeln!(text, "  why   {}", finding.why);
-        let _ = writeln!(text, "  do    {}", finding.remedy);
-    }
-    let critical = findings
-        .iter()
-        .filter(|finding| finding.severity == Severity::Critical)
-        .count();
-    let _ = writeln!(
-        text,
-        "{critical} critical, {} warnings",
-        findings.len() - critical
-    );
-    text
+    let is_critical = |finding: &&Finding| finding.kind.severity == Severity::Critical;
+    let critical = findings.iter().filter(is_critical).count();
+    let paragraphs = findings.iter().map(|Finding { kind, subject, what }| {
+        let severity = kind.severity.name().to_uppercase();
+        format!(
+            "{severity} {} ({subject})\n  what  {what}\n  why   {}\n  do    {}\n",
+            kind.code, kind.why, kind.remedy
+        )
+    });
+    let warnings = findings.len() - critical;
+    paragraphs.collect::<String>() + &format!("{critical} critical, {warnings} warnings\n")
 }
 
-/// The short picture: lists, queues, workers, beats.
+/// The picture in short: servers, lists, queues, workers, beats.
 pub(super) fn picture(picture: &Picture) -> String {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     for server in &picture.servers {
-        let state = server
-            .trouble
-            .as_ref()
-            .map_or("up", |trouble| trouble.text.as_str());
-        let _ = writeln!(
-            text,
-            "redis    {:<20} {}  {state}",
-            server.roles.join("+"),
-            server.place
-        );
+        let state = server.trouble.as_ref().map_or("up", |trouble| &trouble.text);
+        let roles = server.roles.join("+");
+        lines.push(format!("redis    {roles:<20} {}  {state}", server.place));
     }
-    for lists in &picture.lists {
-        let _ = writeln!(text, "list     {}", list(lists));
-    }
-    if let Some(broker) = &picture.broker {
-        for queue in &broker.queues {
-            let next = queue.oldest.as_ref().map_or(String::new(), |oldest| {
-                format!(
-                    ", next {}, for {} at least",
-                    oldest.task,
-                    span(oldest.waiting_seconds)
-                )
-            });
-            let _ = writeln!(
-                text,
-                "queue    {:<20} {} waiting{next}",
-                queue.name, queue.messages
-            );
-        }
-        let _ = writeln!(
-            text,
-            "unacked  {:<20} {} taken, {} parked",
-            "", broker.unacked, broker.parked
-        );
-        for (task, messages) in &broker.waiting_for_others {
-            let _ = writeln!(text, "waiting  {task} ({messages}) for other workers");
-        }
-    }
-    if let Some(fleet) = &picture.fleet {
-        text.push_str(&people(fleet));
-    }
-    for (what, trouble) in &picture.unseen {
-        let _ = writeln!(text, "unseen   {what}: {}", trouble.text);
-    }
-    text
+    lines.extend(picture.lists.iter().map(list));
+    lines.extend(picture.broker.iter().flat_map(backlog));
+    lines.extend(picture.fleet.iter().flat_map(members));
+    let unseen = picture.unseen.iter();
+    lines.extend(unseen.map(|(part, failure)| format!("unseen   {part}: {}", failure.text)));
+    lines.join("\n") + "\n"
 }
 
 fn list(lists: &MarketLists) -> String {
-    let entry = |entry: &Entry| match entry {
-        Entry::Missing => "missing".to_owned(),
-        Entry::WrongType { found } => format!("a {found}"),
-        Entry::Unreadable { .. } => "unreadable".to_owned(),
-        Entry::List { count, .. } => format!("{count} symbols"),
+    let contents = |list: &ListValue| match list {
+        ListValue::Missing => "missing".to_owned(),
+        ListValue::WrongType { found } => format!("a {found}"),
+        ListValue::Unreadable { .. } => "unreadable".to_owned(),
+        ListValue::List { count, .. } => format!("{count} symbols"),
     };
-    let mut text = format!(
-        "{:<20} {}, last good {}",
-        lists.market,
-        entry(&lists.primary),
-        entry(&lists.last_good)
-    );
-    if let Some(age) = lists.age_seconds {
-        let _ = write!(text, ", {} old", span(age));
-    }
+    let mut facts = vec![
+        contents(&lists.primary),
+        format!("last good {}", contents(&lists.last_good)),
+    ];
+    facts.extend(lists.age_seconds.map(|age| format!("{} old", span(age))));
     match (&lists.primary, lists.ttl_seconds) {
-        (Entry::Missing, _) => {}
-        (_, Some(left)) => drop(write!(text, ", {} left", span(left))),
-        (_, None) => text.push_str(", no expiry"),
+        (ListValue::Missing, _) => {}
+        (_, Some(left)) => facts.push(format!("{} left", span(left))),
+        (_, None) => facts.push("no expiry".to_owned()),
     }
-    let writer = lists
-        .source
-        .as_ref()
-        .map_or("another program".to_owned(), |source| {
-            format!("{:?} {}", source.network, source.host).to_lowercase()
-        });
-    let _ = write!(text, ", from {writer}");
-    let percent = |ratio: f64| 100.0 - ratio * 100.0;
+    facts.push(match &lists.source {
+        Some(source) => format!("from {:?} {}", source.network, source.host).to_lowercase(),
+        None => "from another program".to_owned(),
+    });
+    let hits = |ratio: f64| format!("{:.1} %", 100.0 - ratio * 100.0);
     if let Some(ratio) = lists.counts.miss_ratio() {
-        let _ = write!(text, ", {:.1} % hits", percent(ratio));
+        let recent = lists.recent.as_ref().and_then(|recent| {
+            let ratio = recent.counts.miss_ratio()?;
+            Some(format!(" ({} in the last {})", hits(ratio), span(recent.seconds)))
+        });
+        facts.push(format!("{} hits{}", hits(ratio), recent.unwrap_or_default()));
     }
-    if let Some(recent) = &lists.recent
-        && let Some(ratio) = recent.counts.miss_ratio()
-    {
-        let _ = write!(
-            text,
-            " ({:.1} % in the last {})",
-            percent(ratio),
-            span(recent.seconds)
-        );
-    }
-    text
+    format!("list     {:<20} {}", lists.market, facts.join(", "))
 }
 
-fn people(fleet: &Fleet) -> String {
-    let mut text = String::new();
-    for worker in &fleet.workers {
-        let Worker {
-            node,
-            ours,
-            answers,
-            queues,
-            ..
-        } = worker;
-        let kind = if *ours { "ours" } else { "python" };
-        let state = if *answers { "answers" } else { "silent" };
-        let queues = queues.iter().cloned().collect::<Vec<_>>().join(",");
-        let _ = writeln!(text, "worker   {node:<20} {kind}, {state}, queues {queues}");
+fn backlog(backlog: &Backlog) -> Vec<String> {
+    let queues = backlog.queues.iter().map(|queue| {
+        let next = queue.oldest.as_ref().map(|oldest| {
+            let waiting = span(oldest.waiting_seconds);
+            format!(", next {}, for at least {waiting}", oldest.task)
+        });
+        let (name, messages) = (&queue.name, queue.messages);
+        format!(
+            "queue    {name:<20} {messages} waiting{}",
+            next.unwrap_or_default()
+        )
+    });
+    let mut lines: Vec<String> = queues.collect();
+    let totals = &backlog.totals;
+    let (unacked, parked) = (totals.unacked, totals.parked);
+    lines.push(format!("unacked  {:<20} {unacked} taken, {parked} parked", ""));
+    for (task, messages) in &totals.waiting_for_others {
+        lines.push(format!("waiting  {task} ({messages}) for other workers"));
     }
-    if fleet.workers.is_empty() {
-        text.push_str("worker   none\n");
+    lines
+}
+
+fn members(members: &FleetMembers) -> Vec<String> {
+    let mut lines = Vec::new();
+    for worker in &members.workers {
+        let node = &worker.node;
+        let kind = if worker.ours { "ours" } else { "python" };
+        let state = if worker.answers { "answers" } else { "silent" };
+        let queues: Vec<&str> = worker.queues.iter().map(String::as_str).collect();
+        let queues = queues.join(",");
+        lines.push(format!("worker   {node:<20} {kind}, {state}, queues {queues}"));
     }
-    for Beat { instance, heartbeat } in &fleet.beats {
-        let leader = if heartbeat["leader"] == true {
-            ", leads"
-        } else {
-            ""
-        };
-        let _ = writeln!(
-            text,
-            "beat     {instance} on {}{leader}",
-            heartbeat["host"].as_str().unwrap_or("?")
-        );
+    if members.workers.is_empty() {
+        lines.push("worker   none".to_owned());
     }
-    if fleet.beats.is_empty() {
-        text.push_str("beat     none of this system; a Celery beat cannot be seen\n");
+    for beat in &members.beats {
+        let leads = if beat.leads() { ", leads" } else { "" };
+        lines.push(format!("beat     {} on {}{leads}", beat.instance, beat.host()));
     }
-    text
+    if members.beats.is_empty() {
+        lines.push("beat     none of this system; a Celery beat cannot be seen".to_owned());
+    }
+    lines
 }

@@ -7,16 +7,16 @@ use std::time::Duration;
 use anyhow::Result;
 use tracing::warn;
 
-use super::{read_logs, start_logs};
+use super::with_logs;
 use crate::product::sandbox::{Catalog, SandboxServer};
 use tradebot_base::lifecycle::Stop;
 
-/// Serves made-up symbol lists, or captured ones, in the exchange's form.
+/// Serves made-up or captured symbol lists in the exchange's format.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: tradebot-symbols sandbox --listen 127.0.0.1:8010\n\
     then run a worker with BINANCE_SPOT_BASE_URL and BINANCE_FUTURES_BASE_URL set to http://127.0.0.1:8010")]
 pub(super) struct Args {
-    /// Address to listen on; port 0 takes a free one
+    /// Address to listen on; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:8010")]
     listen: SocketAddr,
     /// Captured spot exchangeInfo to serve instead of the made-up one
@@ -25,13 +25,13 @@ pub(super) struct Args {
     /// Captured futures exchangeInfo to serve instead of the made-up one
     #[arg(long, value_name = "FILE")]
     futures_file: Option<PathBuf>,
-    /// debug, info, warning or error; LOG_LEVEL if absent
+    /// Log level: debug, info, warning or error [default: LOG_LEVEL]
     #[arg(short, long)]
     loglevel: Option<String>,
 }
 
 pub(super) async fn run(args: Args) -> Result<()> {
-    start_logs(&read_logs(args.loglevel.as_deref())?)?;
+    with_logs(Ok(()), args.loglevel.as_deref())?;
     let stop = Stop::new();
     stop.on_signals(Duration::from_secs(3))?;
     let catalog = Catalog::from_files(args.spot_file.as_deref(), args.futures_file.as_deref())?;

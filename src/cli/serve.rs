@@ -1,11 +1,11 @@
-//! `serve`: the HTTP endpoint as a process of its own.
+//! `serve`: the HTTP endpoint in a separate process.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{both, read_logs, start_logs};
+use super::{both, with_logs};
 use crate::config::WorkerConfig;
 use crate::product::http::run::{HttpEndpoint, HttpSettings};
 use tradebot_base::config::{ProcessEnvironment, Reader};
@@ -16,16 +16,16 @@ use tradebot_base::node;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: tradebot-symbols serve --listen 0.0.0.0:8000")]
 pub(super) struct Args {
-    /// Address to listen on; port 0 takes a free one. HTTP_LISTEN if absent
+    /// Address to listen on; port 0 picks a free one [default: HTTP_LISTEN]
     #[arg(long)]
     listen: Option<SocketAddr>,
-    /// Threads that answer; the number of CPUs if absent
+    /// Threads that answer requests [default: the number of CPUs]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Queues whose length is shown, separated by commas
     #[arg(short = 'Q', long, value_delimiter = ',', default_value = "celery")]
     queues: Vec<String>,
-    /// debug, info, warning or error; LOG_LEVEL if absent
+    /// Log level: debug, info, warning or error [default: LOG_LEVEL]
     #[arg(short, long)]
     loglevel: Option<String>,
 }
@@ -36,9 +36,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     let mut reader = Reader::new(&ProcessEnvironment);
     let drain = WorkerConfig::read(&mut reader).shutdown_timeout;
     let settings = HttpSettings::read(&ProcessEnvironment, args.listen, threads, args.queues, drain);
-    let logs = read_logs(args.loglevel.as_deref());
-    let ((), (settings, logs)) = both(reader.finish(), both(settings, logs))?;
-    start_logs(&logs)?;
+    let ((), settings) = with_logs(both(reader.finish(), settings), args.loglevel.as_deref())?;
     let stop = Stop::new();
     stop.on_signals(drain + Duration::from_secs(2))?;
     let name = node::expand("serve@%h", &node::machine());

@@ -1,15 +1,15 @@
-//! `status`: the short picture of lists, queues, workers and beats.
+//! `status`: the lists, queues, workers and beats in short.
 
 use anyhow::Result;
 use serde_json::json;
 
-use super::doctor::LookArgs;
+use super::doctor::ExamineArgs;
 use super::report;
 use crate::product::doctor::{Finding, Picture};
 
-/// Shows the lists, the queues, the workers and the beats.
+/// Shows the servers, lists, queues, workers and beats.
 ///
-/// Judges nothing: see `doctor` for that. A Celery beat cannot be seen.
+/// `doctor` says what is wrong with them. A Celery beat cannot be seen.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  tradebot-symbols status\n  tradebot-symbols status --watch\n  \
@@ -17,11 +17,12 @@ use crate::product::doctor::{Finding, Picture};
 )]
 pub(super) struct Args {
     #[command(flatten)]
-    look: LookArgs,
+    examine: ExamineArgs,
 }
 
 pub(super) async fn run(args: Args) -> Result<u8> {
     let text = |picture: &Picture, _: &[Finding]| report::picture(picture);
     let json = |picture: &Picture, _: &[Finding]| json!(picture);
-    args.look.run(&text, &json, false).await
+    args.examine.run(&text, &json).await?;
+    Ok(0)
 }

@@ -1,9 +1,9 @@
-//! `up`: worker and beat under one supervisor, with whatever of the surroundings is missing.
+//! `up`: worker and beat under one supervisor, with a private Redis or a sandbox exchange if need be.
 //!
-//! The worker and the beat are child processes, the same ones that a deployment runs. Redis is the one of
-//! the environment if it answers, else a private `redis-server` that lives as long as this process. The
-//! sandbox exchange is used when asked for, and never because the real one does not answer. If any part
-//! ends by itself, everything is stopped and the exit code is not zero.
+//! The worker and the beat are child processes, the same programs that a deployment runs. If the environment's Redis does
+//! not answer, `up` starts a private `redis-server` that lives as long as this process. It uses the sandbox exchange only
+//! when asked to, never because the real one does not answer. If any part ends by itself, `up` stops everything and exits
+//! with an error.
 
 mod child;
 mod private_redis;
@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use self::child::Child;
 use self::private_redis::PrivateRedis;
 use self::view::View;
-use super::{both, read_logs, start_logs};
+use super::with_logs;
 use crate::config::{BinanceConfig, HttpConfig, SymbolsConfig, WorkerConfig};
 use crate::product::sandbox::{Catalog, SandboxServer};
 use crate::product::symbols::cache::SymbolCache;
@@ -30,7 +30,7 @@ use tradebot_base::lifecycle::Stop;
 use tradebot_base::market::PerMarket;
 use tradebot_base::secret::RedisUrl;
 
-/// Runs worker and beat together, and shows the lists as they arrive.
+/// Runs a worker and a beat together, and shows the lists as they arrive.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: tradebot-symbols up --sandbox --private-redis")]
 pub(super) struct Args {
@@ -40,34 +40,33 @@ pub(super) struct Args {
     /// Start a private redis-server even if the configured one answers
     #[arg(long)]
     private_redis: bool,
-    /// Stop by itself after so many refreshes of each list
+    /// Stop after this many refreshes of each list
     #[arg(long, value_name = "N")]
     refreshes: Option<u64>,
-    /// Tasks run at a time; the number of CPUs if absent
+    /// Number of tasks to run at a time [default: the number of CPUs]
     #[arg(short, long)]
     concurrency: Option<usize>,
-    /// Level of the logs of all parts; LOG_LEVEL if absent
+    /// Log level of all parts [default: LOG_LEVEL]
     #[arg(short, long)]
     loglevel: Option<String>,
-    /// Have the worker send task events from the start
+    /// Send task events from the start
     #[arg(short = 'E', long)]
     task_events: bool,
 }
 
-/// With `--refreshes`, how long to wait for a list before giving up.
+/// How long `--refreshes` waits for a list before it gives up.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
 pub(super) async fn run(args: Args) -> Result<()> {
     let mut reader = Reader::new(&ProcessEnvironment);
     let redis = RedisConfig::read(&mut reader);
     let worker = WorkerConfig::read(&mut reader);
-    // What only the children use is read too: a mistake is told here, not by a child that ends at once.
+    // Only the children use these. A mistake is reported here, rather than by a child that ends at once.
     SymbolsConfig::read(&mut reader);
     BinanceConfig::read(&mut reader);
     ScheduleConfig::read(&mut reader);
     let http = HttpConfig::read(&mut reader).listen;
-    let ((), logs) = both(reader.finish(), read_logs(args.loglevel.as_deref()))?;
-    start_logs(&logs)?;
+    with_logs(reader.finish(), args.loglevel.as_deref())?;
     let stop = Stop::new();
     stop.on_signals(worker.shutdown_timeout + Duration::from_secs(2))?;
 
@@ -100,7 +99,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     outcome
 }
 
-/// Starts a private Redis where one is asked for or needed.
+/// Starts a private Redis if it is requested or needed.
 async fn private_redis(args: &Args, redis: &RedisConfig) -> Result<Option<PrivateRedis>> {
     if args.private_redis {
         return PrivateRedis::start().await.map(Some);
@@ -108,21 +107,22 @@ async fn private_redis(args: &Args, redis: &RedisConfig) -> Result<Option<Privat
     let connection = Connection::new(&redis.broker, "up-probe")?;
     match connection.command::<String>(&redis::cmd("PING")).await {
         Ok(_) => {
-            info!(redis = connection.place(), "using the Redis of the environment");
+            info!(redis = connection.place(), "using the environment's Redis");
             Ok(None)
         }
-        Err(trouble @ RedisTrouble::Refused { .. }) => Err(trouble)
-            .context("a Redis answers and cannot be used; correct its URL, or use --private-redis"),
+        Err(trouble @ RedisTrouble::Refused { .. }) => {
+            Err(trouble).context("Redis answers but cannot be used; correct its URL, or use --private-redis")
+        }
         Err(trouble) => {
-            warn!(error = %error_chain(&trouble), "no Redis answers, starting a private one for this run");
+            warn!(error = %error_chain(&trouble), "Redis does not answer, starting a private one for this run");
             PrivateRedis::start().await.map(Some)
         }
     }
 }
 
-type Exchange = tokio::task::JoinHandle<Result<(), crate::product::sandbox::SandboxError>>;
+type SandboxTask = tokio::task::JoinHandle<Result<(), crate::product::sandbox::SandboxError>>;
 
-fn start_sandbox(environment: &mut Vec<(String, String)>, stop: &Stop) -> Result<Exchange> {
+fn start_sandbox(environment: &mut Vec<(String, String)>, stop: &Stop) -> Result<SandboxTask> {
     let server = SandboxServer::bind(([127, 0, 0, 1], 0).into(), Catalog::generate())?;
     warn!(
         url = server.base_url(),
@@ -140,7 +140,7 @@ fn start_sandbox(environment: &mut Vec<(String, String)>, stop: &Stop) -> Result
 }
 
 fn start_children(args: &Args, http: Option<String>, environment: &[(String, String)]) -> Result<Vec<Child>> {
-    let own = std::env::current_exe().context("this program's own path")?;
+    let own = std::env::current_exe().context("cannot find this program's own path")?;
     let beat = own.with_file_name("tradebot-beat");
     if !beat.is_file() {
         bail!("{} is missing: build it with `cargo build`", beat.display());
@@ -169,7 +169,7 @@ fn start_children(args: &Args, http: Option<String>, environment: &[(String, Str
     ])
 }
 
-/// Shows lists until a stop, the wanted number of refreshes, or the end of a child.
+/// Shows lists until a signal, the wanted number of refreshes, or the end of a child.
 async fn supervise(
     args: &Args,
     stop: &Stop,

@@ -1,4 +1,4 @@
-//! `worker`: consumes the queues and runs the warm-ups.
+//! `worker`: consumes queues and runs the warm-ups.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tracing::error;
 
-use super::{both, read_logs, start_logs};
+use super::{both, with_logs};
 use crate::product::http::run::{HttpEndpoint, HttpError, HttpSettings};
 use crate::product::tasks::{self, Context};
 use crate::worker::{self, Pool, WorkerArgs, WorkerSettings};
@@ -17,13 +17,13 @@ use tradebot_core::engine::Engine;
 
 /// Runs a worker, beside Python workers or alone.
 ///
-/// It takes only the two warm-up tasks; messages of other tasks stay in their queue.
+/// It runs only the two warm-up tasks and leaves messages of other tasks in their queue.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: tradebot-symbols worker -Q celery -c 2 -n symbols@%h -l info")]
 pub(super) struct Args {
     #[command(flatten)]
     worker: WorkerArgs,
-    /// Serve the lists over HTTP at this address, too, on a thread of its own
+    /// Also serve the lists over HTTP at this address, on a separate thread
     #[arg(long, value_name = "ADDR")]
     http: Option<SocketAddr>,
 }
@@ -37,14 +37,13 @@ impl Args {
 pub(super) async fn run(args: Args) -> Result<()> {
     let settings = WorkerSettings::read(&ProcessEnvironment, &args.worker);
     let context = Context::read(&ProcessEnvironment);
-    let logs = read_logs(args.worker.loglevel.as_deref());
-    let (settings, (context, logs)) = both(settings, both(context, logs))?;
+    let level = args.worker.loglevel.as_deref();
+    let (settings, context) = with_logs(both(settings, context), level)?;
     let http = args.http.map(|address| {
         let drain = settings.shutdown_timeout().saturating_sub(Duration::from_secs(1));
         HttpSettings::read(&ProcessEnvironment, Some(address), 1, args.worker.queues, drain)
     });
     let http = http.transpose()?;
-    start_logs(&logs)?;
     let context = Arc::new(context.connect(settings.redis(), settings.hostname())?);
     let Some(http) = http else {
         worker::run(settings, tasks::task_set(), context).await?;
@@ -57,8 +56,8 @@ pub(super) async fn run(args: Args) -> Result<()> {
         let stop = engine.stop().clone();
         let ended = endpoint.run(&name, Some(engine), stop.token()).await;
         if let Err(problem) = ended {
-            error!(error = %error_chain(&problem), "http has failed, the worker stops");
-            // Told once.
+            error!(error = %error_chain(&problem), "the HTTP endpoint failed, stopping the worker");
+            // Set once.
             let _ = failed.set(problem);
             stop.stop_warm();
         }

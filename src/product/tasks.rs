@@ -67,7 +67,7 @@ impl ContextConfig {
             "exchange"
         );
         let cache = Connection::new(&redis.cache, &format!("{hostname}-cache"))?;
-        let client = Client::new(self.binance, tradebot_base::random::Random::system())?
+        let client = Client::new(self.binance, Random::system())?
             .with_shared_bans(cache.clone());
         let cache = SymbolCache::new(cache, self.symbols.ttl_seconds, SystemClock::shared());
         Ok(Context {

@@ -1,5 +1,5 @@
-//! The doctor on set-ups that are broken for real, one at a time: each is named by exactly its code, and a healthy one by
-//! none.
+//! The doctor on deployments that are broken for real, in one way at a time: it names exactly the code of each, and none
+//! on a healthy one.
 
 mod broken_parts;
 mod broken_servers;
@@ -16,7 +16,7 @@ use tradebot_test_support::{Process, RedisServer, Reply, Signal, bin, eventually
 
 use crate::world::{PATIENCE, World, connected};
 
-/// What another test shows: this needs a Python worker.
+/// Shown by another test, because it needs a Python worker.
 const ELSEWHERE: [&str; 1] = ["worker-discards-warmups"];
 
 #[test]
@@ -29,7 +29,7 @@ fn every_code_has_a_set_up_that_is_broken_like_that() {
     for kind in KINDS.iter().filter(|kind| !ELSEWHERE.contains(&kind.code)) {
         assert!(
             tables.contains(&format!("\"{}\"", kind.code)),
-            "{} is nowhere shown",
+            "no test shows {}",
             kind.code
         );
     }
@@ -43,7 +43,7 @@ struct Scene {
     environment: BTreeMap<String, String>,
 }
 
-/// What the doctor said.
+/// A doctor's report.
 struct Report {
     codes: Vec<String>,
     exit: Option<i32>,
@@ -92,7 +92,7 @@ impl Scene {
         scene
     }
 
-    /// Waits until the beat is at work.
+    /// Waits until the beat runs.
     async fn wait_for_heartbeat(&self) {
         eventually("a heartbeat", PATIENCE, async || {
             let beats: Vec<String> = self.ask(&["KEYS", "tradebot-symbols:beat:*"]).await;
@@ -146,7 +146,7 @@ impl Scene {
             .unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
-    /// Everything that is stored under these keys, to be put back.
+    /// Saves the values of these keys, to restore them later.
     async fn save(&self, keys: &[String]) -> Vec<(String, Option<Vec<u8>>, i64)> {
         let mut saved = Vec::new();
         for key in keys {
@@ -257,6 +257,6 @@ async fn nothing_is_named_on_a_healthy_set_up() {
     scene.doctor(&[]).assert_healthy();
     let text = scene.program(&["doctor"], &[]);
     assert_eq!(text.stdout(), "healthy: nothing is wrong\n");
-    // A second look has a first one to compare with.
+    // The second examination compares with the first.
     scene.doctor(&[]).assert_healthy();
 }

@@ -106,7 +106,7 @@ fn a_page_that_there_is_not_is_a_mistake_of_the_command_line() {
             &["parked", "show"],
             "there is no verb `show`, only list, replay, drop",
         ),
-        (&["worker", "list"], "there is no verb `list`, `worker` has none"),
+        (&["worker", "list"], "there is no verb `list`: `worker` has none"),
     ] {
         let man = Process::builder(bin("tradebot-symbols"))
             .arg("man")

@@ -1,4 +1,4 @@
-//! Many parked messages: they are looked through in pages, and the worker says that there are many.
+//! Many parked messages: they are read in pages, and the worker warns about them.
 
 use redis::AsyncCommands;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::world::{PATIENCE, QUEUE, World};
 const PARKED: &str = "tradebot-symbols:parked";
 const MANY: usize = 1_250;
 
-/// Parks so many messages, of which the last but one came from nowhere.
+/// Parks [`MANY`] messages. The last but one came from no known queue.
 async fn park(world: &World) -> Vec<String> {
     let entry = |number: usize| {
         let queue = if number == MANY - 2 { "" } else { QUEUE };
@@ -20,7 +20,7 @@ async fn park(world: &World) -> Vec<String> {
     let entries: Vec<String> = (0..MANY).map(entry).collect();
     let mut db = world.db();
     let _: usize = db.lpush(PARKED, &entries).await.expect("a list");
-    // Something else that somebody wrote there: left alone, and in nobody's way.
+    // Another program's entry stays as it is and does no harm.
     let _: usize = db.rpush(PARKED, "not an entry").await.expect("a list");
     entries
 }
@@ -41,7 +41,7 @@ fn shown(process: &Process) -> Vec<Value> {
     lines.collect::<Result<_, _>>().expect("one JSON object a line")
 }
 
-/// In how many answers the server has given out elements of lists.
+/// How many times elements of lists were read.
 async fn ranges(world: &World) -> usize {
     let info: String = redis::cmd("INFO")
         .arg("commandstats")

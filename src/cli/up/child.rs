@@ -16,7 +16,7 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts `program` with this process's environment and `environment` on top.
+    /// Starts `program` with this process's environment plus `environment`.
     pub(super) fn start(
         name: &'static str,
         program: &Path,
@@ -26,44 +26,44 @@ impl Child {
         let process = Command::new(program)
             .args(args)
             .envs(environment.iter().map(|(name, value)| (name, value)))
-            // Its own group: an interrupt from the terminal reaches the supervisor, which stops the children
+            // In a separate group an interrupt from the terminal reaches only the supervisor, which stops the children
             // in order.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        debug!(child = name, pid = process.id(), "started");
+        debug!(child = name, pid = process.id(), "child started");
         Ok(Self { name, process })
     }
 
-    /// Asks the child to end and kills it when it does not within `patience`.
+    /// Asks the child to end, and kills it after `patience`.
     pub(super) async fn stop(&mut self, patience: Duration) {
         let pid = self.process.id().and_then(|pid| i32::try_from(pid).ok());
         if let Some(pid) = pid
             && let Err(error) = kill(Pid::from_raw(pid), Signal::SIGTERM)
         {
-            debug!(child = self.name, %error, "cannot be signalled, it has ended");
+            debug!(child = self.name, %error, "child cannot be signalled, it has ended");
         }
         match tokio::time::timeout(patience, self.process.wait()).await {
-            Ok(Ok(status)) => debug!(child = self.name, %status, "ended"),
-            Ok(Err(error)) => warn!(child = self.name, %error, "cannot be waited for"),
+            Ok(Ok(status)) => debug!(child = self.name, %status, "child ended"),
+            Ok(Err(error)) => warn!(child = self.name, %error, "cannot wait for the child"),
             Err(_) => {
-                warn!(child = self.name, "does not end, killing it");
+                warn!(child = self.name, "child does not end, killing it");
                 if let Err(error) = self.process.kill().await {
-                    warn!(child = self.name, %error, "cannot be killed");
+                    warn!(child = self.name, %error, "child cannot be killed");
                 }
             }
         }
     }
 }
 
-/// Waits until one of the children ends and says which and how. Cancel-safe.
+/// Waits until one of the children ends; returns which one and how. Cancel-safe.
 pub(super) async fn first_end(children: &mut [Child]) -> String {
     let waits = children.iter_mut().map(|child| {
         Box::pin(async {
             match child.process.wait().await {
                 Ok(status) => format!("the {} ended by itself ({status})", child.name),
-                Err(error) => format!("the {} cannot be waited for ({error})", child.name),
+                Err(error) => format!("cannot wait for the {} ({error})", child.name),
             }
         })
     });

@@ -25,19 +25,12 @@ pub(super) struct PrivateRedis {
 impl PrivateRedis {
     /// Starts the server and waits until it answers.
     pub(super) async fn start() -> Result<Self> {
-        let directory = tempfile::tempdir().context("a temporary directory for redis-server")?;
+        let directory =
+            tempfile::tempdir().context("cannot create a temporary directory for redis-server")?;
         let port = free_port()?;
         let process = Command::new("redis-server")
-            .args([
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-                "--port",
-                &port.to_string(),
-            ])
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--port", &port.to_string()])
             .arg("--dir")
             .arg(directory.path())
             .stdout(Stdio::null())
@@ -46,7 +39,7 @@ impl PrivateRedis {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .context("redis-server cannot be started: install it with `apt-get install redis-server`")?;
+            .context("cannot start redis-server; install it with `apt-get install redis-server`")?;
         let mut redis = Self {
             process,
             port,
@@ -55,17 +48,17 @@ impl PrivateRedis {
         redis.until_it_answers().await?;
         info!(
             url = redis.url(),
-            "private redis-server started; what it holds is gone after this run"
+            "private redis-server started; its data is lost after this run"
         );
         Ok(redis)
     }
 
-    /// Where it listens.
+    /// Its URL.
     pub(super) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
-    /// Variables that lead the children to it.
+    /// Variables that point the children to it.
     pub(super) fn environment(&self) -> Vec<(String, String)> {
         ["REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"]
             .into_iter()
@@ -73,7 +66,7 @@ impl PrivateRedis {
             .collect()
     }
 
-    /// Ends the server.
+    /// Stops the server.
     pub(super) async fn stop(mut self) {
         if let Err(error) = self.process.kill().await {
             warn!(%error, "the private redis-server cannot be killed");
@@ -85,18 +78,25 @@ impl PrivateRedis {
         let started = Instant::now();
         while started.elapsed() < START_PATIENCE {
             if let Some(status) = self.process.try_wait()? {
-                bail!("redis-server ended at once ({status})");
+                bail!("redis-server ended right after its start ({status})");
             }
             if connection.command::<String>(&redis::cmd("PING")).await.is_ok() {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        bail!("redis-server does not answer on port {}", self.port)
+        bail!(
+            "redis-server does not answer on port {} within {} s",
+            self.port,
+            START_PATIENCE.as_secs()
+        )
     }
 }
 
 fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).context("no free local port")?;
-    Ok(listener.local_addr().context("no free local port")?.port())
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("cannot find a free local port")?;
+    Ok(listener
+        .local_addr()
+        .context("cannot find a free local port")?
+        .port())
 }

@@ -1,14 +1,14 @@
 //! The lists on the terminal: a block per refresh, on standard output.
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::cli::say;
 use crate::product::symbols::cache::{ListNetwork, StoredLists, SymbolCache};
 use tradebot_base::clock::SharedClock;
-use tradebot_base::market::{Market, PerMarket};
+use tradebot_base::market::Market;
 
 /// How many symbols of a list are shown.
 const SHOWN: usize = 10;
@@ -18,10 +18,8 @@ const POLL: Duration = Duration::from_millis(200);
 pub(super) struct View {
     cache: SymbolCache,
     clock: SharedClock,
-    /// The success counters when last looked at.
-    counted: PerMarket<Option<u64>>,
-    /// Refreshes seen.
-    seen: PerMarket<u64>,
+    /// By market, the success counter when last read and the refreshes seen since.
+    progress: [(Option<u64>, u64); Market::ALL.len()],
 }
 
 impl View {
@@ -29,59 +27,48 @@ impl View {
         Self {
             cache,
             clock,
-            counted: PerMarket::default(),
-            seen: PerMarket::default(),
+            progress: Default::default(),
         }
     }
 
-    /// Shows every refresh; ends after `wanted` of each list, or never. With a wish it gives up when a list
-    /// does not arrive for `patience`.
+    /// Shows every refresh. With `wanted` it ends after that many of each list, or fails when no list arrives for
+    /// `patience`.
     pub(super) async fn run(&mut self, wanted: Option<u64>, patience: Duration) -> Result<()> {
         let mut last_news = Instant::now();
         loop {
-            for market in Market::ALL {
-                if self.look(market).await? {
+            for (place, market) in Market::ALL.into_iter().enumerate() {
+                if self.look(place, market).await? {
                     last_news = Instant::now();
                 }
             }
             if let Some(wanted) = wanted {
-                if self.seen.spot >= wanted && self.seen.futures >= wanted {
+                if self.progress.iter().all(|(_, seen)| *seen >= wanted) {
                     return say(&format!("\n{wanted} refreshes of both lists arrived."));
                 }
                 if last_news.elapsed() > patience {
-                    bail!(
-                        "no list arrived for {} s; the log above says why",
-                        patience.as_secs()
-                    );
+                    bail!("no list arrived for {} s; see the log above", patience.as_secs());
                 }
             }
             tokio::time::sleep(POLL).await;
         }
     }
 
-    /// Shows a market's list if it was refreshed since the last look.
-    async fn look(&mut self, market: Market) -> Result<bool> {
-        // Redis away for a moment is the worker's trouble; the view shows what comes after.
+    /// Shows a market's list if it was refreshed since the last reading.
+    async fn look(&mut self, place: usize, market: Market) -> Result<bool> {
+        // The worker reports when Redis is away; the view goes on with the next refresh.
         let Ok(stored) = self.cache.read(market).await else {
             return Ok(false);
         };
-        let counted = match market {
-            Market::Spot => &mut self.counted.spot,
-            Market::Futures => &mut self.counted.futures,
+        let (counted, seen) = &mut self.progress[place];
+        let news = match counted.replace(stored.refreshes) {
+            Some(before) => stored.refreshes.saturating_sub(before),
+            // All refreshes from before this run are shown as one list.
+            None => stored.refreshes.min(1),
         };
-        let before = counted.replace(stored.refreshes);
-        // What was there before this run is not news, unless it was all that had ever been.
-        let news = stored
-            .refreshes
-            .saturating_sub(before.unwrap_or(stored.refreshes));
-        let first = before.is_none() && stored.refreshes > 0;
-        if news == 0 && !first {
+        if news == 0 {
             return Ok(false);
         }
-        match market {
-            Market::Spot => self.seen.spot += news.max(u64::from(first)),
-            Market::Futures => self.seen.futures += news.max(u64::from(first)),
-        }
+        *seen += news;
         self.show(market, &stored)?;
         Ok(true)
     }
@@ -117,9 +104,4 @@ impl View {
             names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(" "),
         ))
     }
-}
-
-/// One block on standard output. A closed pipe is an error like any other: nobody is watching.
-fn say(text: &str) -> Result<()> {
-    writeln!(std::io::stdout().lock(), "{text}").context("cannot write to standard output")
 }

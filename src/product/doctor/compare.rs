@@ -1,6 +1,8 @@
-//! The lists in Redis beside those that this system would write now.
+//! The stored lists compared with those that this system would write now.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use serde::Serialize;
 
 use crate::config::{BinanceConfig, SymbolsConfig};
 use crate::product::binance::client::Client;
@@ -9,13 +11,14 @@ use crate::product::symbols::cache::CacheKeys;
 use crate::product::symbols::prepare::prepare;
 use tradebot_base::connection::Connection;
 use tradebot_base::error_chain;
+use tradebot_base::random::Random;
 use tradebot_base::market::Market;
 use tradebot_wire::python_json;
 
-/// How many names are told of each difference.
+/// How many names are shown for each difference.
 const EXAMPLES: usize = 5;
 
-/// What became of the comparison of one list.
+/// The result of comparing one list.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
 pub enum Comparison {
@@ -49,69 +52,33 @@ pub enum Comparison {
 pub struct Difference {
     /// What differs.
     pub what: &'static str,
-    /// How many symbols it is about.
+    /// How many symbols differ like this.
     pub symbols: usize,
     /// Names of some.
     pub examples: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-struct Stored {
-    symbol: String,
-    #[serde(rename = "baseAsset")]
-    base_asset: String,
-    #[serde(rename = "quoteAsset")]
-    quote_asset: String,
-    status: String,
-}
-
-impl PartialEq<Symbol> for Stored {
-    fn eq(&self, other: &Symbol) -> bool {
-        (&self.symbol, &self.base_asset, &self.quote_asset, &self.status)
-            == (
-                &other.symbol,
-                &other.base_asset,
-                &other.quote_asset,
-                &other.status,
-            )
-    }
-}
-
-/// Fetches a market's list and compares it with the stored one. Writes nothing.
+/// Fetches a market's list and compares it with the stored one. Writes nothing. The error is the reason for people.
 pub(super) async fn compare(
     connection: &Connection,
     binance: BinanceConfig,
     symbols: &SymbolsConfig,
     market: Market,
-) -> Comparison {
-    let stored = match stored(connection, market).await {
-        Ok(Some(text)) => text,
-        Ok(None) => return Comparison::Nothing,
-        Err(reason) => return Comparison::Failed { reason },
+) -> Result<Comparison, String> {
+    let Some(stored) = stored(connection, market).await? else {
+        return Ok(Comparison::Nothing);
     };
-    let client = match Client::new(binance, tradebot_base::random::Random::system()) {
-        Ok(client) => client,
-        Err(error) => {
-            return Comparison::Failed {
-                reason: error_chain(&error),
-            };
-        }
-    };
-    match client.exchange_info(market).await {
-        Ok(fetched) => judge(&stored, &prepare(fetched.listing.symbols, market, symbols)),
-        Err(error) => Comparison::Failed {
-            reason: error_chain(&error),
-        },
-    }
+    let client = Client::new(binance, Random::system()).map_err(|error| error_chain(&error))?;
+    let fetched = client.exchange_info(market).await;
+    let fetched = fetched.map_err(|error| error_chain(&error))?;
+    judge(&stored, &prepare(fetched.listing.symbols, market, symbols))
 }
 
 /// The primary list, or the last good one when it has expired.
 async fn stored(connection: &Connection, market: Market) -> Result<Option<String>, String> {
     for key in [CacheKeys(market).primary(), CacheKeys(market).last_good()] {
-        let text: Option<String> = connection
-            .command(redis::cmd("GET").arg(key))
-            .await
-            .map_err(|trouble| error_chain(&trouble))?;
+        let text: Result<Option<String>, _> = connection.command(redis::cmd("GET").arg(key)).await;
+        let text = text.map_err(|trouble| error_chain(&trouble))?;
         if text.is_some() {
             return Ok(text);
         }
@@ -119,68 +86,53 @@ async fn stored(connection: &Connection, market: Market) -> Result<Option<String
     Ok(None)
 }
 
-fn judge(text: &str, ours: &[Symbol]) -> Comparison {
-    let stored: Vec<Stored> = match serde_json::from_str(text) {
-        Ok(stored) => stored,
-        Err(error) => {
-            let reason = format!("the stored text is no list of symbols: {error}");
-            return Comparison::Failed { reason };
-        }
-    };
-    if stored.len() == ours.len() && stored.iter().zip(ours).all(|(one, other)| one == other) {
+fn judge(text: &str, ours: &[Symbol]) -> Result<Comparison, String> {
+    let stored: Vec<Symbol> = serde_json::from_str(text)
+        .map_err(|error| format!("the stored text is not a list of symbols: {error}"))?;
+    if stored == ours {
         let written = python_json::to_string(ours).expect("symbols are JSON");
-        return Comparison::Same {
+        return Ok(Comparison::Same {
             count: ours.len(),
             same_bytes: written == text,
-        };
+        });
     }
-    let known = |name: &str| stored.iter().find(|one| one.symbol == name);
-    let absent: Vec<String> = ours
-        .iter()
-        .filter(|one| known(&one.symbol).is_none())
-        .map(|one| one.symbol.clone())
-        .collect();
-    let listed: std::collections::BTreeSet<&str> = ours.iter().map(|one| one.symbol.as_str()).collect();
-    let extra: Vec<String> = stored
-        .iter()
-        .filter(|one| !listed.contains(one.symbol.as_str()))
-        .map(|one| one.symbol.clone())
-        .collect();
-    let changed: Vec<String> = ours
-        .iter()
-        .filter(|one| known(&one.symbol).is_some_and(|stored| stored != *one))
-        .map(|one| one.symbol.clone())
-        .collect();
+    let by_name = |list: &[Symbol]| -> BTreeMap<String, Symbol> {
+        list.iter().map(|one| (one.symbol.clone(), one.clone())).collect()
+    };
+    let (known, listed) = (by_name(&stored), by_name(ours));
+    let absent = ours.iter().filter(|one| !known.contains_key(&one.symbol));
+    let extra = stored.iter().filter(|one| !listed.contains_key(&one.symbol));
+    let changed = ours.iter().filter(|one| {
+        let stored = known.get(&one.symbol);
+        stored.is_some_and(|stored| stored != *one)
+    });
     let mut differences: Vec<Difference> = [
-        ("not stored, and would be written", absent),
-        ("stored, and would not be written", extra),
-        ("stored with other members", changed),
+        difference("not stored, and would be written", absent),
+        difference("stored, and would not be written", extra),
+        difference("stored with other members", changed),
     ]
     .into_iter()
-    .filter(|(_, names)| !names.is_empty())
-    .map(|(what, names)| difference(what, &names))
+    .filter(|difference| difference.symbols > 0)
     .collect();
     if differences.is_empty() {
-        let moved: Vec<String> = ours
-            .iter()
-            .zip(&stored)
-            .filter(|(one, other)| one.symbol != other.symbol)
-            .map(|(one, _)| one.symbol.clone())
-            .collect();
-        differences.push(difference("in another place, or twice", &moved));
+        let pairs = ours.iter().zip(&stored);
+        let moved = pairs.filter(|(one, other)| one.symbol != other.symbol);
+        let moved = moved.map(|(one, _)| one);
+        differences.push(difference("in another place, or twice", moved));
     }
-    Comparison::Differs {
+    Ok(Comparison::Differs {
         stored: stored.len(),
         ours: ours.len(),
         differences,
-    }
+    })
 }
 
-fn difference(what: &'static str, names: &[String]) -> Difference {
+fn difference<'s>(what: &'static str, symbols: impl Iterator<Item = &'s Symbol>) -> Difference {
+    let names: Vec<&String> = symbols.map(|symbol| &symbol.symbol).collect();
     Difference {
         what,
         symbols: names.len(),
-        examples: names.iter().take(EXAMPLES).cloned().collect(),
+        examples: names.into_iter().take(EXAMPLES).cloned().collect(),
     }
 }
 
@@ -199,7 +151,7 @@ mod tests {
 
     fn whats(text: &str, ours: &[Symbol]) -> Vec<(&'static str, usize)> {
         match judge(text, ours) {
-            Comparison::Differs { differences, .. } => {
+            Ok(Comparison::Differs { differences, .. }) => {
                 differences.iter().map(|one| (one.what, one.symbols)).collect()
             }
             other => panic!("{other:?}"),
@@ -210,7 +162,7 @@ mod tests {
     fn lists_are_compared_after_parsing_and_byte_for_byte() {
         let ours = ["BTC", "ETH", "ÇOK"].map(symbol);
         let text = python_json::to_string(&ours).unwrap();
-        let same = |same_bytes| Comparison::Same { count: 3, same_bytes };
+        let same = |same_bytes| Ok(Comparison::Same { count: 3, same_bytes });
         assert_eq!(judge(&text, &ours), same(true));
         assert_eq!(judge(&serde_json::to_string(&ours).unwrap(), &ours), same(false));
         assert_eq!(
@@ -224,6 +176,6 @@ mod tests {
         );
         let swapped = [ours[1].clone(), ours[0].clone(), ours[2].clone()];
         assert_eq!(whats(&text, &swapped), [("in another place, or twice", 2)]);
-        assert!(matches!(judge("{", &ours), Comparison::Failed { .. }));
+        assert!(judge("{", &ours).is_err());
     }
 }

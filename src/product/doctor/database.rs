@@ -1,4 +1,4 @@
-//! The database of users' own keys: reached, logged in, and of the deployment's form.
+//! Whether the database of users' own keys can be used: reached, logged in to, and with the deployment's tables.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use tradebot_base::error_chain;
 
 /// How long a look-up may take.
 const TIMEOUT: Duration = Duration::from_secs(4);
-/// Nobody has this address: `invalid` is a name that never exists.
-const NOBODY: &str = "doctor@tradebot-symbols.invalid";
+/// No user has this address: `invalid` is a domain that never exists.
+const UNKNOWN_USER: &str = "doctor@tradebot-symbols.invalid";
 
 /// Why the database cannot be used.
 #[derive(Debug, Clone, Serialize)]
@@ -22,37 +22,33 @@ pub enum DatabaseTrouble {
     Unreachable(String),
     /// It refuses the login or the query.
     Refuses(String),
-    /// Its tables are others.
+    /// It has other tables.
     OtherTables(String),
 }
 
-/// Looks a user up that does not exist. `None` without a database.
-pub(super) async fn look(url: Option<&Result<DatabaseUrl, String>>) -> Option<Option<DatabaseTrouble>> {
-    let users = match url? {
-        Ok(url) => Users::new(url, 1, TIMEOUT).map_err(|error| error_chain(&error)),
-        Err(reason) => Err(reason.clone()),
-    };
-    let users = match users {
-        Ok(users) => users,
-        Err(reason) => return Some(Some(DatabaseTrouble::Unreachable(reason))),
-    };
-    Some(users.find(NOBODY).await.err().map(|error| {
+/// Looks up a user that does not exist.
+pub(super) async fn probe(url: &Result<DatabaseUrl, String>) -> Result<(), DatabaseTrouble> {
+    let url = url.as_ref().map_err(|reason| reason.clone());
+    let users = url.and_then(|url| Users::new(url, 1, TIMEOUT).map_err(|error| error_chain(&error)));
+    let found = users
+        .map_err(DatabaseTrouble::Unreachable)?
+        .find(UNKNOWN_USER)
+        .await;
+    found.map(drop).map_err(|error| {
         let text = error_chain(&error);
         match error {
             DatabaseError::Refused(_) => DatabaseTrouble::Refuses(text),
             DatabaseError::Schema(_) => DatabaseTrouble::OtherTables(text),
             _ => DatabaseTrouble::Unreachable(text),
         }
-    }))
+    })
 }
 
-impl DatabaseTrouble {
-    pub(super) fn judge(&self) -> Finding {
-        let (kind, text) = match self {
-            Self::Unreachable(text) => (&finding::DATABASE_UNREACHABLE, text),
-            Self::Refuses(text) => (&finding::DATABASE_REFUSES, text),
-            Self::OtherTables(text) => (&finding::DATABASE_OTHER_TABLES, text),
-        };
-        kind.found("database", text)
-    }
+pub(super) fn judge(trouble: &DatabaseTrouble) -> Finding {
+    let (kind, text) = match trouble {
+        DatabaseTrouble::Unreachable(text) => (&finding::DATABASE_UNREACHABLE, text),
+        DatabaseTrouble::Refuses(text) => (&finding::DATABASE_REFUSES, text),
+        DatabaseTrouble::OtherTables(text) => (&finding::DATABASE_OTHER_TABLES, text),
+    };
+    kind.found("database", text)
 }

@@ -7,10 +7,10 @@ use thiserror::Error;
 
 use tradebot_base::config::Vars;
 
-/// More than this is no file of variables.
+/// A larger file does not hold variables.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// The variables of a file. Neither `Debug` nor anything else shows their values.
+/// The variables of a file. It has no `Debug`, which would show their values.
 pub struct EnvFile {
     values: BTreeMap<String, String>,
 }
@@ -18,7 +18,7 @@ pub struct EnvFile {
 /// Why a file could not be read.
 #[derive(Debug, Error)]
 pub enum EnvFileError {
-    /// It is not there, or may not be read.
+    /// It does not exist, or may not be read.
     #[error("cannot read {}", path.display())]
     Io {
         /// The file.
@@ -26,11 +26,11 @@ pub enum EnvFileError {
         /// Why.
         source: std::io::Error,
     },
-    /// It is too large to be one.
-    #[error("{} is larger than 1 MiB", .0.display())]
+    /// It is too large.
+    #[error("{} is larger than 1 MiB: is it the right file?", .0.display())]
     TooLarge(PathBuf),
-    /// A line is no assignment. The line is not shown: it may hold a secret.
-    #[error("{} holds something else than `NAME=value`, after {}", path.display(), match last {
+    /// A line is not an assignment. The error does not show it: it may hold a secret.
+    #[error("{} has a line that is not `NAME=value`, after {}", path.display(), match last {
         Some(name) => format!("the variable {name}"),
         None => "its beginning".into(),
     })]
@@ -89,8 +89,8 @@ impl Vars for EnvFile {
     }
 }
 
-/// A line whose value has blanks and no quotes, which `docker compose` takes as it is, with the quotes that the parser
-/// wants. All other lines, and those of a value with several lines, stay as they are.
+/// Puts quotes around a value with blanks and no quotes: `docker compose` accepts it, and the parser does not. All other
+/// lines, and those of a value with several lines, stay as they are.
 fn quoted(line: &str) -> String {
     let Some((name, value)) = line.split_once('=') else {
         return line.to_owned();
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_assignment_is_told_without_its_text() {
+    fn the_error_for_a_bad_line_does_not_show_it() {
         let error = EnvFile::parse("A=1\ncanary canary\nB=2\n").err();
         assert_eq!(error, Some(Some("A".to_owned())));
     }

@@ -1,19 +1,17 @@
-//! What the configuration alone tells.
-
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE;
-use url::Url;
+//! The configuration that the doctor works with, and the findings about it.
 
 use super::finding::{self, Finding};
 use crate::config::{BinanceConfig, SymbolsConfig, WorkerConfig};
 use crate::product::credentials::database_url::DatabaseUrl;
+use crate::product::credentials::fernet::Keyring;
+use crate::product::fleet::servers::is_local;
 use tradebot_base::config::{ConfigError, Reader, RedisConfig, ScheduleConfig, Vars};
 use tradebot_base::market::Market;
 use tradebot_base::secret::Secret;
 
 /// The configuration, as all parts of a deployment read it.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct DoctorSettings {
     pub(super) redis: RedisConfig,
     pub(super) worker: WorkerConfig,
     pub(super) symbols: SymbolsConfig,
@@ -22,20 +20,21 @@ pub struct Settings {
     pub(super) queues: Vec<String>,
     /// Where the HTTP endpoint listens, if it does.
     pub(super) listen: Option<String>,
-    /// Where users' own keys are stored, if anywhere; a URL that cannot be used is the reason.
+    /// The database of users' own keys, if one is set; the error of a URL that cannot be used.
     pub(super) database: Option<Result<DatabaseUrl, String>>,
-    /// Some other beat sends the warm-ups.
+    /// Another beat than this system's sends the warm-ups.
     pub(super) foreign_beat: bool,
-    findings: Vec<Finding>,
+    pub(super) findings: Vec<Finding>,
 }
 
-impl Settings {
+impl DoctorSettings {
     /// Reads the environment.
     ///
     /// # Errors
     /// [`ConfigError`] with every mistake found.
     pub fn read(vars: &dyn Vars, queues: &[String], foreign_beat: bool) -> Result<Self, ConfigError> {
         let mut reader = Reader::new(vars);
+        let database = reader.optional("DATABASE_URL");
         let mut settings = Self {
             redis: RedisConfig::read(&mut reader),
             worker: WorkerConfig::read(&mut reader),
@@ -43,116 +42,97 @@ impl Settings {
             binance: BinanceConfig::read(&mut reader),
             schedule: ScheduleConfig::read(&mut reader),
             queues: queues.to_vec(),
-            listen: given(vars, "HTTP_LISTEN"),
-            database: given(vars, "DATABASE_URL")
+            listen: reader.optional("HTTP_LISTEN"),
+            database: database
                 .map(|url| DatabaseUrl::parse(&Secret::new(url)).map_err(|error| error.to_string())),
             foreign_beat,
             findings: Vec::new(),
         };
+        let production = reader.text("ENVIRONMENT").eq_ignore_ascii_case("production");
+        let mut found = settings.judge_schedule();
+        found.extend(settings.judge_limits());
+        found.extend(settings.judge_upstream(production));
+        if production && settings.database.is_some() {
+            found.extend(judge_keys(&mut reader));
+        }
         reader.finish()?;
-        settings.findings = settings.judge_times();
-        settings.findings.extend(settings.judge_upstream(vars));
-        settings.findings.extend(judge_secrets(vars));
+        settings.findings = found;
         Ok(settings)
     }
 
-    /// What is unsafe about it.
-    #[must_use]
-    pub fn findings(&self) -> &[Finding] {
-        &self.findings
-    }
-
-    fn judge_times(&self) -> Vec<Finding> {
+    fn judge_schedule(&self) -> Vec<Finding> {
         let mut found = Vec::new();
         for market in Market::ALL {
             let prefix = market.name().to_uppercase();
-            let (ttl_name, interval_name) = (
-                format!("{prefix}_SYMBOLS_CACHE_TTL_SECONDS"),
-                format!("{prefix}_SYMBOLS_WARMUP_INTERVAL_SECONDS"),
-            );
+            let ttl_name = format!("{prefix}_SYMBOLS_CACHE_TTL_SECONDS");
+            let interval_name = format!("{prefix}_SYMBOLS_WARMUP_INTERVAL_SECONDS");
             let ttl = *self.symbols.ttl_seconds.get(market);
-            match self.schedule.warmup_interval.get(market) {
-                None => found.push(finding::SCHEDULE_OFF.found(interval_name, "it is 0: no warm-up is sent")),
+            found.push(match self.schedule.warmup_interval.get(market) {
+                None => finding::SCHEDULE_OFF.found(interval_name, "it is 0: no warm-up is sent"),
                 Some(interval) if ttl > 0 && ttl.unsigned_abs() <= interval.as_secs() => {
                     let what = format!("it is {ttl}, and {interval_name} is {}", interval.as_secs());
-                    found.push(finding::TTL_NOT_ABOVE_INTERVAL.found(ttl_name, what));
+                    finding::TTL_NOT_ABOVE_INTERVAL.found(ttl_name, what)
                 }
-                Some(_) if ttl <= 0 => {
-                    found.push(finding::TTL_NEVER.found(ttl_name, format!("it is {ttl}: no expiry")));
-                }
-                Some(_) => {}
-            }
-        }
-        let (hard, soft) = (self.worker.time_limit, self.worker.soft_time_limit);
-        if self.redis.visibility_timeout <= hard {
-            let what = format!(
-                "it is {} s, and CELERY_TASK_TIME_LIMIT is {} s",
-                self.redis.visibility_timeout.as_secs(),
-                hard.as_secs()
-            );
-            found.push(finding::VISIBILITY_SHORT.found("CELERY_VISIBILITY_TIMEOUT", what));
-        }
-        if !hard.is_zero() && !soft.is_zero() && soft >= hard {
-            let what = format!(
-                "it is {} s, and the hard limit {} s",
-                soft.as_secs(),
-                hard.as_secs()
-            );
-            found.push(finding::SOFT_LIMIT.found("CELERY_TASK_SOFT_TIME_LIMIT", what));
-        }
-        if self.redis.result_expires.is_zero() {
-            found.push(
-                finding::RESULTS_FOREVER.found("CELERY_RESULT_EXPIRES", "it is 0: results never expire"),
-            );
+                Some(_) if ttl <= 0 => finding::TTL_NEVER.found(ttl_name, format!("it is {ttl}: no expiry")),
+                Some(_) => continue,
+            });
         }
         found
     }
 
-    fn judge_upstream(&self, vars: &dyn Vars) -> Vec<Finding> {
+    fn judge_limits(&self) -> Vec<Finding> {
         let mut found = Vec::new();
-        if self.binance.testnet && is_production(vars) {
-            found.push(
-                finding::TESTNET_IN_PRODUCTION
-                    .found("TESTNET_URL", "it is true, and ENVIRONMENT is production"),
-            );
+        let visibility = self.redis.visibility_timeout;
+        let (hard, soft) = (self.worker.time_limit, self.worker.soft_time_limit);
+        if visibility <= hard {
+            let (visibility, hard) = (visibility.as_secs(), hard.as_secs());
+            let what = format!("it is {visibility} s, and CELERY_TASK_TIME_LIMIT is {hard} s");
+            found.push(finding::VISIBILITY_SHORT.found("CELERY_VISIBILITY_TIMEOUT", what));
         }
-        let mut plain: Vec<&String> = Market::ALL
+        if !hard.is_zero() && !soft.is_zero() && soft >= hard {
+            let (soft, hard) = (soft.as_secs(), hard.as_secs());
+            let what = format!("it is {soft} s, and the hard limit is {hard} s");
+            found.push(finding::SOFT_LIMIT.found("CELERY_TASK_SOFT_TIME_LIMIT", what));
+        }
+        if self.redis.result_expires.is_zero() {
+            let what = "it is 0: results never expire";
+            found.push(finding::RESULTS_FOREVER.found("CELERY_RESULT_EXPIRES", what));
+        }
+        found
+    }
+
+    fn judge_upstream(&self, production: bool) -> Vec<Finding> {
+        let mut found = Vec::new();
+        if self.binance.testnet && production {
+            let what = "it is true, and ENVIRONMENT is production";
+            found.push(finding::TESTNET_IN_PRODUCTION.found("TESTNET_URL", what));
+        }
+        let urls = Market::ALL
             .iter()
-            .flat_map(|market| self.binance.base_urls.get(*market))
+            .flat_map(|market| self.binance.base_urls.get(*market));
+        let mut plain: Vec<&String> = urls
             .filter(|url| url.starts_with("http://") && !is_local(url))
             .collect();
         plain.sort_unstable();
         plain.dedup();
-        for url in plain {
-            found.push(finding::UPSTREAM_PLAIN.found(url, "the exchange is asked without encryption"));
-        }
+        let what = "requests to the exchange are not encrypted";
+        found.extend(
+            plain
+                .into_iter()
+                .map(|url| finding::UPSTREAM_PLAIN.found(url, what)),
+        );
         found
     }
 }
 
-/// The value of a variable that may be none of the table's; empty counts as absent.
-pub(super) fn given(vars: &dyn Vars, name: &str) -> Option<String> {
-    vars.get(name)
-        .map(|value| value.trim().to_owned())
-        .filter(|value| !value.is_empty())
-}
-
-fn is_production(vars: &dyn Vars) -> bool {
-    given(vars, "ENVIRONMENT").is_some_and(|value| value.eq_ignore_ascii_case("production"))
-}
-
-/// Keys that only a production with a database needs. No value is ever shown.
-fn judge_secrets(vars: &dyn Vars) -> Vec<Finding> {
+/// Judges the keys that only a production with a database needs. No value is ever shown.
+fn judge_keys(reader: &mut Reader<'_>) -> Vec<Finding> {
     const SHORTEST: usize = 32;
-    /// Parts of values that come with an example and were never changed.
+    /// Parts of values that come from an example and were never changed.
     const STOCK: [&str; 7] = [
         "change", "your", "secret", "default", "example", "replace", "dev-",
     ];
-    let mut found = Vec::new();
-    if !is_production(vars) || given(vars, "DATABASE_URL").is_none() {
-        return found;
-    }
-    let what = match given(vars, "SECRET_KEY").map(|key| key.to_lowercase()) {
+    let secret_key = match reader.optional("SECRET_KEY").map(|key| key.to_lowercase()) {
         None => Some("it is missing".to_owned()),
         Some(key) if key.chars().count() < SHORTEST => {
             Some(format!("it has fewer than {SHORTEST} characters"))
@@ -162,34 +142,14 @@ fn judge_secrets(vars: &dyn Vars) -> Vec<Finding> {
         }
         Some(_) => None,
     };
-    found.extend(what.map(|what| finding::SECRET_KEY.found("SECRET_KEY", what)));
-    let is_key = |key: &str| {
-        BASE64_URL_SAFE
-            .decode(key.trim())
-            .is_ok_and(|bytes| bytes.len() == 32)
-    };
-    let what = match given(vars, "FERNET_KEY") {
+    let fernet_key = match reader.secret("FERNET_KEY").map(|keys| Keyring::parse(&keys)) {
         None => Some("it is missing"),
-        Some(keys) if !keys.split(',').all(is_key) => Some("it is no URL-safe base64 of 32 bytes"),
-        Some(_) => None,
+        Some(Err(_)) => Some("it is not URL-safe base64 of 32 bytes"),
+        Some(Ok(_)) => None,
     };
-    found.extend(what.map(|what| finding::FERNET_KEY.found("FERNET_KEY", what)));
-    found
-}
-
-/// Whether a URL leads to this machine only.
-pub(super) fn is_local(url: &str) -> bool {
-    match Url::parse(url).ok().as_ref().and_then(Url::host) {
-        Some(url::Host::Domain(name)) => name == "localhost" || name.parse().is_ok_and(is_loopback),
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        // A unix socket.
-        None => true,
-    }
-}
-
-fn is_loopback(address: std::net::IpAddr) -> bool {
-    address.is_loopback()
+    let secret_key = secret_key.map(|what| finding::SECRET_KEY.found("SECRET_KEY", what));
+    let fernet_key = fernet_key.map(|what| finding::FERNET_KEY.found("FERNET_KEY", what));
+    secret_key.into_iter().chain(fernet_key).collect()
 }
 
 #[cfg(test)]
@@ -203,12 +163,12 @@ mod tests {
             ("FUTURES_SYMBOLS_CACHE_TTL_SECONDS", "900"),
         ]);
         all.extend(vars.iter().copied());
-        let settings = Settings::read(&all, &[], false).unwrap();
-        settings.findings().iter().map(|found| found.code).collect()
+        let settings = DoctorSettings::read(&all, &[], false).unwrap();
+        settings.findings.iter().map(|found| found.kind.code).collect()
     }
 
     #[test]
-    fn secrets_matter_in_production_with_a_database() {
+    fn keys_matter_in_production_with_a_database() {
         let key = "dGhpcnR5LXR3byBieXRlcyBmb3IgYSBmZXJuZXQga2U=";
         let base = [
             ("ENVIRONMENT", "production"),
@@ -223,24 +183,5 @@ mod tests {
         assert_eq!(with(&[good, ("FERNET_KEY", "short")]), ["fernet-key-unusable"]);
         let stock = ("SECRET_KEY", "please-change-me-please-change-me-please");
         assert_eq!(with(&[stock, ("FERNET_KEY", key)]), ["secret-key-unsafe"]);
-    }
-
-    #[test]
-    fn a_place_is_local_or_not() {
-        for url in [
-            "redis://localhost:1/0",
-            "http://127.0.0.1:8010",
-            "redis://[::1]/0",
-            "redis+socket:///tmp/s",
-        ] {
-            assert!(is_local(url), "{url}");
-        }
-        for url in [
-            "redis://redis:6379/0",
-            "http://10.0.0.1",
-            "redis://[2001:db8::1]/0",
-        ] {
-            assert!(!is_local(url), "{url}");
-        }
     }
 }

@@ -12,10 +12,8 @@ use super::answers::{
     CACHE_STATUS, JSON, detail, document, fresh, not_allowed, options, unavailable, without_body,
 };
 use super::cors::Origins;
-use super::health::Readiness;
 use super::lists::{ListAnswers, Staleness, no_list};
 use super::metrics::{self, AnswerCounts, Sources};
-use super::overview::Observer;
 use super::own;
 use super::page::{self, Figures};
 use super::parts::Parts;
@@ -26,6 +24,8 @@ use super::site::{Answer, Reply, Site};
 use super::traces;
 use crate::product::credentials::outcome::UserList;
 use crate::product::credentials::user_lists::UserLists;
+use crate::product::fleet::overview::OverviewReader;
+use crate::product::fleet::readiness::Readiness;
 use crate::product::symbols::cache::CacheError;
 use crate::product::symbols::changes::Changes;
 use crate::product::symbols::reads::{Reading, SymbolReads, Unavailable};
@@ -60,7 +60,7 @@ pub struct EndpointSettings {
 pub struct Endpoint {
     pub(super) reads: SymbolReads,
     pub(super) parts: Parts,
-    pub(super) observer: Observer,
+    pub(super) overview: OverviewReader,
     pub(super) connections: Arc<ConnectionCounts>,
     pub(super) worker: Option<Arc<Engine>>,
     pub(super) stop: CancellationToken,
@@ -222,7 +222,7 @@ impl Endpoint {
             connections: Arc::clone(&self.connections),
             worker: self.worker.clone(),
             branch: self.branch.clone(),
-            overview: self.observer.look().await,
+            overview: self.overview.get().await,
         };
         match metrics::text(sources) {
             Ok(text) => fresh(HeaderValue::from_static(metrics::CONTENT_TYPE), text),
@@ -231,7 +231,7 @@ impl Endpoint {
     }
 
     async fn page(&self) -> Answer {
-        let overview = self.observer.look().await;
+        let overview = self.overview.get().await;
         let readiness = self.readiness();
         // With Redis away, one look was enough to know.
         let changes = match &overview {

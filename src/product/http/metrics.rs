@@ -9,11 +9,11 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncod
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::overview::Overview;
 use super::server::ConnectionCounts;
 use crate::product::binance::client::used_weight;
 use crate::product::binance::skew::clock_offset;
 use crate::product::credentials::user_lists::UserLists;
+use crate::product::fleet::overview::Overview;
 use crate::product::symbols::reads::SymbolReads;
 use tradebot_base::market::Market;
 use tradebot_core::engine::{Engine, Phase};
@@ -321,7 +321,7 @@ fn deployment(overview: &Overview, families: &mut Families<'_, '_>) -> fmt::Resu
         markets.iter().flat_map(|(market, counters)| {
             let labels = |outcome| [("market", *market), ("outcome", outcome)];
             [
-                (labels("success"), counters.refreshes),
+                (labels("success"), counters.successes),
                 (labels("error"), counters.errors),
             ]
         }),
@@ -332,7 +332,7 @@ fn deployment(overview: &Overview, families: &mut Families<'_, '_>) -> fmt::Resu
         overview
             .queues
             .iter()
-            .map(|(queue, count)| ([("queue", queue.as_str())], number(*count))),
+            .map(|queue| ([("queue", queue.name.as_str())], number(queue.messages))),
     )?;
     families.gauges(
         (
@@ -340,15 +340,16 @@ fn deployment(overview: &Overview, families: &mut Families<'_, '_>) -> fmt::Resu
             "Messages on our queues that wait for other workers",
         ),
         overview
-            .foreign
+            .totals
+            .waiting_for_others
             .iter()
             .map(|(task, count)| ([("task", task.as_str())], number(*count))),
     )?;
     families.gauge(
         ("parked_messages", "Messages that nobody could read or survive"),
-        number(overview.parked),
+        number(overview.totals.parked),
     )?;
-    let live = overview.workers.iter().filter(|(_, live)| *live).count();
+    let live = overview.workers.iter().filter(|worker| worker.leased).count();
     families.gauge(("workers_live", "Workers that hold their lease"), whole(live))?;
     families.gauge(
         ("beats_live", "Beats that say that they live"),

@@ -10,9 +10,10 @@ use hyper::header::{self, HeaderValue};
 use sha2::{Digest, Sha256};
 
 use super::answers::fresh;
-use super::health::Readiness;
-use super::overview::Overview;
 use super::site::Answer;
+use crate::product::fleet::overview::Overview;
+use crate::product::fleet::readiness::Readiness;
+use crate::product::fleet::span;
 use crate::product::symbols::cache::ListNetwork;
 use crate::product::symbols::changes::Change;
 use crate::product::symbols::reads::MarketStatus;
@@ -144,14 +145,14 @@ impl Figures<'_> {
             None => figure("count", "symbols", "no list".to_owned())?,
             Some(reading) => {
                 figure("count", "symbols", reading.list.count().to_string())?;
-                let age = reading
-                    .age
-                    .map_or("unknown".to_owned(), |age| duration(age.as_secs()));
+                let age = reading.age.map_or("unknown".to_owned(), |age| {
+                    span(i64::try_from(age.as_secs()).unwrap_or(i64::MAX))
+                });
                 figure("age", "age", age)?;
                 let left = match reading.ttl {
                     None => "no end".to_owned(),
-                    Some(ttl) if ttl < 0 => format!("ended {} ago", duration(ttl.unsigned_abs())),
-                    Some(ttl) => format!("{} left", duration(ttl.unsigned_abs())),
+                    Some(ttl) if ttl < 0 => format!("ended {} ago", span(ttl.saturating_abs())),
+                    Some(ttl) => format!("{} left", span(ttl.saturating_abs())),
                 };
                 figure("lifetime", "lifetime", left)?;
                 let source = reading.list.source();
@@ -185,7 +186,7 @@ impl Figures<'_> {
         figure("hits", "hits", ratio)?;
         if let Some(overview) = self.overview {
             let counters = overview.counters.get(market);
-            let refreshes = format!("{}, {} failed", counters.refreshes, counters.errors);
+            let refreshes = format!("{}, {} failed", counters.successes, counters.errors);
             figure("refreshes", "refreshes by tasks", refreshes)?;
         }
         page.push_str("</dl></section>");
@@ -199,13 +200,13 @@ impl Figures<'_> {
             return Ok(());
         };
         page.push_str("<ul id=\"workers\">");
-        for (name, live) in &overview.workers {
-            let state = if *live {
+        for worker in &overview.workers {
+            let state = if worker.leased {
                 "lives"
             } else {
                 "<span class=\"bad\">does not answer</span>"
             };
-            write!(page, "<li>worker {}: {state}</li>", Text(name))?;
+            write!(page, "<li>worker {}: {state}</li>", Text(&worker.node))?;
         }
         if overview.workers.is_empty() {
             page.push_str("<li>no worker of this kind</li>");
@@ -215,16 +216,15 @@ impl Figures<'_> {
             write!(
                 page,
                 "<li>beat {} ({}), process {}",
-                Text(&beat.host),
-                Text(&beat.version),
-                beat.pid
+                Text(beat.host()),
+                Text(beat.version()),
+                Text(&beat.heartbeat["pid"])
             )?;
-            if beat.leader {
+            if beat.leads() {
                 page.push_str(", leads");
             }
-            #[expect(clippy::cast_possible_truncation, reason = "Unix seconds fit for ages")]
-            if let Some(next) = beat.next_due {
-                write!(page, ", next task at {}", time(next as i64))?;
+            if let Some(next) = beat.next_due() {
+                write!(page, ", next task at {}", time(next))?;
             }
             page.push_str("</li>");
         }
@@ -232,18 +232,16 @@ impl Figures<'_> {
             page.push_str("<li>no beat of this kind</li>");
         }
         page.push_str("</ul><ul id=\"queues\">");
-        for (queue, waiting) in &overview.queues {
-            write!(page, "<li>queue {}: {waiting} waiting</li>", Text(queue))?;
+        for queue in &overview.queues {
+            let (name, waiting) = (Text(&queue.name), queue.messages);
+            write!(page, "<li>queue {name}: {waiting} waiting</li>")?;
         }
-        for (task, waiting) in &overview.foreign {
+        for (task, waiting) in &overview.totals.waiting_for_others {
             write!(page, "<li>{waiting} for other workers: {}</li>", Text(task))?;
         }
-        if overview.parked > 0 {
-            write!(
-                page,
-                "<li class=\"bad\">{} messages are parked</li>",
-                overview.parked
-            )?;
+        let parked = overview.totals.parked;
+        if parked > 0 {
+            write!(page, "<li class=\"bad\">{parked} messages are parked</li>")?;
         }
         page.push_str("</ul>");
         Ok(())
@@ -294,15 +292,6 @@ impl Figures<'_> {
         }
         page.push_str("</tbody></table></div>");
         Ok(())
-    }
-}
-
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
     }
 }
 

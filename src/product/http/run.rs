@@ -14,7 +14,6 @@ use tracing::{info, warn};
 use super::cors::Origins;
 use super::endpoint::{Endpoint, EndpointSettings};
 use super::lists::{ListAnswers, Staleness};
-use super::overview::{Observer, OverviewSettings};
 use super::parts::Parts;
 use super::server::{Limits, Server};
 use super::watch::Patience;
@@ -22,6 +21,7 @@ use crate::config::HttpConfig;
 use crate::product::credentials::protect;
 use crate::product::credentials::settings::CredentialSettings;
 use crate::product::credentials::user_lists::{UserLists, UserListsError};
+use crate::product::fleet::overview::OverviewReader;
 use crate::product::symbols::all_symbols::AllSymbols;
 use crate::product::symbols::reads::{ReadsError, ReadsSettings, SymbolReads};
 use tradebot_base::clock::SystemClock;
@@ -38,7 +38,9 @@ pub struct HttpSettings {
     threads: usize,
     limits: Limits,
     endpoint: EndpointSettings,
-    overview: OverviewSettings,
+    /// Queues whose depth is shown.
+    queues: Vec<String>,
+    redis: RedisConfig,
     reads: ReadsSettings,
     credentials: CredentialSettings,
 }
@@ -83,7 +85,7 @@ impl HttpSettings {
     ) -> Result<Self, ConfigError> {
         let mut reader = Reader::new(vars);
         let config = HttpConfig::read(&mut reader);
-        let overview = OverviewSettings::of(&RedisConfig::read(&mut reader), queues);
+        let redis = RedisConfig::read(&mut reader);
         let interval = ScheduleConfig::read(&mut reader).warmup_interval;
         let listen = config.listen.as_deref().unwrap_or_default();
         let address = address.or_else(|| listen.parse().ok());
@@ -127,7 +129,8 @@ impl HttpSettings {
                 },
                 drain,
             },
-            overview,
+            queues,
+            redis,
             endpoint: EndpointSettings {
                 origins,
                 quote_asset: reads.symbols.quote_asset.clone(),
@@ -203,7 +206,7 @@ impl HttpEndpoint {
         let endpoint = Endpoint {
             reads: reads.clone(),
             parts: Parts::new(AllSymbols::new(&redis, name)?, runtime.clone()),
-            observer: Observer::new(&settings.overview, name)?,
+            overview: OverviewReader::new(&settings.redis, name, settings.queues)?,
             connections: server.counts(),
             worker,
             stop: stop.clone(),

@@ -1,4 +1,4 @@
-//! Lists, queues, workers and beats that are broken.
+//! Broken lists, queues, workers and beats.
 
 use redis::AsyncCommands;
 use serde_json::{Value, json};
@@ -63,7 +63,7 @@ async fn broken_lists_are_named() {
             "cache-misses-high",
             &[&["DEL", COUNTERS], &["MSET", HIT, "70", MISS, "30"]],
         ),
-        // Good so far, bad since the last look.
+        // Good in total, bad since the last examination.
         (
             "cache-misses-high",
             &[&["SET", COUNTERS, &sample], &["MSET", HIT, "920", MISS, "140"]],
@@ -144,7 +144,7 @@ async fn queues_that_are_not_worked_off_are_named() {
     let asked = scene.world.exchange.count(path(SPOT));
     scene.world.enqueue(warmup(SPOT)).await;
     scene.world.asked(SPOT, asked + 1).await;
-    // The worker waits for ten seconds now. What is behind that has expired long ago.
+    // The worker waits for ten seconds now. The message behind expired long ago.
     let mut expired = warmup(SPOT);
     expired.expires = Some(now() - chrono::TimeDelta::hours(1));
     scene.world.enqueue(expired).await;
@@ -156,7 +156,7 @@ async fn queues_that_are_not_worked_off_are_named() {
     }
     scene.assert_named("queue-long", &[]);
 
-    // Valid, and the next for ten minutes.
+    // Valid, and next for ten minutes.
     let mut last = Report {
         codes: Vec::new(),
         exit: None,
@@ -168,7 +168,7 @@ async fn queues_that_are_not_worked_off_are_named() {
         let seen = json!({QUEUE: [next.publisher_tag(), now().timestamp() - 600]}).to_string();
         let _: () = scene.ask(&["SET", "tradebot-symbols:doctor:oldest", &seen]).await;
         last = scene.doctor(&[]);
-        // The worker may have come to its next attempt meanwhile, and taken it.
+        // The worker may have reached its next attempt meanwhile, and taken it.
         if !last.codes.is_empty() {
             break;
         }
@@ -197,7 +197,7 @@ async fn workers_and_beats_that_are_missing_or_silent_are_named() {
             (workers.len() == 1).then_some(())
         })
         .await;
-        // On a busy machine the doctor may come when the lease has run out.
+        // On a busy machine the lease may run out before the doctor reads it.
         (report.codes == ["worker-silent"]).then_some(report)
     })
     .await;
@@ -212,7 +212,7 @@ async fn workers_and_beats_that_are_missing_or_silent_are_named() {
 
     stop(&scene.beat.take().expect("a beat"));
     scene.assert_named("no-beat", &[]);
-    // Unless somebody says that another one is at work.
+    // Unless the command line says that another one sends.
     let accepted = scene.program(&["doctor", "--json", "--foreign-beat"], &[]);
     Report::of(&accepted).assert_healthy();
     scene.beat = Some(
@@ -226,7 +226,7 @@ async fn workers_and_beats_that_are_missing_or_silent_are_named() {
     scene.assert_named("no-worker", &[]);
 }
 
-/// A name that only a proxy on the way knows, which is the exchange itself: it is neither local nor unreachable.
+/// A host that only a proxy knows, which is the exchange itself: it is neither local nor unreachable.
 #[tokio::test]
 async fn an_exchange_that_is_asked_without_encryption_is_named() {
     let scene = Scene::healthy().await;

@@ -1,4 +1,4 @@
-//! Servers and settings that are broken. The healthy scene stays as it is: the broken server is the results' one.
+//! Broken servers and settings. The scene itself stays healthy: the broken server is the one for results.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +22,7 @@ async fn config(server: &RedisServer, name: &str, value: &str) {
     set.unwrap_or_else(|error| panic!("{name} {value}: {error}"));
 }
 
-/// A server that has failed to save, because its directory is gone.
+/// A server that failed to save because its directory is gone.
 async fn without_a_directory(more: &[&str]) -> RedisServer {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().to_str().expect("a path of text").to_owned();
@@ -43,7 +43,7 @@ async fn without_a_directory(more: &[&str]) -> RedisServer {
     server
 }
 
-/// A database with the deployment's two tables, as far as the service reads them.
+/// A database with the columns of the deployment's two tables that the service reads.
 async fn with_tables() -> Database {
     let database = PostgresServer::shared().database();
     let tables = "CREATE TABLE users(id integer PRIMARY KEY, email varchar UNIQUE, is_active boolean, \
@@ -159,7 +159,7 @@ async fn servers_that_are_set_up_badly_are_named() {
 #[tokio::test]
 async fn clocks_that_disagree_are_named() {
     let scene = Scene::healthy().await;
-    // The doctor's machine is the one that is ahead.
+    // The clock of the doctor's machine is ahead.
     let doctor = Process::builder("faketime")
         .args(["-f", "+1h"])
         .arg(bin("tradebot-symbols"))
@@ -170,7 +170,7 @@ async fn clocks_that_disagree_are_named() {
         .spawn();
     doctor.wait_exit(PATIENCE);
     Report::of(&doctor).assert_named("clock-skew");
-    // And here the exchange's, which is right about the time.
+    // Now the exchange's clock is behind.
     let late = SystemTime::now() - Duration::from_secs(90);
     let answer = Reply::json("{}").header("Date", &httpdate::fmt_http_date(late));
     scene.world.exchange.always(ping(Market::Futures), answer);
@@ -206,7 +206,7 @@ async fn an_exchange_and_an_endpoint_that_do_not_answer_are_named() {
         .always("/api/v3/ping", Reply::json("{}").hang());
     scene.assert_named("exchange-unreachable", &[]);
     scene.world.exchange.always("/api/v3/ping", Reply::json("{}"));
-    // While the clock that all processes share says so, nobody asks.
+    // While the ban key that all processes share exists, the doctor does not ask.
     let pings = scene.world.exchange.count("/api/v3/ping");
     let ban = "cache:symbols:spot:ban:mainnet";
     let _: () = scene.ask(&["SET", ban, "1", "PX", "60000"]).await;

@@ -65,7 +65,7 @@ async fn a_doctor_that_watches_looks_again_until_it_is_stopped() {
     );
     doctor.signal(Signal::SIGTERM);
     let code = doctor.wait_exit(PATIENCE).code();
-    // Stopped between two looks it tells of the last one.
+    // Stopped between two examinations it ends with the exit code of the last.
     assert!(matches!(code, Some(0 | 2)), "{code:?}");
 }
 
@@ -110,7 +110,7 @@ fn every_code_is_explained() {
     }
 }
 
-/// The environment of the existing deployment, as its file has it, with what the test needs in place of its hosts.
+/// The existing deployment's `.env` file, with the test's hosts.
 fn env_file(redis: &RedisServer, exchange: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().expect("a file");
     let text = format!(
@@ -154,7 +154,7 @@ async fn adopt_reports_what_is_used_and_unsafe_and_how_the_lists_compare() {
         world.exchange_lists(market);
         world.exchange.always(super::ping(market), Reply::json("{}"));
     }
-    // As `json.dumps` of the Python system writes them, and as another writer might.
+    // The first as Python's `json.dumps` writes it, the other without spaces.
     let compact: Value = serde_json::from_str(GOOD_TEXT).expect("JSON");
     for (market, text) in [
         (Market::Spot, GOOD_TEXT.to_owned()),
@@ -209,7 +209,7 @@ async fn adopt_reports_what_is_used_and_unsafe_and_how_the_lists_compare() {
         assert!(text.contains(part), "{part}\n{text}");
     }
     assert!(!told.output().contains("canary"), "{text}");
-    assert_eq!(told.wait_exit(PATIENCE).code(), Some(3), "nobody works there");
+    assert_eq!(told.wait_exit(PATIENCE).code(), Some(3), "no worker runs there");
     let after: String = redis::cmd("DEBUG")
         .arg("DIGEST-VALUE")
         .arg(CacheKeys(Market::Spot).primary())
@@ -218,7 +218,7 @@ async fn adopt_reports_what_is_used_and_unsafe_and_how_the_lists_compare() {
         .unwrap_or_default();
     assert_eq!(before, after, "adopt writes no list");
 
-    // A list that differs, and an exchange that takes its time.
+    // A list that differs, and a slow exchange.
     world
         .set(
             &CacheKeys(Market::Spot).primary(),

@@ -11,7 +11,7 @@ use super::Scene;
 use crate::world::{GOOD_TEXT, PATIENCE, now, path};
 
 impl Scene {
-    /// The exit code of a health check, and what it says.
+    /// The exit code and the output of a health check.
     fn check(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let program = self.program(&[&["healthcheck"], arguments].concat(), &[]);
         (program.wait_exit(PATIENCE).code(), program.output())
@@ -31,7 +31,7 @@ async fn the_beat_is_healthy_while_it_says_so() {
     let beat = scene.beat.as_ref().expect("a beat");
     assert_eq!(scene.check(&["beat"]).0, Some(0));
     assert_eq!(scene.check(&["beat", "--host", "elsewhere"]).0, Some(1));
-    // Alive for the kernel, and no use to anybody.
+    // The process lives, but does nothing.
     beat.signal(Signal::SIGSTOP);
     scene.until_checked(&["beat"], 1).await;
     beat.signal(Signal::SIGCONT);
@@ -53,7 +53,7 @@ async fn the_endpoint_is_healthy_once_it_serves() {
     let _: () = scene.ask(&["FLUSHALL"]).await;
     let address = format!("127.0.0.1:{}", free_port());
     let check = ["endpoint", "--listen", &address];
-    assert_eq!(scene.check(&check).0, Some(1), "nobody listens");
+    assert_eq!(scene.check(&check).0, Some(1), "nothing listens there");
     let endpoint = Process::builder(bin("tradebot-symbols"))
         .args(["serve", "--listen", &address])
         .envs(&scene.environment)
@@ -62,7 +62,7 @@ async fn the_endpoint_is_healthy_once_it_serves() {
     let (code, said) = scene.check(&check);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("no_list"), "{said}");
-    // Somebody writes the lists, which the endpoint sees at once: it waits for no next try of its own.
+    // Another program writes the lists. The endpoint sees them at once, without waiting for its next attempt.
     for market in Market::ALL {
         let keys = CacheKeys(market);
         let time = now().timestamp().to_string();
@@ -86,25 +86,30 @@ async fn the_endpoint_is_healthy_once_it_serves() {
 #[tokio::test]
 async fn a_health_check_goes_by_what_a_part_does() {
     let scene = Scene::healthy().await;
-    let check = |arguments: &[&str]| {
-        let program = scene.program(&[&["healthcheck"], arguments].concat(), &[]);
-        (program.wait_exit(PATIENCE).code(), program.output())
-    };
     let worker = ["worker", "-n", "symbols@scene"];
-    let (code, said) = check(&worker);
+    let (code, said) = scene.check(&worker);
     assert_eq!(code, Some(0), "{said}");
     assert!(
-        said.contains("it answers") || said.contains("its lease is renewed"),
+        said.contains("it answers") || said.contains("renews its lease"),
         "{said}"
     );
-    let (code, said) = check(&["worker", "-n", "other@scene"]);
+    let (code, said) = scene.check(&["worker", "-n", "other@scene"]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("other@scene does not answer"), "{said}");
 
-    assert_eq!(check(&["beat", "--host", "elsewhere"]).0, Some(1));
+    assert_eq!(scene.check(&["beat", "--host", "elsewhere"]).0, Some(1));
     let heartbeat = json!({"host": "elsewhere", "pid": 1}).to_string();
     let _: () = scene.ask(&["SET", "tradebot-symbols:beat:one", &heartbeat]).await;
-    assert_eq!(check(&["beat", "--host", "elsewhere"]).0, Some(0));
+    assert_eq!(scene.check(&["beat", "--host", "elsewhere"]).0, Some(0));
+    // A key prefix may have characters that are wildcards in a search.
+    let _: () = scene
+        .ask(&["SET", "p[1]*:tradebot-symbols:beat:one", &heartbeat])
+        .await;
+    let of_prefix = scene.program(
+        &["healthcheck", "beat", "--host", "elsewhere"],
+        &[("CELERY_GLOBAL_KEYPREFIX", "p[1]*:")],
+    );
+    assert!(of_prefix.wait_exit(PATIENCE).success(), "{}", of_prefix.output());
 
     let address = scene.world.exchange.base_url().replace("http://", "");
     for (reply, code) in [
@@ -113,16 +118,16 @@ async fn a_health_check_goes_by_what_a_part_does() {
         (Reply::json("").hang(), 1),
     ] {
         scene.world.exchange.always("/readyz", reply);
-        assert_eq!(check(&["endpoint", "--listen", &address]).0, Some(code));
+        assert_eq!(scene.check(&["endpoint", "--listen", &address]).0, Some(code));
     }
     let closed = format!("127.0.0.1:{}", free_port());
-    assert_eq!(check(&["endpoint", "--listen", &closed]).0, Some(1));
-    assert_eq!(check(&["endpoint"]).0, Some(64), "nobody said where");
+    assert_eq!(scene.check(&["endpoint", "--listen", &closed]).0, Some(1));
+    assert_eq!(scene.check(&["endpoint"]).0, Some(64), "the address is not known");
 
-    // A server that hangs makes the check neither hang nor succeed.
+    // With a server that hangs, the check fails in time.
     scene.world.redis.pause();
     let started = Instant::now();
-    assert_eq!(check(&worker).0, Some(1));
+    assert_eq!(scene.check(&worker).0, Some(1));
     assert!(
         started.elapsed() < stretched(Duration::from_secs(5)),
         "{:?}",
@@ -132,7 +137,7 @@ async fn a_health_check_goes_by_what_a_part_does() {
     scene.worker.signal(Signal::SIGKILL);
     scene.worker.wait_exit(PATIENCE);
     eventually("the end of the lease", PATIENCE, async || {
-        (check(&worker).0 == Some(1)).then_some(())
+        (scene.check(&worker).0 == Some(1)).then_some(())
     })
     .await;
 }

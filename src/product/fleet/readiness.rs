@@ -1,4 +1,4 @@
-//! Whether the process really serves and consumes, with reasons that a machine can read.
+//! Whether this process serves and consumes, with reasons that a machine can read. It asks no server.
 
 use std::time::Duration;
 
@@ -8,33 +8,33 @@ use crate::product::symbols::reads::SymbolReads;
 use tradebot_base::market::Market;
 use tradebot_core::engine::Engine;
 
-/// An idle consumer hears from the broker every five seconds; after three silences it does not consume.
+/// The broker answers an idle consumer every five seconds; after three missing answers the consumer has stalled.
 const STALLED: Duration = Duration::from_secs(15);
 
-/// What `/readyz` answers.
+/// The answer of `/readyz`.
 #[derive(Debug, Serialize)]
-pub(super) struct Readiness {
-    pub(super) status: &'static str,
+pub(crate) struct Readiness {
+    pub(crate) status: &'static str,
     /// Why the process is not ready.
-    pub(super) reasons: Vec<Reason>,
-    /// What is wrong and keeps nobody from being served.
-    pub(super) warnings: Vec<Reason>,
+    pub(crate) reasons: Vec<ReadinessReason>,
+    /// Problems that do not stop it from serving.
+    pub(crate) warnings: Vec<ReadinessReason>,
 }
 
-/// One reason.
+/// One reason or warning.
 #[derive(Debug, Serialize, PartialEq, Eq)]
-pub(super) struct Reason {
-    pub(super) code: &'static str,
+pub(crate) struct ReadinessReason {
+    pub(crate) code: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) market: Option<&'static str>,
+    pub(crate) market: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) detail: Option<String>,
-    /// For how long it is so, or will be.
+    pub(crate) detail: Option<String>,
+    /// For how long it has been so, or will be.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) seconds: Option<u64>,
+    pub(crate) seconds: Option<u64>,
 }
 
-impl Reason {
+impl ReadinessReason {
     const fn new(code: &'static str) -> Self {
         Self {
             code,
@@ -46,28 +46,28 @@ impl Reason {
 }
 
 impl Readiness {
-    /// Looks at what this process knows; waits for nothing.
-    pub(super) fn of(reads: &SymbolReads, worker: Option<&Engine>, stopping: bool) -> Self {
+    /// Judges by what this process knows; waits for nothing.
+    pub(crate) fn of(reads: &SymbolReads, worker: Option<&Engine>, stopping: bool) -> Self {
         let (mut reasons, mut warnings) = (Vec::new(), Vec::new());
         if stopping {
-            reasons.push(Reason::new("stopping"));
+            reasons.push(ReadinessReason::new("stopping"));
         }
         for market in Market::ALL {
             let status = reads.status(market);
-            let about = |code| Reason {
+            let about = |code| ReadinessReason {
                 market: Some(market.name()),
-                ..Reason::new(code)
+                ..ReadinessReason::new(code)
             };
             match &status.reading {
                 None => reasons.push(about("no_list")),
-                Some(reading) if reading.stale => warnings.push(Reason {
+                Some(reading) if reading.stale => warnings.push(ReadinessReason {
                     seconds: reading.ttl.map(i64::unsigned_abs),
                     ..about("list_stale")
                 }),
                 Some(_) => {}
             }
             if let Some((reason, retry_in)) = status.failing {
-                warnings.push(Reason {
+                warnings.push(ReadinessReason {
                     detail: Some(reason),
                     seconds: Some(retry_in.as_secs()),
                     ..about("refresh_failing")
@@ -75,15 +75,15 @@ impl Readiness {
             }
         }
         if !reads.is_connected() {
-            warnings.push(Reason::new("redis_unreachable"));
+            warnings.push(ReadinessReason::new("redis_unreachable"));
         }
         if let Some(engine) = worker {
             match engine.last_round() {
                 _ if engine.pool().is_busy() => {}
-                None => reasons.push(Reason::new("consumer_not_connected")),
-                Some(age) if age > STALLED => reasons.push(Reason {
+                None => reasons.push(ReadinessReason::new("consumer_not_connected")),
+                Some(age) if age > STALLED => reasons.push(ReadinessReason {
                     seconds: Some(age.as_secs()),
-                    ..Reason::new("consumer_stalled")
+                    ..ReadinessReason::new("consumer_stalled")
                 }),
                 Some(_) => {}
             }

@@ -1,0 +1,142 @@
+//! The backlog: what waits, what was delivered and is not acknowledged, and what was set aside.
+
+use std::collections::BTreeMap;
+
+use redis::cmd;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::queues::{BrokerTotals, QueueDepth};
+use super::{FleetReader, trend};
+use tradebot_base::connection::RedisTrouble;
+use tradebot_wire::envelope::Envelope;
+use tradebot_wire::keys::binding_member;
+
+/// How many of the oldest deliveries are looked at: a Python worker holds those with an `eta`.
+const DELIVERIES: usize = 50;
+
+/// One queue.
+#[derive(Debug, Clone, Serialize)]
+pub struct QueueFacts {
+    /// Its name.
+    pub name: String,
+    /// Messages that wait.
+    pub messages: u64,
+    /// The message that is served next.
+    pub oldest: Option<OldestMessage>,
+    /// What one of its keys holds instead of a list.
+    pub wrong_type: Option<String>,
+    /// Whether clients find it through its exchange.
+    pub bound: bool,
+}
+
+/// The message that has waited longest.
+#[derive(Debug, Clone, Serialize)]
+pub struct OldestMessage {
+    /// Its task.
+    pub task: String,
+    /// Its id.
+    pub id: String,
+    /// For how long readings have found it at the head, in seconds.
+    pub waiting_seconds: i64,
+    /// Seconds since it expired, negative while it is valid; absent without expiry.
+    pub expired_seconds: Option<i64>,
+}
+
+/// Everything that waits on the broker.
+#[derive(Debug, Clone, Serialize)]
+pub struct Backlog {
+    /// The queues that were asked for.
+    pub queues: Vec<QueueFacts>,
+    /// Age of the oldest delivery that does not wait for its `eta`, in seconds.
+    pub oldest_delivery_seconds: Option<i64>,
+    /// The totals.
+    #[serde(flatten)]
+    pub totals: BrokerTotals,
+}
+
+impl Backlog {
+    /// Reads these queues and the totals; `prefix` is that of the broker's keys. Leaves the oldest messages behind for the next reading to compare with.
+    pub(crate) async fn read(
+        reader: &FleetReader,
+        prefix: &str,
+        names: &[String],
+    ) -> Result<Self, RedisTrouble> {
+        let (now, _): (i64, i64) = reader.broker.command(&cmd("TIME")).await?;
+        let mut queues = Vec::new();
+        let mut heads = BTreeMap::new();
+        for depth in QueueDepth::read_all(reader, names).await? {
+            let message = match &depth.next_list {
+                Some(list) => head(reader, list).await?,
+                None => None,
+            };
+            if let Some(message) = &message {
+                let id = message.publisher_tag().unwrap_or(message.id());
+                heads.insert(depth.name.clone(), id.to_owned());
+            }
+            queues.push(QueueFacts {
+                bound: is_bound(reader, &depth.name).await?,
+                name: depth.name,
+                messages: depth.messages,
+                oldest: message.map(|message| OldestMessage {
+                    task: message.task().to_owned(),
+                    id: message.id().to_owned(),
+                    waiting_seconds: 0,
+                    expired_seconds: message.expires().ok().flatten().map(|at| now - at.timestamp()),
+                }),
+                wrong_type: depth.wrong_type,
+            });
+        }
+        // Without write access ages are unknown, and the write probe of the server says why.
+        let waiting = trend::heads(&reader.broker, prefix, now, heads).await;
+        let waiting = waiting.unwrap_or_default();
+        for queue in &mut queues {
+            if let Some(oldest) = &mut queue.oldest {
+                oldest.waiting_seconds = waiting.get(&queue.name).copied().unwrap_or_default();
+            }
+        }
+        Ok(Self {
+            queues,
+            totals: BrokerTotals::read(reader).await?,
+            oldest_delivery_seconds: oldest_delivery(reader, now).await?,
+        })
+    }
+}
+
+/// The message at the end that is served next.
+async fn head(reader: &FleetReader, list: &str) -> Result<Option<Envelope>, RedisTrouble> {
+    let raw: Option<Vec<u8>> = reader.broker.command(cmd("LINDEX").arg(list).arg(-1)).await?;
+    Ok(raw.and_then(|raw| Envelope::parse(&raw).ok()))
+}
+
+async fn is_bound(reader: &FleetReader, queue: &str) -> Result<bool, RedisTrouble> {
+    let mut member = cmd("SISMEMBER");
+    member
+        .arg(reader.keys.binding(queue, false))
+        .arg(binding_member(queue, "", queue));
+    reader.broker.command(&member).await
+}
+
+/// Age of the oldest delivery that does not wait for its `eta`: Python workers do not renew those that do.
+async fn oldest_delivery(reader: &FleetReader, now: i64) -> Result<Option<i64>, RedisTrouble> {
+    let keys = &reader.keys;
+    let mut range = cmd("ZRANGE");
+    range
+        .arg(keys.unacked_index())
+        .arg(0)
+        .arg(DELIVERIES - 1)
+        .arg("WITHSCORES");
+    let oldest: Vec<(String, f64)> = reader.broker.command(&range).await?;
+    for (tag, score) in oldest {
+        let mut get = cmd("HGET");
+        let record: Option<Vec<u8>> = reader.broker.command(get.arg(keys.unacked()).arg(&tag)).await?;
+        let has_eta = record
+            .and_then(|record| serde_json::from_slice::<Value>(&record).ok())
+            .is_some_and(|record| record[0]["headers"]["eta"].is_string());
+        if !has_eta {
+            #[expect(clippy::cast_possible_truncation, reason = "seconds since 1970")]
+            return Ok(Some(now - score as i64));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,94 @@
+//! The members of the fleet: workers with what they answer over remote control, and beats.
+//!
+//! A Celery beat neither answers nor writes to Redis, so it cannot be seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::FleetReader;
+use super::inquiry::{Answers, Inquiry};
+use super::liveness::{BeatFacts, RegisteredWorker};
+use tradebot_base::clock::Clock;
+use tradebot_base::connection::RedisTrouble;
+
+/// How long to wait for answers, unless all have come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// One worker.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct WorkerFacts {
+    /// Its node name.
+    pub node: String,
+    /// Whether it is one of this system; Python workers are not.
+    pub ours: bool,
+    /// How many leases carry this name: one, unless several workers share it.
+    pub leases: usize,
+    /// Whether it answers over remote control.
+    pub answers: bool,
+    /// Queues that it consumes.
+    pub queues: BTreeSet<String>,
+    /// Tasks that it knows.
+    pub tasks: BTreeSet<String>,
+}
+
+/// All workers and beats.
+#[derive(Debug, Clone, Serialize)]
+pub struct FleetMembers {
+    /// Workers, by name.
+    pub workers: Vec<WorkerFacts>,
+    /// Nodes that listen to remote control and did not answer in time.
+    pub silent_nodes: usize,
+    /// Beats of this system.
+    pub beats: Vec<BeatFacts>,
+}
+
+impl FleetMembers {
+    /// Reads leases and heartbeats, and asks all workers for their queues and tasks.
+    pub(crate) async fn read(reader: &FleetReader, clock: &dyn Clock) -> Result<Self, RedisTrouble> {
+        let mut workers: BTreeMap<String, WorkerFacts> = BTreeMap::new();
+        let registered = RegisteredWorker::read_all(reader).await?;
+        for worker in registered.into_iter().filter(|worker| worker.leased) {
+            let facts = workers.entry(worker.node).or_default();
+            facts.ours = true;
+            facts.leases += 1;
+        }
+        let (queues, tasks) = tokio::join!(
+            ask_all(reader, clock, "active_queues"),
+            ask_all(reader, clock, "registered")
+        );
+        let (queues, tasks) = (queues?, tasks?);
+        for (node, answer) in queues.by_node {
+            let facts = workers.entry(node).or_default();
+            facts.answers = true;
+            let names = answer.as_array().into_iter().flatten();
+            let names = names.filter_map(|queue| queue["name"].as_str());
+            facts.queues.extend(names.map(str::to_owned));
+        }
+        for (node, answer) in tasks.by_node {
+            let names = answer.as_array().into_iter().flatten().filter_map(Value::as_str);
+            // `name [rate_limit=…]`
+            let names = names.filter_map(|name| name.split(' ').next());
+            let facts = workers.entry(node).or_default();
+            facts.tasks.extend(names.map(str::to_owned));
+        }
+        for (node, facts) in &mut workers {
+            facts.node.clone_from(node);
+        }
+        Ok(Self {
+            workers: workers.into_values().collect(),
+            silent_nodes: queues.silent,
+            beats: BeatFacts::read_all(reader).await?,
+        })
+    }
+}
+
+async fn ask_all(reader: &FleetReader, clock: &dyn Clock, method: &str) -> Result<Answers, RedisTrouble> {
+    let inquiry = Inquiry {
+        method,
+        patience: PATIENCE,
+        wanted: None,
+    };
+    inquiry.send(reader, clock).await
+}
