@@ -29,7 +29,7 @@
 //!
 //! *One read over HTTP.* A thread of `product::http::server` reads a request and asks `http::endpoint`, which peeks.
 //! `http::lists` hands out the bytes and headers it made when the list came. Only where nothing is in memory anybody
-//! waits, for `SymbolReads::read`. The same request sent again on its connection is answered by `http::repeats`.
+//! waits, for `SymbolReads::read`.
 //!
 //! *One beat tick.* `tradebot-beat` wakes when an entry is due, decides which slots are to be sent, makes their messages
 //! (`core::wire::task_message`), and takes slots and pushes messages in one script.

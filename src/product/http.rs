@@ -9,7 +9,6 @@
 mod answers;
 pub mod cors;
 pub mod endpoint;
-mod file_body;
 pub mod lists;
 mod metrics;
 mod negotiation;
@@ -17,7 +16,6 @@ mod own;
 mod page;
 mod parts;
 mod query;
-mod repeats;
 mod representation;
 mod routes;
 pub mod run;

@@ -3,9 +3,9 @@
 mod beyond;
 mod caching;
 mod client;
+mod keep_alive;
 mod large;
 mod limits;
-mod repeats;
 mod routes;
 mod trouble;
 

@@ -76,7 +76,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// The list from memory, or else from wherever it can be had. A fresh list is everybody's: no token is looked at.
-    fn list(self: &Arc<Self>, market: Market, request: &Request<()>) -> Reply<Lasting> {
+    fn list(self: &Arc<Self>, market: Market, request: &Request<()>) -> Reply {
         let query = request.uri().query().unwrap_or_default();
         let filter = match Filter::read(query, &self.settings.quote_asset) {
             Ok(filter) => filter,
@@ -86,17 +86,7 @@ impl Endpoint {
         if let Some(reading) = &found
             && (self.branch.is_none() || !reading.stale)
         {
-            let answer = self.lists.get(market).answer(reading, request.headers());
-            // A list that is past its lifetime is asked for anew each time, which has it refreshed.
-            if reading.stale {
-                return Reply::Now(answer);
-            }
-            let lasting = Lasting {
-                market,
-                reading: reading.clone(),
-                status: answer.status(),
-            };
-            return Reply::Lasting(answer, lasting);
+            return Reply::Now(self.lists.get(market).answer(reading, request.headers()));
         }
         let (endpoint, headers) = (Arc::clone(self), request.headers().clone());
         self.later(async move {
@@ -149,7 +139,7 @@ impl Endpoint {
     }
 
     /// One symbol of any quote asset and status; where not all are known, one of the list.
-    fn symbol(self: &Arc<Self>, market: Market, name: String, request: &Request<()>) -> Reply<Lasting> {
+    fn symbol(self: &Arc<Self>, market: Market, name: String, request: &Request<()>) -> Reply {
         let (endpoint, headers) = (Arc::clone(self), request.headers().clone());
         self.later(async move {
             let reading = match endpoint.reads.read(market).await {
@@ -163,7 +153,7 @@ impl Endpoint {
         })
     }
 
-    fn changes(self: &Arc<Self>, request: &Request<()>) -> Reply<Lasting> {
+    fn changes(self: &Arc<Self>, request: &Request<()>) -> Reply {
         let span = match Span::read(request.uri().query().unwrap_or_default()) {
             Ok(span) => span,
             Err(bad) => return Reply::Now(not_understood(&bad)),
@@ -252,7 +242,7 @@ impl Endpoint {
     }
 
     /// Has something made on the runtime, where it goes on even if the client leaves.
-    fn later(&self, making: impl Future<Output = Answer> + Send + 'static) -> Reply<Lasting> {
+    fn later(&self, making: impl Future<Output = Answer> + Send + 'static) -> Reply {
         let made = self.runtime.spawn(trace::follow(making));
         Reply::Later(Box::pin(async move {
             // It panicked, or the process is ending.
@@ -260,7 +250,7 @@ impl Endpoint {
         }))
     }
 
-    fn route(self: &Arc<Self>, route: Route<'_>, request: &Request<()>) -> Reply<Lasting> {
+    fn route(self: &Arc<Self>, route: Route<'_>, request: &Request<()>) -> Reply {
         match route {
             Route::List(market) => self.list(market, request),
             Route::Symbol(market, name) => self.symbol(market, name.into_owned(), request),
@@ -302,7 +292,7 @@ impl Endpoint {
         if head { without_body(answer) } else { answer }
     }
 
-    fn reply(self: Arc<Self>, request: Request<()>) -> Reply<Lasting> {
+    fn reply(self: Arc<Self>, request: Request<()>) -> Reply {
         let head = request.method() == Method::HEAD;
         if !head && request.method() != Method::GET {
             return Reply::Now(self.without_content(&request));
@@ -313,9 +303,6 @@ impl Endpoint {
         };
         match self.route(route, &request) {
             Reply::Now(answer) => Reply::Now(self.finish(request.headers(), head, answer)),
-            Reply::Lasting(answer, lasting) => {
-                Reply::Lasting(self.finish(request.headers(), head, answer), lasting)
-            }
             Reply::Later(making) => Reply::Later(Box::pin(async move {
                 let answer = making.await;
                 self.finish(request.headers(), head, answer)
@@ -324,26 +311,9 @@ impl Endpoint {
     }
 }
 
-/// An answer with a list, which is right for its request for as long as the reading is.
-pub struct Lasting {
-    market: Market,
-    reading: Reading,
-    status: StatusCode,
-}
-
 impl Site for Endpoint {
-    type Lasting = Lasting;
-
-    fn respond(self: Arc<Self>, request: Request<()>) -> Reply<Lasting> {
+    fn respond(self: Arc<Self>, request: Request<()>) -> Reply {
         traces::traced(request, |request| self.reply(request))
-    }
-
-    fn answer_again(&self, lasting: &Lasting) -> bool {
-        let same = self.reads.read_again(lasting.market, &lasting.reading);
-        if same {
-            self.answers.note_again(lasting.status);
-        }
-        same
     }
 
     fn refuse(&self, status: StatusCode) -> Answer {

@@ -14,7 +14,6 @@ use hyper::{Response, StatusCode};
 use tokio::runtime::Handle;
 
 use super::answers::{CACHE_STATUS, JSON, VARY_BY};
-use super::file_body::FileBodies;
 use super::negotiation::{Coding, Wishes, none_match};
 use super::representation::Representation;
 use super::site::Answer;
@@ -39,7 +38,6 @@ pub struct Staleness {
 pub(super) struct ListAnswers {
     staleness: Staleness,
     runtime: Handle,
-    files: Arc<FileBodies>,
     shown: ArcSwapOption<Shown>,
     /// What was made last. Locked by whoever makes the next.
     latest: Mutex<Weak<Representation>>,
@@ -75,11 +73,10 @@ impl Moment {
 }
 
 impl ListAnswers {
-    pub(super) fn new(staleness: Staleness, runtime: Handle, files: Arc<FileBodies>) -> Self {
+    pub(super) fn new(staleness: Staleness, runtime: Handle) -> Self {
         Self {
             staleness,
             runtime,
-            files,
             shown: ArcSwapOption::empty(),
             latest: Mutex::default(),
         }
@@ -122,7 +119,7 @@ impl ListAnswers {
         if let Some(body) = latest.upgrade().filter(|body| body.plain() == json) {
             return body;
         }
-        let body = Arc::new(Representation::new(json.clone()).in_file(self.files.keep(json)));
+        let body = Arc::new(Representation::new(json.clone()));
         body.pack_on(&self.runtime);
         *latest = Arc::downgrade(&body);
         body
@@ -279,12 +276,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_new_list_is_made_into_a_body_once_however_many_threads_want_it() {
-        let files = Arc::<FileBodies>::default();
         let staleness = Staleness {
             while_revalidate: Duration::ZERO,
             if_error: Duration::ZERO,
         };
-        let answers = ListAnswers::new(staleness, Handle::current(), Arc::clone(&files));
+        let answers = ListAnswers::new(staleness, Handle::current());
         for letter in ['A', 'B', 'C'] {
             let reading = a_reading(letter);
             let barrier = Barrier::new(THREADS);
@@ -298,7 +294,6 @@ mod tests {
                     });
                 }
             });
-            assert_eq!(files.files_of(reading.list.json()), 1, "{letter}");
         }
     }
 }

@@ -26,8 +26,6 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 pub(super) struct AnswerCounts {
     /// By the class of their status.
     classes: [AtomicU64; 5],
-    /// Given again to the bytes of the request before.
-    repeated: AtomicU64,
 }
 
 impl AnswerCounts {
@@ -39,12 +37,6 @@ impl AnswerCounts {
         {
             count.fetch_add(1, Relaxed);
         }
-    }
-
-    /// One that is given again.
-    pub(super) fn note_again(&self, status: hyper::StatusCode) {
-        self.note(status);
-        self.repeated.fetch_add(1, Relaxed);
     }
 }
 
@@ -102,12 +94,6 @@ impl Families<'_, '_> {
                     .encode_family(&labels)?
                     .encode_counter::<NoLabelSet, _, u64>(&value, None)
             })
-        })
-    }
-
-    fn counter(&mut self, about: (&str, &str), value: u64) -> fmt::Result {
-        self.family(about, MetricType::Counter, |family| {
-            family.encode_counter::<NoLabelSet, _, u64>(&value, None)
         })
     }
 
@@ -229,13 +215,6 @@ impl Sources {
         families.counters(
             ("http_answers", "Answers by class of status"),
             answers.map(|(class, count)| ([("class", class)], count.load(Relaxed))),
-        )?;
-        families.counter(
-            (
-                "http_answers_repeated",
-                "Answers sent again to the same bytes as the request before, without parsing them",
-            ),
-            self.answers.repeated.load(Relaxed),
         )?;
         let counts = &self.connections;
         let connections = [

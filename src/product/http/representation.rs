@@ -11,7 +11,6 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tracing::warn;
 
-use super::file_body::FileBody;
 use super::negotiation::Coding;
 
 /// Part of the tags of packed bodies: to be raised when the same text is packed into other bytes, by other settings or
@@ -26,8 +25,6 @@ const BROTLI_WINDOW: u32 = 22;
 #[derive(Debug)]
 pub(super) struct Representation {
     plain: Bytes,
-    /// From which it is sent where it lies in one.
-    _file: Option<Arc<FileBody>>,
     packed: [OnceLock<Bytes>; 3],
     tags: [HeaderValue; 4],
 }
@@ -46,15 +43,9 @@ impl Representation {
         });
         Self {
             plain,
-            _file: None,
             packed: Default::default(),
             tags,
         }
-    }
-
-    /// Keeps the file that the plain body lies in for as long as the body.
-    pub(super) fn in_file(self, file: Option<Arc<FileBody>>) -> Self {
-        Self { _file: file, ..self }
     }
 
     /// Packs the body in the background: the quick coding first, each ready as soon as it is made.

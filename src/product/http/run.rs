@@ -202,7 +202,7 @@ impl HttpEndpoint {
                 None
             }
         };
-        let lists = || ListAnswers::new(settings.endpoint.staleness, runtime.clone(), server.files());
+        let lists = || ListAnswers::new(settings.endpoint.staleness, runtime.clone());
         let endpoint = Endpoint {
             reads: reads.clone(),
             parts: Parts::new(AllSymbols::new(&redis, name)?, runtime.clone()),

@@ -24,7 +24,6 @@ use std::time::{Duration, Instant};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::service::Service;
-use hyper::upgrade::OnUpgrade;
 use hyper::{Request, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -35,8 +34,6 @@ use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::file_body::FileBodies;
-use super::repeats::{Announcements, Repeats};
 use super::site::{Answer, Reply, Site};
 use super::socket::Socket;
 use super::watch::{Order, Patience, Sweep, Watch};
@@ -89,7 +86,6 @@ pub struct Server {
     limits: Limits,
     threads: usize,
     counts: Arc<ConnectionCounts>,
-    files: Arc<FileBodies>,
 }
 
 impl Server {
@@ -106,7 +102,6 @@ impl Server {
             limits,
             threads: threads.max(1),
             counts: Arc::default(),
-            files: Arc::default(),
         })
     }
 
@@ -120,11 +115,6 @@ impl Server {
     #[must_use]
     pub fn counts(&self) -> Arc<ConnectionCounts> {
         Arc::clone(&self.counts)
-    }
-
-    /// The bodies that it sends from files; those of a site may be kept there.
-    pub(super) fn files(&self) -> Arc<FileBodies> {
-        Arc::clone(&self.files)
     }
 
     /// Serves until `stop` fires, then takes no more connections and gives requests in flight the drain time.
@@ -207,10 +197,10 @@ impl Lane {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let (limits, counts, files) = (server.limits, server.counts(), server.files());
+        let (limits, counts) = (server.limits, server.counts());
         let thread = std::thread::Builder::new()
             .name(format!("http-{number}"))
-            .spawn(move || runtime.block_on(serve(arrivals, site, limits, counts, files)))?;
+            .spawn(move || runtime.block_on(serve(arrivals, site, limits, counts)))?;
         Ok(Self { inbox, thread })
     }
 
@@ -232,7 +222,6 @@ async fn serve<S: Site>(
     site: Arc<S>,
     limits: Limits,
     counts: Arc<ConnectionCounts>,
-    files: Arc<FileBodies>,
 ) {
     let http = Arc::new(builder(&limits));
     let mut sweep = Sweep::default();
@@ -254,10 +243,8 @@ async fn serve<S: Site>(
                 }
                 let watch = Arc::<Watch>::default();
                 sweep.add(Arc::clone(&watch), Instant::now());
-                let (repeats, announcements) = Repeats::new();
-                let (site, files) = (Arc::clone(&site), Arc::clone(&files));
-                let socket = Socket::new(stream, files, Arc::clone(&watch), repeats, Arc::clone(&site));
-                let service = Answering { site, watch, limits, announcements };
+                let socket = Socket::new(stream, Arc::clone(&watch));
+                let service = Answering { site: Arc::clone(&site), watch, limits };
                 tokio::spawn(connection(Arc::clone(&http), socket, service, permit, Arc::clone(&counts)));
             }
             _ = look.tick() => {
@@ -290,7 +277,7 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
 
 async fn connection<S: Site>(
     http: Arc<auto::Builder<TokioExecutor>>,
-    socket: Socket<S>,
+    socket: Socket,
     service: Answering<S>,
     permit: OwnedSemaphorePermit,
     counts: Arc<ConnectionCounts>,
@@ -323,7 +310,6 @@ struct Answering<S: Site> {
     site: Arc<S>,
     watch: Arc<Watch>,
     limits: Limits,
-    announcements: Announcements<S::Lasting>,
 }
 
 impl<S: Site> Service<Request<Incoming>> for Answering<S> {
@@ -333,13 +319,6 @@ impl<S: Site> Service<Request<Incoming>> for Answering<S> {
 
     fn call(&self, request: Request<Incoming>) -> Answered {
         self.watch.request(request.version() == Version::HTTP_2);
-        // hyper goes on reading a body after an early answer, and does not close like others after an offer to upgrade.
-        let upgrade = request.extensions().get::<OnUpgrade>().is_some();
-        let announcements = if request.body().is_end_stream() && !upgrade {
-            self.announcements.clone()
-        } else {
-            Announcements::default()
-        };
         let reply = if request.body().is_end_stream() {
             Arc::clone(&self.site).respond(request.map(drop))
         } else {
@@ -350,23 +329,14 @@ impl<S: Site> Service<Request<Incoming>> for Answering<S> {
             )))
         };
         match reply {
-            Reply::Now(answer) => {
-                announcements.announce(&answer, None);
-                Answered::Now(Some(answer))
-            }
-            Reply::Lasting(answer, lasting) => {
-                announcements.announce(&answer, Some(lasting));
-                Answered::Now(Some(answer))
-            }
+            Reply::Now(answer) => Answered::Now(Some(answer)),
             Reply::Later(making) => {
                 let (site, limit) = (Arc::clone(&self.site), self.limits.request);
                 let in_time = Box::pin(async move {
-                    let answer = match timeout(limit, making).await {
+                    match timeout(limit, making).await {
                         Ok(answer) => answer,
                         Err(_) => site.refuse(StatusCode::GATEWAY_TIMEOUT),
-                    };
-                    announcements.announce(&answer, None);
-                    answer
+                    }
                 });
                 Answered::Later(in_time, InFlight::new(Arc::clone(&self.watch)))
             }
@@ -395,7 +365,7 @@ async fn without_body<S: Site>(site: Arc<S>, request: Request<Incoming>, most: u
         return site.refuse(StatusCode::PAYLOAD_TOO_LARGE);
     }
     match Arc::clone(&site).respond(Request::from_parts(head, ())) {
-        Reply::Now(answer) | Reply::Lasting(answer, _) => answer,
+        Reply::Now(answer) => answer,
         Reply::Later(making) => making.await,
     }
 }

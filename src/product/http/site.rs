@@ -12,26 +12,17 @@ pub type Answer = Response<Full<Bytes>>;
 
 /// What is served.
 pub trait Site: Send + Sync + 'static {
-    /// What the site wants to know of an answer to tell whether it still holds.
-    type Lasting: Send + Unpin + 'static;
-
     /// Answers a request without a body.
-    fn respond(self: Arc<Self>, request: Request<()>) -> Reply<Self::Lasting>;
-
-    /// Whether the answer is still right for the same request, its `Date` included. If so that request counts as
-    /// answered.
-    fn answer_again(&self, lasting: &Self::Lasting) -> bool;
+    fn respond(self: Arc<Self>, request: Request<()>) -> Reply;
 
     /// The answer to a request that the server itself refuses.
     fn refuse(&self, status: StatusCode) -> Answer;
 }
 
 /// An answer that is there, or that has to be waited for.
-pub enum Reply<L> {
+pub enum Reply {
     /// There.
     Now(Answer),
-    /// There, and it may be given again for as long as [`Site::answer_again`] allows.
-    Lasting(Answer, L),
     /// Being made.
     Later(Pin<Box<dyn Future<Output = Answer> + Send>>),
 }

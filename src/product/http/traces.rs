@@ -11,14 +11,13 @@ use tradebot_base::trace;
 
 /// Answers a request within a span that follows OpenTelemetry's semantic conventions. The span has no status if the
 /// client leaves or the request times out.
-pub(super) fn traced<L>(request: Request<()>, respond: impl FnOnce(Request<()>) -> Reply<L>) -> Reply<L> {
+pub(super) fn traced(request: Request<()>, respond: impl FnOnce(Request<()>) -> Reply) -> Reply {
     if !trace::is_on() {
         return respond(request);
     }
     let span = span(&request);
     match span.in_scope(|| respond(request)) {
-        // An answer that is given again would have no span.
-        Reply::Now(answer) | Reply::Lasting(answer, _) => {
+        Reply::Now(answer) => {
             end(&span, answer.status());
             Reply::Now(answer)
         }

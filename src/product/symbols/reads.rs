@@ -171,21 +171,6 @@ impl SymbolReads {
         self.inner.take(market, Level::Memory)
     }
 
-    /// Whether a read now would return the same as `before`: the same fresh list, in the same second, with the same time
-    /// left. Counts a hit if so, else nothing.
-    #[must_use]
-    pub fn read_again(&self, market: Market, before: &Reading) -> bool {
-        let state = self.inner.markets.get(market);
-        let same = state.memory.with(|held| {
-            let now = held.reading(Level::Memory, state.memory.now_ms(), self.inner.now_unix());
-            let same = Arc::ptr_eq(&now.list, &before.list)
-                && !now.stale
-                && (now.level, now.at, now.ttl) == (before.level, before.at, before.ttl);
-            same.then(|| state.counts.hit())
-        });
-        same.is_some()
-    }
-
     /// Returns a market's list from the first level that has one, within the configured time.
     ///
     /// # Errors

@@ -95,6 +95,12 @@ impl KeptAlive {
         }
     }
 
+    /// Everything that has not been taken, until the server closes the connection.
+    pub(super) async fn rest(mut self) -> Vec<u8> {
+        self.bytes.extend(read_all(&mut self.socket).await);
+        self.bytes
+    }
+
     /// Sends a request and takes its answer.
     pub(super) async fn ask(&mut self, text: &str) -> Answer {
         self.send(text).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::AsyncCommands;
 use tradebot_base::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
-use tradebot_symbols::product::symbols::reads::{Level, Reading, SymbolReads};
+use tradebot_symbols::product::symbols::reads::Level;
 use tradebot_test_support::{Reply, eventually};
 
 use super::{
@@ -72,51 +72,6 @@ async fn a_list_that_is_not_there_is_fetched_and_written_for_everybody() {
     for market in Market::ALL {
         assert_eq!(world.reads(market).await, (1, 1));
     }
-}
-
-#[tokio::test]
-async fn a_reading_holds_until_the_second_the_list_or_its_lifetime_is_another() {
-    let world = World::new().await;
-    python_writes(&world, Market::Spot, &python_list("A"), 300, 20).await;
-    // For ever, so that nothing but the time goes by.
-    let kept: Result<bool, _> = world.db().persist(CacheKeys(Market::Spot).primary()).await;
-    assert!(kept.expect("an answer"));
-    let reads = readers(&world, &[]);
-    let mut hits = 0;
-    let mut held = async |reads: &SymbolReads| {
-        eventually("a reading that holds", PATIENCE, async || {
-            let reading = reads.peek(Market::Spot)?;
-            let again = reads.read_again(Market::Spot, &reading);
-            hits += 1 + u64::from(again);
-            again.then_some(reading)
-        })
-        .await
-    };
-    read(&reads, Market::Spot).await;
-    let first = held(&reads).await;
-    assert!(!reads.read_again(Market::Futures, &first));
-    tokio::time::sleep(SECOND).await;
-    assert!(!reads.read_again(Market::Spot, &first), "it is a second older");
-    // Another list, of the same age.
-    world
-        .set(&CacheKeys(Market::Spot).primary(), &python_list("B"))
-        .await;
-    let mut second = held(&reads).await;
-    while second.list.json() != python_list("B").as_bytes() {
-        second = held(&reads).await;
-    }
-    let of_the_first = Reading {
-        list: first.list.clone(),
-        ..second.clone()
-    };
-    assert!(!reads.read_again(Market::Spot, &of_the_first), "{of_the_first:?}");
-    let with_an_end = Reading {
-        ttl: Some(300),
-        ..second
-    };
-    assert!(!reads.read_again(Market::Spot, &with_an_end), "{with_an_end:?}");
-    reads.stop().await;
-    assert_eq!(world.reads(Market::Spot).await, (hits + 1, 0));
 }
 
 #[tokio::test]
