@@ -292,7 +292,7 @@ impl Endpoint {
         if head { without_body(answer) } else { answer }
     }
 
-    fn reply(self: Arc<Self>, request: Request<()>) -> Reply {
+    fn reply(self: &Arc<Self>, request: Request<()>) -> Reply {
         let head = request.method() == Method::HEAD;
         if !head && request.method() != Method::GET {
             return Reply::Now(self.without_content(&request));
@@ -303,16 +303,19 @@ impl Endpoint {
         };
         match self.route(route, &request) {
             Reply::Now(answer) => Reply::Now(self.finish(request.headers(), head, answer)),
-            Reply::Later(making) => Reply::Later(Box::pin(async move {
-                let answer = making.await;
-                self.finish(request.headers(), head, answer)
-            })),
+            Reply::Later(making) => {
+                let endpoint = Arc::clone(self);
+                Reply::Later(Box::pin(async move {
+                    let answer = making.await;
+                    endpoint.finish(request.headers(), head, answer)
+                }))
+            }
         }
     }
 }
 
 impl Site for Endpoint {
-    fn respond(self: Arc<Self>, request: Request<()>) -> Reply {
+    fn respond(self: &Arc<Self>, request: Request<()>) -> Reply {
         traces::traced(request, |request| self.reply(request))
     }
 

@@ -11,32 +11,25 @@
 //! | time for a header, between requests, to take an answer | the connection is closed |
 //! | time for an answer | the site's own timeout answer |
 
-use std::convert::Infallible;
-use std::future::Future;
+mod connection;
+mod thread;
+
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
-use hyper::service::Service;
-use hyper::{Request, StatusCode, Version};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{interval, sleep, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::site::{Answer, Reply, Site};
-use super::socket::Socket;
-use super::watch::{Order, Patience, Sweep, Watch};
+use super::site::Site;
+use super::watch::Patience;
+use thread::Lane;
 
 /// How much is taken of clients, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -68,13 +61,10 @@ pub struct ConnectionCounts {
     pub open: AtomicU64,
 }
 
-/// How often connections are looked at.
-const LOOK: Duration = Duration::from_millis(250);
 const ACCEPT_RETRY: Duration = Duration::from_millis(250);
 /// Connections that are being told that there are too many; beyond these they are closed without a word.
 const MAX_REFUSALS: usize = 64;
 const REFUSAL: Duration = Duration::from_secs(1);
-const MAX_STREAMS: u32 = 128;
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
     retry-after: 1\r\ncache-control: no-store\r\nconnection: close\r\ncontent-length: 34\r\n\r\n\
     {\"detail\":\"Too many connections.\"}";
@@ -181,226 +171,5 @@ impl Server {
             }
             drop(permit);
         });
-    }
-}
-
-/// One of the threads that serve.
-struct Lane {
-    inbox: mpsc::UnboundedSender<(std::net::TcpStream, OwnedSemaphorePermit)>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl Lane {
-    fn start<S: Site>(number: usize, server: &Server, site: Arc<S>) -> io::Result<Self> {
-        // As many connections as there are permits: bounded by them.
-        let (inbox, arrivals) = mpsc::unbounded_channel();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let (limits, counts) = (server.limits, server.counts());
-        let thread = std::thread::Builder::new()
-            .name(format!("http-{number}"))
-            .spawn(move || runtime.block_on(serve(arrivals, site, limits, counts)))?;
-        Ok(Self { inbox, thread })
-    }
-
-    fn give(&self, stream: TcpStream, permit: OwnedSemaphorePermit) {
-        match stream.into_std() {
-            // A lane ends only after its sender.
-            Ok(stream) => drop(self.inbox.send((stream, permit))),
-            Err(error) => warn!(%error, "a connection is lost"),
-        }
-    }
-
-    fn end(self) -> std::thread::JoinHandle<()> {
-        self.thread
-    }
-}
-
-async fn serve<S: Site>(
-    mut arrivals: mpsc::UnboundedReceiver<(std::net::TcpStream, OwnedSemaphorePermit)>,
-    site: Arc<S>,
-    limits: Limits,
-    counts: Arc<ConnectionCounts>,
-) {
-    let http = Arc::new(builder(&limits));
-    let mut sweep = Sweep::default();
-    let mut look = interval(LOOK);
-    // Both branches are cancel-safe.
-    loop {
-        tokio::select! {
-            arrived = arrivals.recv() => {
-                let Some((stream, permit)) = arrived else { break };
-                let stream = match TcpStream::from_std(stream) {
-                    Ok(stream) => stream,
-                    Err(error) => {
-                        warn!(%error, "a connection is lost");
-                        continue;
-                    }
-                };
-                if let Err(error) = stream.set_nodelay(true) {
-                    debug!(%error, "small packets stay delayed");
-                }
-                let watch = Arc::<Watch>::default();
-                sweep.add(Arc::clone(&watch), Instant::now());
-                let socket = Socket::new(stream, Arc::clone(&watch));
-                let service = Answering { site: Arc::clone(&site), watch, limits };
-                tokio::spawn(connection(Arc::clone(&http), socket, service, permit, Arc::clone(&counts)));
-            }
-            _ = look.tick() => {
-                let cut = sweep.look(&limits.patience, Instant::now());
-                counts.cut.fetch_add(cut as u64, Relaxed);
-            }
-        }
-    }
-    sweep.give(Order::Drain);
-    let all_ended = async {
-        while !sweep.all_ended() {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    if timeout(limits.drain, all_ended).await.is_err() {
-        warn!("http cuts clients off");
-    }
-}
-
-fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    // hyper's smallest buffer.
-    http.http1().max_buf_size(limits.header_bytes.max(8192));
-    http.http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-        .max_concurrent_streams(MAX_STREAMS);
-    http
-}
-
-async fn connection<S: Site>(
-    http: Arc<auto::Builder<TokioExecutor>>,
-    socket: Socket,
-    service: Answering<S>,
-    permit: OwnedSemaphorePermit,
-    counts: Arc<ConnectionCounts>,
-) {
-    counts.accepted.fetch_add(1, Relaxed);
-    counts.open.fetch_add(1, Relaxed);
-    let watch = Arc::clone(&service.watch);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
-    let mut draining = false;
-    let ended = std::future::poll_fn(|cx| {
-        match watch.order(cx) {
-            Order::Cut => return Poll::Ready(Ok(())),
-            Order::Drain if !draining => {
-                draining = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            Order::Serve | Order::Drain => {}
-        }
-        connection.as_mut().poll(cx)
-    });
-    if let Err(error) = ended.await {
-        debug!(%error, "a client broke off");
-    }
-    counts.open.fetch_sub(1, Relaxed);
-    drop(permit);
-}
-
-/// A site behind one connection.
-struct Answering<S: Site> {
-    site: Arc<S>,
-    watch: Arc<Watch>,
-    limits: Limits,
-}
-
-impl<S: Site> Service<Request<Incoming>> for Answering<S> {
-    type Response = Answer;
-    type Error = Infallible;
-    type Future = Answered;
-
-    fn call(&self, request: Request<Incoming>) -> Answered {
-        self.watch.request(request.version() == Version::HTTP_2);
-        let reply = if request.body().is_end_stream() {
-            Arc::clone(&self.site).respond(request.map(drop))
-        } else {
-            Reply::Later(Box::pin(without_body(
-                Arc::clone(&self.site),
-                request,
-                self.limits.body_bytes,
-            )))
-        };
-        match reply {
-            Reply::Now(answer) => Answered::Now(Some(answer)),
-            Reply::Later(making) => {
-                let (site, limit) = (Arc::clone(&self.site), self.limits.request);
-                let in_time = Box::pin(async move {
-                    match timeout(limit, making).await {
-                        Ok(answer) => answer,
-                        Err(_) => site.refuse(StatusCode::GATEWAY_TIMEOUT),
-                    }
-                });
-                Answered::Later(in_time, InFlight::new(Arc::clone(&self.watch)))
-            }
-        }
-    }
-}
-
-/// Answers a request that has a body, which no route here wants: one of usual size is read and dropped.
-async fn without_body<S: Site>(site: Arc<S>, request: Request<Incoming>, most: usize) -> Answer {
-    let (head, mut body) = request.into_parts();
-    let most = u64::try_from(most).unwrap_or(u64::MAX);
-    let mut read = body.size_hint().lower();
-    if read <= most {
-        read = 0;
-        while let Some(frame) = body.frame().await {
-            match frame {
-                Ok(frame) => read += frame.data_ref().map_or(0, |data| data.len() as u64),
-                Err(_) => return site.refuse(StatusCode::BAD_REQUEST),
-            }
-            if read > most {
-                break;
-            }
-        }
-    }
-    if read > most {
-        return site.refuse(StatusCode::PAYLOAD_TOO_LARGE);
-    }
-    match Arc::clone(&site).respond(Request::from_parts(head, ())) {
-        Reply::Now(answer) => answer,
-        Reply::Later(making) => making.await,
-    }
-}
-
-/// The future of an answer.
-enum Answered {
-    Now(Option<Answer>),
-    Later(Pin<Box<dyn Future<Output = Answer> + Send>>, InFlight),
-}
-
-impl Future for Answered {
-    type Output = Result<Answer, Infallible>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut *self {
-            Self::Now(answer) => answer
-                .take()
-                .map_or(Poll::Pending, |answer| Poll::Ready(Ok(answer))),
-            Self::Later(making, _in_flight) => making.as_mut().poll(cx).map(Ok),
-        }
-    }
-}
-
-/// Counts an answer as being made for as long as it exists.
-struct InFlight(Arc<Watch>);
-
-impl InFlight {
-    fn new(watch: Arc<Watch>) -> Self {
-        watch.begin();
-        Self(watch)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.end();
     }
 }

@@ -13,7 +13,7 @@ pub type Answer = Response<Full<Bytes>>;
 /// What is served.
 pub trait Site: Send + Sync + 'static {
     /// Answers a request without a body.
-    fn respond(self: Arc<Self>, request: Request<()>) -> Reply;
+    fn respond(self: &Arc<Self>, request: Request<()>) -> Reply;
 
     /// The answer to a request that the server itself refuses.
     fn refuse(&self, status: StatusCode) -> Answer;
