@@ -27,8 +27,8 @@
 //! *One read.* `product::symbols::reads::SymbolReads::peek` takes the list that `reads::tracking` keeps as Redis has it.
 //! Where there is none, or it is past its lifetime, `reads::flight` refreshes it, once for all who want it.
 //!
-//! *One read over HTTP.* A thread of `product::http::server` reads a request and asks `http::endpoint`, which peeks.
-//! `http::lists` hands out the bytes and headers it made when the list came. Only where nothing is in memory anybody
+//! *One read over HTTP.* A thread of `product::http::server` reads a request and asks `http::router`, which peeks.
+//! `http::answers::lists` hands out the bytes and headers it made when the list came. Only where nothing is in memory anybody
 //! waits, for `SymbolReads::read`.
 //!
 //! *One beat tick.* `tradebot-beat` wakes when an entry is due, decides which slots are to be sent, makes their messages

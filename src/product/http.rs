@@ -1,28 +1,15 @@
-//! The optional HTTP endpoint: the two symbol routes of the existing system and `/health`, answered as it answers
-//! them, only faster and never without the last good list; and what an operator wants to see.
+//! The optional HTTP endpoint: the two symbol routes and `/health` of the Python backend, and what an operator needs.
 //!
-//! From the bottom up: sockets, and what they can do without hyper, [`server`] (connections, their limits, the stop),
-//! what of a request decides about its answer, bodies in every coding, the list answers, and [`endpoint`] (the routes).
-//! Nothing here knows where a list comes from: that is [`symbols::reads`](crate::product::symbols::reads)'s, or for
-//! users with a key of their own [`credentials`](crate::product::credentials)'s.
+//! From the bottom up: [`server`] (sockets, connections, limits, the stop), `answers` (routes, lists, negotiation, CORS),
+//! `ops` (metrics and the status page), [`router`] (which route makes which response), and [`run`] (settings, start and
+//! end). None of them knows where a list comes from: [`symbols::reads`](crate::product::symbols::reads) does, and
+//! [`credentials`](crate::product::credentials) for users with their own keys.
 
 mod answers;
-pub mod cors;
-pub mod endpoint;
-pub mod lists;
-mod metrics;
-mod negotiation;
-mod own;
-mod page;
-mod parts;
-mod query;
-mod representation;
-mod routes;
+mod ops;
+pub mod router;
 pub mod run;
 pub mod server;
-pub mod site;
-mod socket;
-mod traces;
-mod watch;
 
-pub use watch::Patience;
+pub use answers::cors::AllowedOrigins;
+pub use answers::lists::Staleness;

@@ -1,4 +1,4 @@
-//! The endpoint as a part of a process: from its settings to its end.
+//! The endpoint as part of a process: its settings, its start and its end.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,12 +11,11 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::cors::Origins;
-use super::endpoint::{Endpoint, EndpointSettings};
-use super::lists::{ListAnswers, Staleness};
-use super::parts::Parts;
-use super::server::{Limits, Server};
-use super::watch::Patience;
+use super::answers::cors::AllowedOrigins;
+use super::answers::filtered_lists::FilteredLists;
+use super::answers::lists::{ListResponses, Staleness};
+use super::router::{Router, RouterSettings};
+use super::server::{ConnectionTimeouts, Limits, Server};
 use crate::config::HttpConfig;
 use crate::product::credentials::protect;
 use crate::product::credentials::settings::CredentialSettings;
@@ -31,13 +30,13 @@ use tradebot_base::error_chain;
 use tradebot_base::market::PerMarket;
 use tradebot_core::engine::Engine;
 
-/// Everything the endpoint needs to know.
+/// The settings of the endpoint.
 #[derive(Debug)]
 pub struct HttpSettings {
     address: SocketAddr,
     threads: usize,
     limits: Limits,
-    endpoint: EndpointSettings,
+    router: RouterSettings,
     /// Queues whose depth is shown.
     queues: Vec<String>,
     redis: RedisConfig,
@@ -45,37 +44,37 @@ pub struct HttpSettings {
     credentials: CredentialSettings,
 }
 
-/// Why the endpoint could not be served.
+/// Why the endpoint cannot be served.
 #[derive(Debug, Error)]
 pub enum HttpError {
-    /// The address is taken, not this machine's, or not permitted.
+    /// The address is in use, not local, or not permitted.
     #[error("cannot listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The system gives no thread, or one of them panicked.
-    #[error("the HTTP endpoint")]
+    /// A thread cannot be started, or one panicked.
+    #[error("the HTTP endpoint failed")]
     Threads(#[from] std::io::Error),
     /// The lists cannot be read.
     #[error(transparent)]
     Reads(#[from] ReadsError),
-    /// A Redis URL cannot be used.
+    /// A Redis URL is invalid.
     #[error(transparent)]
     Redis(#[from] RedisTrouble),
-    /// Users' own keys cannot be used.
-    #[error("users' own keys")]
+    /// Users' exchange keys cannot be used.
+    #[error("cannot use users' exchange keys")]
     Credentials(#[from] UserListsError),
 }
 
 impl HttpSettings {
-    /// Reads this part of the environment. `address` is the command line's, else it is the environment's; `queues` are
-    /// those whose length is shown; `drain` is how long requests in flight get at a stop.
+    /// Reads the settings. The command line's `address` wins over the environment's. The status page shows the length
+    /// of `queues`. A stop waits `drain` for requests in flight.
     ///
     /// # Errors
-    /// [`ConfigError`] with every mistake found, also when there is no address at all.
+    /// [`ConfigError`] with every mistake, including a missing address.
     pub fn read(
         vars: &dyn Vars,
         address: Option<SocketAddr>,
@@ -97,8 +96,8 @@ impl HttpSettings {
             );
         }
         let origins = match &config.only_origin {
-            None => Origins::Any,
-            Some(origin) => Origins::Only(HeaderValue::from_str(origin).unwrap_or_else(|_| {
+            None => AllowedOrigins::Any,
+            Some(origin) => AllowedOrigins::Only(HeaderValue::from_str(origin).unwrap_or_else(|_| {
                 reader.complain("FRONTEND_URL", origin, "`https://host`");
                 HeaderValue::from_static("null")
             })),
@@ -122,7 +121,7 @@ impl HttpSettings {
                 header_bytes: config.max_header_bytes,
                 body_bytes: config.max_body_bytes,
                 request: config.request_timeout,
-                patience: Patience {
+                timeouts: ConnectionTimeouts {
                     header: config.header_timeout,
                     idle: config.idle_timeout,
                     send: config.send_timeout,
@@ -131,7 +130,7 @@ impl HttpSettings {
             },
             queues,
             redis,
-            endpoint: EndpointSettings {
+            router: RouterSettings {
                 origins,
                 quote_asset: reads.symbols.quote_asset.clone(),
                 interval: PerMarket {
@@ -161,7 +160,7 @@ pub struct HttpEndpoint {
 }
 
 impl HttpEndpoint {
-    /// Listens. Clients can connect from here on and are answered once [`run`](Self::run) is awaited.
+    /// Listens. Clients can connect now and are answered once [`run`](Self::run) is awaited.
     ///
     /// # Errors
     /// [`HttpError::Listen`].
@@ -173,11 +172,11 @@ impl HttpEndpoint {
         Ok(Self { server, settings })
     }
 
-    /// Serves until `stop` fires, and then ends what is in flight. `name` is what its connections to Redis are called;
-    /// `worker` is the worker of this process, if it has one.
+    /// Serves until `stop` fires and the requests in flight have ended. `name` names the connections to Redis, and
+    /// `worker` is this process's worker, if any.
     ///
     /// # Errors
-    /// [`HttpError`]. A Redis or an exchange that is not there is no error.
+    /// [`HttpError`]. An unreachable Redis or exchange is not an error.
     pub async fn run(
         self,
         name: &str,
@@ -192,7 +191,7 @@ impl HttpEndpoint {
         let branch = match settings.credentials {
             CredentialSettings::On(enabled) => {
                 if let Err(error) = protect::forbid_dumps() {
-                    warn!(error = %error_chain(&error), "this process may leave core dumps, with users' keys in them");
+                    warn!(error = %error_chain(&error), "cannot forbid core dumps: a dump of this process could contain users' keys");
                 }
                 let branch = UserLists::new(*enabled, reads.client(), symbols)?;
                 Some(Arc::new(branch))
@@ -202,10 +201,10 @@ impl HttpEndpoint {
                 None
             }
         };
-        let lists = || ListAnswers::new(settings.endpoint.staleness, runtime.clone());
-        let endpoint = Endpoint {
+        let lists = || ListResponses::new(settings.router.staleness, runtime.clone());
+        let router = Router {
             reads: reads.clone(),
-            parts: Parts::new(AllSymbols::new(&redis, name)?, runtime.clone()),
+            filtered: FilteredLists::new(AllSymbols::new(&redis, name)?, runtime.clone()),
             overview: OverviewReader::new(&settings.redis, name, settings.queues)?,
             connections: server.counts(),
             worker,
@@ -215,12 +214,12 @@ impl HttpEndpoint {
                 spot: lists(),
                 futures: lists(),
             },
-            answers: Arc::default(),
+            responses: Arc::default(),
             branch,
-            settings: settings.endpoint,
+            settings: settings.router,
             runtime,
         };
-        let ended = server.run(Arc::new(endpoint), stop).await;
+        let ended = server.run(Arc::new(router), stop).await;
         reads.stop().await;
         Ok(ended?)
     }

@@ -1,17 +1,21 @@
-//! HTTP/1.1 and h2c on one port: connections, their limits, and the stop.
+//! An HTTP/1.1 and h2c server on one port: connections, their limits, and the graceful stop.
 //!
-//! One task accepts, and hands the connections round to threads with a runtime each, so that all threads have the same
-//! share and no connection ever moves. What is answered is a [`Site`]'s.
+//! One task accepts connections and hands them round robin to threads, each with its own runtime. A connection never
+//! changes its thread. A [`Handler`] makes the responses.
 //!
-//! | limit | what happens beyond it |
+//! | limit | beyond it |
 //! | --- | --- |
-//! | connections | 503 with `Retry-After`, and the connection is closed; so a probe or a proxy knows at once |
-//! | size of a header | 431 |
-//! | size of a body | 413; a smaller one is read and dropped, no route here takes any |
-//! | time for a header, between requests, to take an answer | the connection is closed |
-//! | time for an answer | the site's own timeout answer |
+//! | connections | 503 with `Retry-After`, then the connection is closed, so that a probe or a proxy knows at once |
+//! | size of a request header | 431 |
+//! | size of a request body | 413; a smaller body is read and dropped, as no route uses one |
+//! | time for a header, between requests, and for the client to take a response | the connection is closed |
+//! | time to make a response | the handler's response for 504 |
 
+mod activity;
 mod connection;
+mod handler;
+mod service;
+mod socket;
 mod thread;
 
 use std::io;
@@ -27,24 +31,24 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::site::Site;
-use super::watch::Patience;
-use thread::Lane;
+pub use activity::ConnectionTimeouts;
+pub use handler::{Handled, Handler, HttpResponse};
+use thread::ServerThread;
 
-/// How much is taken of clients, and for how long.
+/// What the server accepts from clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Connections at a time.
     pub connections: usize,
-    /// Bytes of a request's header.
+    /// Bytes of a request header.
     pub header_bytes: usize,
-    /// Bytes of a request's body.
+    /// Bytes of a request body.
     pub body_bytes: usize,
-    /// For a request to be answered, its body included.
+    /// Time to read a request body and make the response.
     pub request: Duration,
-    /// For a connection to come on.
-    pub patience: Patience,
-    /// For the requests in flight to end once a stop is asked for.
+    /// How long a connection may stay in each state.
+    pub timeouts: ConnectionTimeouts,
+    /// How long a stop waits for requests in flight.
     pub drain: Duration,
 }
 
@@ -53,23 +57,24 @@ pub struct Limits {
 pub struct ConnectionCounts {
     /// Accepted and served.
     pub accepted: AtomicU64,
-    /// Turned away because there were too many.
+    /// Refused because too many were open.
     pub refused: AtomicU64,
-    /// Closed because a limit of time was reached.
+    /// Closed because of a timeout.
     pub cut: AtomicU64,
     /// Open now.
     pub open: AtomicU64,
 }
 
 const ACCEPT_RETRY: Duration = Duration::from_millis(250);
-/// Connections that are being told that there are too many; beyond these they are closed without a word.
+/// How many connections are answered with a 503 at a time. Further ones are closed without an answer.
 const MAX_REFUSALS: usize = 64;
-const REFUSAL: Duration = Duration::from_secs(1);
+/// How long a refused client may take to read the 503 and close.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
     retry-after: 1\r\ncache-control: no-store\r\nconnection: close\r\ncontent-length: 34\r\n\r\n\
     {\"detail\":\"Too many connections.\"}";
 
-/// A port, listened on.
+/// A listening server.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -79,11 +84,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `address`; port 0 takes any free one. Clients can connect from here on and are answered once
-    /// [`run`](Self::run) is awaited.
+    /// Listens on `address`; port 0 picks a free one. Clients can connect now and are answered once [`run`](Self::run)
+    /// is awaited.
     ///
     /// # Errors
-    /// The address is taken, not this machine's, or not permitted.
+    /// When the address is in use, not local, or not permitted.
     pub async fn bind(address: SocketAddr, threads: usize, limits: Limits) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         Ok(Self {
@@ -95,26 +100,27 @@ impl Server {
         })
     }
 
-    /// The address listened on, with the port that was really taken.
+    /// The address with the actual port.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Counters that go on while the server runs.
+    /// Live counters.
     #[must_use]
     pub fn counts(&self) -> Arc<ConnectionCounts> {
         Arc::clone(&self.counts)
     }
 
-    /// Serves until `stop` fires, then takes no more connections and gives requests in flight the drain time.
+    /// Serves until `stop` fires, then accepts no more connections and waits for requests in flight, at most the drain
+    /// time.
     ///
     /// # Errors
-    /// When the system gives no thread, or one of them panicked.
-    pub async fn run<S: Site>(self, site: Arc<S>, stop: CancellationToken) -> io::Result<()> {
-        let mut lanes = Vec::new();
+    /// When a thread cannot be started or panicked.
+    pub async fn run<H: Handler>(self, handler: Arc<H>, stop: CancellationToken) -> io::Result<()> {
+        let mut threads = Vec::new();
         for number in 0..self.threads {
-            lanes.push(Lane::start(number, &self, Arc::clone(&site))?);
+            threads.push(ServerThread::start(number, &self, Arc::clone(&handler))?);
         }
         info!(http.address = %self.address, http.threads = self.threads, "http is listening");
         let room = Arc::new(Semaphore::new(self.limits.connections));
@@ -129,10 +135,10 @@ impl Server {
             match accepted {
                 Ok((stream, _peer)) => match Arc::clone(&room).try_acquire_owned() {
                     Ok(permit) => {
-                        lanes[next].give(stream, permit);
-                        next = (next + 1) % lanes.len();
+                        threads[next].give(stream, permit);
+                        next = (next + 1) % threads.len();
                     }
-                    Err(_) => self.turn_away(stream, &refusals),
+                    Err(_) => self.refuse(stream, &refusals),
                 },
                 Err(error) => {
                     warn!(http.address = %self.address, %error, "cannot accept a connection");
@@ -141,33 +147,33 @@ impl Server {
             }
         }
         drop(self.listener);
-        // The lanes end together: none waits for another.
-        let ends: Vec<_> = lanes.into_iter().map(Lane::end).collect();
+        // Tell every thread to end before waiting for the first.
+        let ends: Vec<_> = threads.into_iter().map(ServerThread::end).collect();
         for end in ends {
             let joined = tokio::task::spawn_blocking(move || end.join()).await;
             if !matches!(joined, Ok(Ok(()))) {
-                return Err(io::Error::other("a thread of the HTTP endpoint panicked"));
+                return Err(io::Error::other("an HTTP thread panicked"));
             }
         }
         info!("http has stopped");
         Ok(())
     }
 
-    fn turn_away(&self, mut stream: TcpStream, refusals: &Arc<Semaphore>) {
+    fn refuse(&self, mut stream: TcpStream, refusals: &Arc<Semaphore>) {
         self.counts.refused.fetch_add(1, Relaxed);
         let Ok(permit) = Arc::clone(refusals).try_acquire_owned() else {
             return;
         };
         tokio::spawn(async move {
-            let told = timeout(REFUSAL, async {
+            let refusal = timeout(REFUSAL_TIMEOUT, async {
                 stream.write_all(TOO_MANY).await?;
                 stream.shutdown().await?;
-                // Closing with unread bytes would take the answer away from the client.
+                // Closing with unread bytes would reset the connection before the client reads the 503.
                 while stream.read(&mut [0; 1024]).await? > 0 {}
                 io::Result::Ok(())
             });
-            if let Ok(Err(error)) = told.await {
-                debug!(%error, "a client left before it was turned away");
+            if let Ok(Err(error)) = refusal.await {
+                debug!(%error, "refused client disconnected early");
             }
             drop(permit);
         });

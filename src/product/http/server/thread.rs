@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -10,23 +11,26 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{interval, sleep, timeout};
 use tracing::{debug, warn};
 
-use super::super::site::Site;
-use super::super::watch::{Order, Sweep, Watch};
-use super::connection::{Answering, Protocols};
+use super::activity::{ConnectionActivity, TimeoutSweep};
+use super::connection::Protocols;
+use super::handler::Handler;
+use super::service::ConnectionService;
 use super::{ConnectionCounts, Limits, Server};
 
-/// How often connections are looked at.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often timeouts are checked.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
-/// One of the threads that serve.
-pub(super) struct Lane {
-    inbox: mpsc::UnboundedSender<(std::net::TcpStream, OwnedSemaphorePermit)>,
-    thread: std::thread::JoinHandle<()>,
+type Arrival = (std::net::TcpStream, OwnedSemaphorePermit);
+
+/// A thread with its own runtime.
+pub(super) struct ServerThread {
+    inbox: mpsc::UnboundedSender<Arrival>,
+    thread: JoinHandle<()>,
 }
 
-impl Lane {
-    pub(super) fn start<S: Site>(number: usize, server: &Server, site: Arc<S>) -> io::Result<Self> {
-        // As many connections as there are permits: bounded by them.
+impl ServerThread {
+    pub(super) fn start<H: Handler>(number: usize, server: &Server, handler: Arc<H>) -> io::Result<Self> {
+        // The permits bound how many connections can wait here.
         let (inbox, arrivals) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -34,32 +38,33 @@ impl Lane {
         let (limits, counts) = (server.limits, server.counts());
         let thread = std::thread::Builder::new()
             .name(format!("http-{number}"))
-            .spawn(move || runtime.block_on(serve(arrivals, site, limits, counts)))?;
+            .spawn(move || runtime.block_on(serve(arrivals, handler, limits, counts)))?;
         Ok(Self { inbox, thread })
     }
 
     pub(super) fn give(&self, stream: TcpStream, permit: OwnedSemaphorePermit) {
         match stream.into_std() {
-            // A lane ends only after its sender.
+            // The thread receives until this sender is dropped.
             Ok(stream) => drop(self.inbox.send((stream, permit))),
-            Err(error) => warn!(%error, "a connection is lost"),
+            Err(error) => warn!(%error, "cannot hand a connection to its thread"),
         }
     }
 
-    pub(super) fn end(self) -> std::thread::JoinHandle<()> {
+    /// Has the thread drain its connections and end.
+    pub(super) fn end(self) -> JoinHandle<()> {
         self.thread
     }
 }
 
-async fn serve<S: Site>(
-    mut arrivals: mpsc::UnboundedReceiver<(std::net::TcpStream, OwnedSemaphorePermit)>,
-    site: Arc<S>,
+async fn serve<H: Handler>(
+    mut arrivals: mpsc::UnboundedReceiver<Arrival>,
+    handler: Arc<H>,
     limits: Limits,
     counts: Arc<ConnectionCounts>,
 ) {
     let protocols = Arc::new(Protocols::new(&limits));
-    let mut sweep = Sweep::default();
-    let mut look = interval(LOOK);
+    let mut connections = TimeoutSweep::default();
+    let mut sweep = interval(SWEEP_INTERVAL);
     // Both branches are cancel-safe.
     loop {
         tokio::select! {
@@ -68,46 +73,46 @@ async fn serve<S: Site>(
                 let stream = match TcpStream::from_std(stream) {
                     Ok(stream) => stream,
                     Err(error) => {
-                        warn!(%error, "a connection is lost");
+                        warn!(%error, "cannot register a connection with its thread");
                         continue;
                     }
                 };
                 if let Err(error) = stream.set_nodelay(true) {
-                    debug!(%error, "small packets stay delayed");
+                    debug!(%error, "cannot set TCP_NODELAY");
                 }
-                let watch = Arc::<Watch>::default();
-                sweep.add(Arc::clone(&watch), Instant::now());
-                let service = Answering { site: Arc::clone(&site), watch, limits };
-                let (protocols, open) = (Arc::clone(&protocols), Open::new(&counts, permit));
+                let activity = Arc::<ConnectionActivity>::default();
+                connections.add(Arc::clone(&activity), Instant::now());
+                let service = ConnectionService { handler: Arc::clone(&handler), activity, limits };
+                let (protocols, open) = (Arc::clone(&protocols), OpenConnection::new(&counts, permit));
                 tokio::spawn(async move {
                     protocols.serve(stream, service).await;
                     drop(open);
                 });
             }
-            _ = look.tick() => {
-                let cut = sweep.look(&limits.patience, Instant::now());
+            _ = sweep.tick() => {
+                let cut = connections.sweep(&limits.timeouts, Instant::now());
                 counts.cut.fetch_add(cut as u64, Relaxed);
             }
         }
     }
-    sweep.give(Order::Drain);
+    connections.drain();
     let all_ended = async {
-        while !sweep.all_ended() {
+        while !connections.all_ended() {
             sleep(Duration::from_millis(10)).await;
         }
     };
     if timeout(limits.drain, all_ended).await.is_err() {
-        warn!("http cuts clients off");
+        warn!("http closes connections whose requests did not finish before the stop");
     }
 }
 
-/// Counts a connection as open, and holds its place among those that may be, for as long as it exists.
-struct Open {
+/// Counts a connection as open and holds its permit while it exists.
+struct OpenConnection {
     counts: Arc<ConnectionCounts>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Open {
+impl OpenConnection {
     fn new(counts: &Arc<ConnectionCounts>, permit: OwnedSemaphorePermit) -> Self {
         counts.accepted.fetch_add(1, Relaxed);
         counts.open.fetch_add(1, Relaxed);
@@ -118,7 +123,7 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.counts.open.fetch_sub(1, Relaxed);
     }

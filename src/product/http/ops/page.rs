@@ -1,4 +1,4 @@
-//! The status page: one document, made on the server, with its style and its few lines of script inside.
+//! The status page: one HTML document with its style and a few lines of script inside.
 
 use std::fmt::{self, Write};
 use std::sync::LazyLock;
@@ -9,11 +9,11 @@ use chrono::{DateTime, Utc};
 use hyper::header::{self, HeaderValue};
 use sha2::{Digest, Sha256};
 
-use super::answers::fresh;
-use super::site::Answer;
-use crate::product::fleet::overview::Overview;
+use crate::product::http::answers::responses::uncached;
 use crate::product::fleet::readiness::Readiness;
 use crate::product::fleet::span;
+use crate::product::fleet::overview::Overview;
+use crate::product::http::server::HttpResponse;
 use crate::product::symbols::cache::ListNetwork;
 use crate::product::symbols::changes::Change;
 use crate::product::symbols::reads::MarketStatus;
@@ -22,7 +22,7 @@ use tradebot_base::market::{Market, PerMarket};
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// Nothing may be loaded, and nothing run but what stands in the page.
+/// The page loads nothing and runs only its own script.
 static POLICY: LazyLock<String> = LazyLock::new(|| {
     let hash = |text: &str| format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)));
     format!(
@@ -33,36 +33,36 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// What the page shows.
-pub(super) struct Figures<'a> {
-    pub(super) now: DateTime<Utc>,
-    pub(super) readiness: &'a Readiness,
-    pub(super) lists: PerMarket<MarketStatus>,
+/// The figures of the status page.
+pub(crate) struct StatusPage<'a> {
+    pub(crate) now: DateTime<Utc>,
+    pub(crate) readiness: &'a Readiness,
+    pub(crate) lists: PerMarket<MarketStatus>,
     /// Seconds between two refreshes, where they are scheduled.
-    pub(super) interval: PerMarket<Option<u64>>,
-    pub(super) overview: Option<&'a Overview>,
-    /// Newest first; `None` where they cannot be had.
-    pub(super) changes: Option<Vec<Change>>,
+    pub(crate) interval: PerMarket<Option<u64>>,
+    pub(crate) overview: Option<&'a Overview>,
+    /// Newest first; `None` if Redis cannot be read.
+    pub(crate) changes: Option<Vec<Change>>,
 }
 
-/// The page.
-pub(super) fn answer(figures: &Figures<'_>) -> Answer {
+/// The response with the page.
+pub(crate) fn response(figures: &StatusPage<'_>) -> HttpResponse {
     let mut text = String::with_capacity(16 * 1024);
-    // Writing to a text cannot fail.
+    // Writing to a `String` cannot fail.
     let _ = figures.write(&mut text);
-    let mut answer = fresh(HeaderValue::from_static("text/html; charset=utf-8"), text);
-    let headers = answer.headers_mut();
+    let mut response = uncached(HeaderValue::from_static("text/html; charset=utf-8"), text);
+    let headers = response.headers_mut();
     if let Ok(policy) = HeaderValue::from_str(&POLICY) {
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     }
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    answer
+    response
 }
 
-/// A text between tags.
-struct Text<T>(T);
+/// A text, escaped for HTML.
+struct Escaped<T>(T);
 
-impl<T: fmt::Display> fmt::Display for Text<T> {
+impl<T: fmt::Display> fmt::Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for character in self.0.to_string().chars() {
             match character {
@@ -77,7 +77,7 @@ impl<T: fmt::Display> fmt::Display for Text<T> {
     }
 }
 
-impl Figures<'_> {
+impl StatusPage<'_> {
     fn write(&self, page: &mut String) -> fmt::Result {
         write!(
             page,
@@ -118,7 +118,7 @@ impl Figures<'_> {
                     .into_iter()
                     .flatten()
                 {
-                    write!(page, ": {}", Text(part))?;
+                    write!(page, ": {}", Escaped(part))?;
                 }
                 page.push_str("</li>");
             }
@@ -138,7 +138,7 @@ impl Figures<'_> {
             write!(
                 page,
                 "<dt>{label}</dt><dd id=\"{name}-{id}\">{}</dd>",
-                Text(value)
+                Escaped(value)
             )
         };
         match &status.reading {
@@ -180,7 +180,7 @@ impl Figures<'_> {
         });
         let ratio = match hits.checked_add(misses) {
             None | Some(0) => "no reads yet".to_owned(),
-            // Rounded down: 100 % means that nobody missed.
+            // Rounded down: 100 % means no miss at all.
             Some(reads) => format!("{} % of {reads}", u128::from(hits) * 100 / u128::from(reads)),
         };
         figure("hits", "hits", ratio)?;
@@ -206,7 +206,7 @@ impl Figures<'_> {
             } else {
                 "<span class=\"bad\">does not answer</span>"
             };
-            write!(page, "<li>worker {}: {state}</li>", Text(&worker.node))?;
+            write!(page, "<li>worker {}: {state}</li>", Escaped(&worker.node))?;
         }
         if overview.workers.is_empty() {
             page.push_str("<li>no worker of this kind</li>");
@@ -216,9 +216,9 @@ impl Figures<'_> {
             write!(
                 page,
                 "<li>beat {} ({}), process {}",
-                Text(beat.host()),
-                Text(beat.version()),
-                Text(&beat.heartbeat["pid"])
+                Escaped(beat.host()),
+                Escaped(beat.version()),
+                Escaped(&beat.heartbeat["pid"])
             )?;
             if beat.leads() {
                 page.push_str(", leads");
@@ -233,11 +233,11 @@ impl Figures<'_> {
         }
         page.push_str("</ul><ul id=\"queues\">");
         for queue in &overview.queues {
-            let (name, waiting) = (Text(&queue.name), queue.messages);
+            let (name, waiting) = (Escaped(&queue.name), queue.messages);
             write!(page, "<li>queue {name}: {waiting} waiting</li>")?;
         }
         for (task, waiting) in &overview.totals.waiting_for_others {
-            write!(page, "<li>{waiting} for other workers: {}</li>", Text(task))?;
+            write!(page, "<li>{waiting} for other workers: {}</li>", Escaped(task))?;
         }
         let parked = overview.totals.parked;
         if parked > 0 {
@@ -288,7 +288,7 @@ impl Figures<'_> {
             for status in change.diff.status_changed.iter().take(20) {
                 parts.push(format!("{}: {} → {}", status.symbol, status.from, status.to));
             }
-            write!(page, "{}</td></tr>", Text(parts.join("; ")))?;
+            write!(page, "{}</td></tr>", Escaped(parts.join("; ")))?;
         }
         page.push_str("</tbody></table></div>");
         Ok(())

@@ -1,18 +1,18 @@
-//! What may follow the question mark, and the part of a list that it asks for.
+//! Query parameters: the filter of a list and the range of changes.
 
 use url::form_urlencoded;
 
 use crate::product::binance::exchange_info::Symbol;
 use crate::product::symbols::changes::is_stream_id;
 
-/// The longest value of a parameter, in characters.
+/// Maximum characters in a parameter value.
 const LONGEST: usize = 512;
 const TRADING: &str = "TRADING";
 
-/// Assets that a list is narrowed to.
+/// The assets a filter selects.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Assets {
-    /// Any.
+pub(crate) enum AssetSet {
+    /// Every asset.
     All,
     /// These, sorted.
     Named(Vec<String>),
@@ -20,25 +20,25 @@ pub(super) enum Assets {
 
 /// `?quote=` and `?base=` of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Filter {
-    quote: Assets,
-    base: Assets,
+pub(crate) struct ListFilter {
+    quote: AssetSet,
+    base: AssetSet,
 }
 
 /// `?since=` and `?limit=` of the changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) since: Option<String>,
-    pub(super) limit: usize,
+pub(crate) struct ChangesQuery {
+    pub(crate) since: Option<String>,
+    pub(crate) limit: usize,
 }
 
-/// Why a query is not understood, for its sender.
+/// What is wrong with a query, as shown to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BadQuery(pub(super) String);
+pub(crate) struct InvalidQuery(pub(crate) String);
 
-impl Filter {
-    /// Reads a query; parameters of other names are nobody's business. `None` asks for the list as it is.
-    pub(super) fn read(query: &str, default_quote: &str) -> Result<Option<Self>, BadQuery> {
+impl ListFilter {
+    /// Reads a query and ignores other parameters. `None` means the unfiltered list.
+    pub(crate) fn read(query: &str, default_quote: &str) -> Result<Option<Self>, InvalidQuery> {
         if query.is_empty() {
             return Ok(None);
         }
@@ -47,24 +47,26 @@ impl Filter {
             return Ok(None);
         }
         Ok(Some(Self {
-            quote: quote.unwrap_or_else(|| Assets::Named(vec![default_quote.to_owned()])),
-            base: base.unwrap_or(Assets::All),
+            quote: quote.unwrap_or_else(|| AssetSet::Named(vec![default_quote.to_owned()])),
+            base: base.unwrap_or(AssetSet::All),
         }))
     }
 
-    /// Whether a symbol is asked for. Only trading ones are.
-    pub(super) fn takes(&self, symbol: &Symbol) -> bool {
-        symbol.status == TRADING && self.quote.have(&symbol.quote_asset) && self.base.have(&symbol.base_asset)
+    /// Whether the filter selects a symbol. It only selects symbols that trade.
+    pub(crate) fn selects(&self, symbol: &Symbol) -> bool {
+        symbol.status == TRADING
+            && self.quote.contains(&symbol.quote_asset)
+            && self.base.contains(&symbol.base_asset)
     }
 
-    /// Whether the list of one quote asset has all that is asked for.
-    pub(super) fn is_within(&self, quote: &str) -> bool {
-        matches!(&self.quote, Assets::Named(names) if names.iter().all(|name| name == quote))
+    /// Whether the list of one quote asset contains everything the filter can select.
+    pub(crate) fn is_within(&self, quote: &str) -> bool {
+        matches!(&self.quote, AssetSet::Named(names) if names.iter().all(|name| name == quote))
     }
 }
 
-impl Assets {
-    fn have(&self, asset: &str) -> bool {
+impl AssetSet {
+    fn contains(&self, asset: &str) -> bool {
         match self {
             Self::All => true,
             Self::Named(names) => names.binary_search_by(|name| name.as_str().cmp(asset)).is_ok(),
@@ -72,57 +74,57 @@ impl Assets {
     }
 }
 
-/// The values of a parameter that is a list, or `*`.
-fn values(query: &str, name: &str) -> Result<Option<Assets>, BadQuery> {
+/// A parameter that is a comma-separated list, or `*`.
+fn values(query: &str, name: &str) -> Result<Option<AssetSet>, InvalidQuery> {
     let Some(text) = value(query, name)? else {
         return Ok(None);
     };
     if text == "*" {
-        return Ok(Some(Assets::All));
+        return Ok(Some(AssetSet::All));
     }
     let mut names: Vec<String> = text.split(',').map(str::to_owned).collect();
     if names.iter().any(String::is_empty) {
-        return Err(BadQuery(format!(
+        return Err(InvalidQuery(format!(
             "{name}: expected names separated by commas, or *"
         )));
     }
     names.sort();
     names.dedup();
-    Ok(Some(Assets::Named(names)))
+    Ok(Some(AssetSet::Named(names)))
 }
 
-/// The value of a parameter that comes at most once.
-fn value(query: &str, name: &str) -> Result<Option<String>, BadQuery> {
+/// A parameter that may be given once.
+fn value(query: &str, name: &str) -> Result<Option<String>, InvalidQuery> {
     let mut found = form_urlencoded::parse(query.as_bytes()).filter(|(known, _)| known == name);
     let Some((_, text)) = found.next() else {
         return Ok(None);
     };
     if found.next().is_some() {
-        return Err(BadQuery(format!("{name}: given more than once")));
+        return Err(InvalidQuery(format!("{name}: given more than once")));
     }
     if text.chars().count() > LONGEST {
-        return Err(BadQuery(format!("{name}: longer than {LONGEST} characters")));
+        return Err(InvalidQuery(format!("{name}: longer than {LONGEST} characters")));
     }
     Ok(Some(text.into_owned()))
 }
 
-impl Span {
-    /// The most changes in one answer.
+impl ChangesQuery {
+    /// Maximum changes in one response.
     const MOST: usize = 1000;
 
     /// Reads a query.
-    pub(super) fn read(query: &str) -> Result<Self, BadQuery> {
+    pub(crate) fn read(query: &str) -> Result<Self, InvalidQuery> {
         let limit = match value(query, "limit")? {
             None => 100,
             Some(text) => text
                 .parse()
                 .ok()
                 .filter(|limit| (1..=Self::MOST).contains(limit) && text.bytes().all(|b| b.is_ascii_digit()))
-                .ok_or_else(|| BadQuery(format!("limit: expected a number from 1 to {}", Self::MOST)))?,
+                .ok_or_else(|| InvalidQuery(format!("limit: expected a number from 1 to {}", Self::MOST)))?,
         };
         let since = value(query, "since")?;
-        if since.as_deref().is_some_and(|place| !is_stream_id(place)) {
-            return Err(BadQuery(
+        if since.as_deref().is_some_and(|id| !is_stream_id(id)) {
+            return Err(InvalidQuery(
                 "since: expected the id of a change, or milliseconds since 1970".to_owned(),
             ));
         }
@@ -144,7 +146,7 @@ mod tests {
     }
 
     fn taken(query: &str) -> Vec<String> {
-        let filter = Filter::read(query, "USDT").unwrap().unwrap();
+        let filter = ListFilter::read(query, "USDT").unwrap().unwrap();
         let symbols = [
             symbol("BTC", "USDT", TRADING),
             symbol("BTC", "USDC", TRADING),
@@ -152,7 +154,7 @@ mod tests {
             symbol("ETH", "FDUSD", TRADING),
             symbol("币安人生", "USDT", TRADING),
         ];
-        let taken = symbols.iter().filter(|symbol| filter.takes(symbol));
+        let taken = symbols.iter().filter(|symbol| filter.selects(symbol));
         taken.map(|symbol| symbol.symbol.clone()).collect()
     }
 
@@ -170,8 +172,13 @@ mod tests {
         ] {
             assert_eq!(taken(query), names, "{query}");
         }
-        assert_eq!(Filter::read("_=1&quotes=USDC", "USDT"), Ok(None));
-        let within = |query| Filter::read(query, "USDT").unwrap().unwrap().is_within("USDT");
+        assert_eq!(ListFilter::read("_=1&quotes=USDC", "USDT"), Ok(None));
+        let within = |query| {
+            ListFilter::read(query, "USDT")
+                .unwrap()
+                .unwrap()
+                .is_within("USDT")
+        };
         assert!(
             within("base=BTC") && within("quote=USDT") && !within("quote=USDT,USDC") && !within("quote=*")
         );
@@ -179,9 +186,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_refused() {
-        let long = format!("quote={}", "A".repeat(LONGEST + 1));
+        let (long, longest) = ("A".repeat(513), "A".repeat(512));
+        assert!(ListFilter::read(&format!("quote={longest}"), "USDT").is_ok());
+        let long = format!("quote={long}");
         for query in ["quote=", "quote=A,,B", "base=,", "quote=A&quote=B", long.as_str()] {
-            assert!(Filter::read(query, "USDT").is_err(), "{query}");
+            assert!(ListFilter::read(query, "USDT").is_err(), "{query}");
         }
         for query in [
             "limit=0",
@@ -194,12 +203,12 @@ mod tests {
             "since=1-2-3",
             "since=1234567890123456789012",
         ] {
-            assert!(Span::read(query).is_err(), "{query}");
+            assert!(ChangesQuery::read(query).is_err(), "{query}");
         }
-        let longest = Span::read("since=9223372036854775807").unwrap();
-        assert_eq!(longest.since.as_deref(), Some("9223372036854775807"));
-        let span = Span::read("since=1700000000000-3&limit=7").unwrap();
+        let span = ChangesQuery::read("since=1700000000000-3&limit=7").unwrap();
         assert_eq!((span.since.as_deref(), span.limit), (Some("1700000000000-3"), 7));
-        assert_eq!(Span::read("").unwrap().limit, 100);
+        let longest = ChangesQuery::read("since=9223372036854775807").unwrap();
+        assert_eq!(longest.since.as_deref(), Some("9223372036854775807"));
+        assert_eq!(ChangesQuery::read("").unwrap().limit, 100);
     }
 }

@@ -1,7 +1,7 @@
-//! The answers of the two list routes, headers and all, as they are sent for one second.
+//! The responses of the two list routes.
 //!
-//! What of them changes with time (`Date`, `Age`, and what is left of the lifetime) changes once a second, so these are
-//! made once a second and copied for each request; the body is made once for each list.
+//! The body is made once for each list. The headers that change with time (`Date`, `Age` and the remaining lifetime)
+//! change once a second, so the header block is made once a second and copied for each request.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,10 +13,10 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use tokio::runtime::Handle;
 
-use super::answers::{CACHE_STATUS, JSON, VARY_BY};
-use super::negotiation::{Coding, Wishes, none_match};
+use super::negotiation::{AcceptEncoding, ContentCoding, none_match};
 use super::representation::Representation;
-use super::site::Answer;
+use super::responses::{CACHE_STATUS, JSON, VARY_BY};
+use crate::product::http::server::HttpResponse;
 use crate::product::symbols::cache::ListNetwork;
 use crate::product::symbols::list::SymbolList;
 use crate::product::symbols::reads::{Level, Reading};
@@ -25,43 +25,43 @@ const NETWORK: HeaderName = HeaderName::from_static("x-symbols-network");
 /// The name of this cache in `Cache-Status`.
 const CACHE: &str = "tradebot-symbols";
 
-/// How long other caches may go on with a list past its lifetime.
+/// How long other caches may use a list past its lifetime.
 #[derive(Debug, Clone, Copy)]
 pub struct Staleness {
-    /// While they fetch a new one (`stale-while-revalidate`).
+    /// While they fetch a new list (`stale-while-revalidate`).
     pub while_revalidate: Duration,
-    /// While they cannot (`stale-if-error`).
+    /// While they cannot fetch one (`stale-if-error`).
     pub if_error: Duration,
 }
 
-/// The answers of one market.
-pub(super) struct ListAnswers {
+/// The list responses of one market.
+pub(crate) struct ListResponses {
     staleness: Staleness,
     runtime: Handle,
-    shown: ArcSwapOption<Shown>,
-    /// What was made last. Locked by whoever makes the next.
+    prepared: ArcSwapOption<PreparedList>,
+    /// The body made last. Locked while the next one is made.
     latest: Mutex<Weak<Representation>>,
 }
 
-/// A reading with everything that is sent for it.
-struct Shown {
+/// A list with the headers of this second.
+struct PreparedList {
     list: Arc<SymbolList>,
-    moment: Moment,
+    freshness: Freshness,
     body: Arc<Representation>,
-    /// For each coding, with a body and without (304).
+    /// For each coding, the headers of a 200 and of a 304.
     headers: [(HeaderMap, HeaderMap); 4],
 }
 
-/// What of a reading is visible in the headers besides the list.
+/// The parts of a reading that the headers show, besides the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Moment {
+struct Freshness {
     level: Level,
     age: Option<u64>,
     ttl: Option<i64>,
     at: i64,
 }
 
-impl Moment {
+impl Freshness {
     fn of(reading: &Reading) -> Self {
         Self {
             level: reading.level,
@@ -72,48 +72,48 @@ impl Moment {
     }
 }
 
-impl ListAnswers {
-    pub(super) fn new(staleness: Staleness, runtime: Handle) -> Self {
+impl ListResponses {
+    pub(crate) fn new(staleness: Staleness, runtime: Handle) -> Self {
         Self {
             staleness,
             runtime,
-            shown: ArcSwapOption::empty(),
+            prepared: ArcSwapOption::empty(),
             latest: Mutex::default(),
         }
     }
 
-    /// The answer to a `GET` of something that was made from the list.
-    pub(super) fn answer_with(
+    /// The response to a `GET` of a body made from the list.
+    pub(crate) fn respond_with(
         &self,
         reading: &Reading,
         body: Arc<Representation>,
         request: &HeaderMap,
-    ) -> Answer {
-        Shown::new(reading, Moment::of(reading), body, self.staleness).answer(request)
+    ) -> HttpResponse {
+        PreparedList::new(reading, Freshness::of(reading), body, self.staleness).respond(request)
     }
 
-    /// The answer to a `GET`.
-    pub(super) fn answer(&self, reading: &Reading, request: &HeaderMap) -> Answer {
-        let moment = Moment::of(reading);
-        let shown = self.shown.load();
-        if let Some(shown) = shown.as_deref()
-            && shown.moment == moment
-            && Arc::ptr_eq(&shown.list, &reading.list)
+    /// The response to a `GET` of the list.
+    pub(crate) fn respond(&self, reading: &Reading, request: &HeaderMap) -> HttpResponse {
+        let freshness = Freshness::of(reading);
+        let prepared = self.prepared.load();
+        if let Some(prepared) = prepared.as_deref()
+            && prepared.freshness == freshness
+            && Arc::ptr_eq(&prepared.list, &reading.list)
         {
-            return shown.answer(request);
+            return prepared.respond(request);
         }
-        // Several threads may do this at the same time, once a second: the last one's headers stay.
-        let body = match shown.as_deref() {
-            Some(shown) if Arc::ptr_eq(&shown.list, &reading.list) => Arc::clone(&shown.body),
+        // Several threads may get here in the same second. The last one's headers stay.
+        let body = match prepared.as_deref() {
+            Some(prepared) if Arc::ptr_eq(&prepared.list, &reading.list) => Arc::clone(&prepared.body),
             _ => self.body_of(reading.list.json()),
         };
-        let shown = Arc::new(Shown::new(reading, moment, body, self.staleness));
-        let answer = shown.answer(request);
-        self.shown.store(Some(shown));
-        answer
+        let prepared = Arc::new(PreparedList::new(reading, freshness, body, self.staleness));
+        let response = prepared.respond(request);
+        self.prepared.store(Some(prepared));
+        response
     }
 
-    /// The body for a text, made once however many threads want it. The same text under another time is the same body.
+    /// The body for a text, made once for all threads. A refresh that brings the same text keeps the body.
     fn body_of(&self, json: &Bytes) -> Arc<Representation> {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(body) = latest.upgrade().filter(|body| body.plain() == json) {
@@ -126,15 +126,15 @@ impl ListAnswers {
     }
 }
 
-impl Shown {
-    fn new(reading: &Reading, moment: Moment, body: Arc<Representation>, staleness: Staleness) -> Self {
-        let headers = Coding::ALL.map(|coding| {
+impl PreparedList {
+    fn new(reading: &Reading, freshness: Freshness, body: Arc<Representation>, staleness: Staleness) -> Self {
+        let headers = ContentCoding::ALL.map(|coding| {
             let mut unchanged = HeaderMap::with_capacity(16);
             unchanged.insert(header::ETAG, body.tag(coding).clone());
             unchanged.insert(header::VARY, VARY_BY);
-            describe(&mut unchanged, reading, moment, staleness);
+            describe(&mut unchanged, reading, freshness, staleness);
             let mut full = unchanged.clone();
-            // Who has the body has these, too (RFC 9110, 15.4.5).
+            // The client has these with the body (RFC 9110, 15.4.5).
             unchanged.remove(header::LAST_MODIFIED);
             unchanged.remove(NETWORK);
             full.insert(header::CONTENT_TYPE, JSON);
@@ -149,49 +149,49 @@ impl Shown {
         });
         Self {
             list: Arc::clone(&reading.list),
-            moment,
+            freshness,
             body,
             headers,
         }
     }
 
-    fn answer(&self, request: &HeaderMap) -> Answer {
-        let wishes = Wishes::of(request);
+    fn respond(&self, request: &HeaderMap) -> HttpResponse {
+        let accepted = AcceptEncoding::of(request);
         if request.contains_key(header::IF_NONE_MATCH) {
-            // The tag is known before the bytes are.
-            let coding = wishes.choose(|_| true).unwrap_or(Coding::Identity);
-            let current = wishes
+            // A tag is known before its bytes are made.
+            let coding = accepted.choose(|_| true).unwrap_or(ContentCoding::Identity);
+            let current = accepted
                 .choose(|coding| self.body.body(coding).is_some())
-                .unwrap_or(Coding::Identity);
+                .unwrap_or(ContentCoding::Identity);
             for coding in [coding, current] {
                 if none_match(request, self.body.tag(coding)) {
-                    let mut answer = Response::new(Full::new(Bytes::new()));
-                    *answer.status_mut() = StatusCode::NOT_MODIFIED;
-                    *answer.headers_mut() = self.headers[coding as usize].1.clone();
-                    return answer;
+                    let mut response = Response::new(Full::new(Bytes::new()));
+                    *response.status_mut() = StatusCode::NOT_MODIFIED;
+                    *response.headers_mut() = self.headers[coding as usize].1.clone();
+                    return response;
                 }
             }
         }
-        // A client that refuses even identity gets it all the same, as RFC 9110 advises for what is not there.
-        let made = wishes.choose(|coding| self.body.body(coding).is_some());
-        let coding = made.unwrap_or(Coding::Identity);
+        // A client that refuses even identity gets it anyway, as RFC 9110 (12.5.3) allows.
+        let made = accepted.choose(|coding| self.body.body(coding).is_some());
+        let coding = made.unwrap_or(ContentCoding::Identity);
         let body = self.body.body(coding).unwrap_or(self.body.plain());
-        let mut answer = Response::new(Full::new(body.clone()));
-        *answer.headers_mut() = self.headers[coding as usize].0.clone();
-        answer
+        let mut response = Response::new(Full::new(body.clone()));
+        *response.headers_mut() = self.headers[coding as usize].0.clone();
+        response
     }
 }
 
-/// The headers that tell how old and how reliable a list is.
-fn describe(headers: &mut HeaderMap, reading: &Reading, moment: Moment, staleness: Staleness) {
+/// Adds the headers that describe the age and the source of a list.
+fn describe(headers: &mut HeaderMap, reading: &Reading, freshness: Freshness, staleness: Staleness) {
     let mut put = |name: HeaderName, text: String| {
         if let Ok(value) = HeaderValue::from_str(&text) {
             headers.insert(name, value);
         }
     };
-    let age = moment.age.unwrap_or(0);
-    let control = match moment.ttl {
-        // Without a lifetime nobody can tell how long it may be kept: others ask each time, and get a 304.
+    let age = freshness.age.unwrap_or(0);
+    let control = match freshness.ttl {
+        // A list without a lifetime has no max-age: caches revalidate each time and get a 304.
         None => "public, no-cache".to_owned(),
         Some(ttl) => {
             let lifetime = i64::try_from(age).unwrap_or(i64::MAX).saturating_add(ttl).max(0);
@@ -203,11 +203,11 @@ fn describe(headers: &mut HeaderMap, reading: &Reading, moment: Moment, stalenes
         }
     };
     put(header::CACHE_CONTROL, control);
-    if let Some(age) = moment.age {
+    if let Some(age) = freshness.age {
         put(header::AGE, age.to_string());
     }
-    put(CACHE_STATUS, cache_status(moment));
-    if let Some(at) = http_date(moment.at) {
+    put(CACHE_STATUS, cache_status(freshness));
+    if let Some(at) = http_date(freshness.at) {
         put(header::DATE, at);
     }
     if let Some(at) = reading.list.fetched_at().and_then(http_date) {
@@ -223,18 +223,18 @@ fn describe(headers: &mut HeaderMap, reading: &Reading, moment: Moment, stalenes
     }
 }
 
-/// A time in Unix seconds as headers have it.
+/// Unix seconds as an HTTP date.
 fn http_date(at: i64) -> Option<String> {
-    // Later times have no such form.
+    // An HTTP date has four digits for the year.
     const YEAR_10000: u64 = 253_402_300_800;
     let at = u64::try_from(at).ok().filter(|at| *at < YEAR_10000)?;
     Some(httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(at)))
 }
 
-/// `Cache-Status` (RFC 9211) of a list that was found or fetched.
-fn cache_status(moment: Moment) -> String {
-    let ttl = moment.ttl.map_or(String::new(), |ttl| format!("; ttl={ttl}"));
-    match moment.level {
+/// `Cache-Status` (RFC 9211) of a response with a list.
+fn cache_status(freshness: Freshness) -> String {
+    let ttl = freshness.ttl.map_or(String::new(), |ttl| format!("; ttl={ttl}"));
+    match freshness.level {
         Level::Memory => format!("{CACHE}; hit{ttl}; detail=memory"),
         Level::Redis => format!("{CACHE}; hit{ttl}; detail=redis"),
         Level::LastGood => format!("{CACHE}; hit{ttl}; detail=last-good"),
@@ -242,8 +242,8 @@ fn cache_status(moment: Moment) -> String {
     }
 }
 
-/// `Cache-Status` of an answer that has no list.
-pub(super) fn no_list() -> HeaderValue {
+/// `Cache-Status` of a response without a list.
+pub(crate) fn no_list() -> HeaderValue {
     HeaderValue::from_static("tradebot-symbols; fwd=miss; detail=unavailable")
 }
 
@@ -255,7 +255,7 @@ mod tests {
 
     const THREADS: usize = 8;
 
-    /// A list long enough for a file of its own.
+    /// A list of usual length.
     fn a_reading(letter: char) -> Reading {
         let entry = |number| {
             format!(
@@ -280,7 +280,7 @@ mod tests {
             while_revalidate: Duration::ZERO,
             if_error: Duration::ZERO,
         };
-        let answers = ListAnswers::new(staleness, Handle::current());
+        let answers = ListResponses::new(staleness, Handle::current());
         for letter in ['A', 'B', 'C'] {
             let reading = a_reading(letter);
             let barrier = Barrier::new(THREADS);
@@ -288,8 +288,8 @@ mod tests {
                 for _ in 0..THREADS {
                     scope.spawn(|| {
                         barrier.wait();
-                        let answer = answers.answer(&reading, &HeaderMap::new());
-                        let body = answer.into_body().into_inner().expect("a body");
+                        let response = answers.respond(&reading, &HeaderMap::new());
+                        let body = response.into_body().into_inner().expect("a body");
                         assert_eq!(body, reading.list.json());
                     });
                 }

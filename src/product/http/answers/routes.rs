@@ -1,4 +1,4 @@
-//! The paths.
+//! Which path leads to which route.
 
 use std::borrow::Cow;
 
@@ -6,9 +6,14 @@ use percent_encoding::percent_decode_str;
 
 use tradebot_base::market::Market;
 
-/// What a path leads to.
+/// The OpenAPI document that describes the routes.
+pub(crate) const OPENAPI: &str = include_str!("../openapi.json");
+/// The longest symbol name, in characters.
+const LONGEST_NAME: usize = 64;
+
+/// The target of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Route<'p> {
+pub(crate) enum Route<'p> {
     List(Market),
     Symbol(Market, Cow<'p, str>),
     Changes,
@@ -21,9 +26,9 @@ pub(super) enum Route<'p> {
 }
 
 impl<'p> Route<'p> {
-    /// The route of a path, with or without a slash at its end.
-    pub(super) fn of(path: &'p str) -> Option<Self> {
-        // The two that nearly all requests are for.
+    /// The route of a path, with or without a trailing slash.
+    pub(crate) fn of(path: &'p str) -> Option<Self> {
+        // Nearly all requests are for these two.
         match path {
             "/api/v1/symbols/spot" => return Some(Self::List(Market::Spot)),
             "/api/v1/symbols/futures" => return Some(Self::List(Market::Futures)),
@@ -47,7 +52,7 @@ impl<'p> Route<'p> {
         let (market, name) = path.strip_prefix("/api/v1/symbols/")?.split_once('/')?;
         let market = Market::ALL.into_iter().find(|known| known.name() == market)?;
         let name = percent_decode_str(name).decode_utf8().ok()?;
-        let fits = !name.is_empty() && name.chars().count() <= 64 && !name.contains('/');
+        let fits = !name.is_empty() && name.chars().count() <= LONGEST_NAME && !name.contains('/');
         fits.then_some(Self::Symbol(market, name))
     }
 }
@@ -73,11 +78,14 @@ mod tests {
         ] {
             assert_eq!(Route::of(path), route, "{path}");
         }
+        let named = |length: usize| format!("/api/v1/symbols/spot/{}", "币".repeat(length));
+        assert!(Route::of(&named(64)).is_some());
+        assert_eq!(Route::of(&named(65)), None);
     }
 
     #[test]
     fn every_path_of_the_openapi_document_is_a_route() {
-        let document: serde_json::Value = serde_json::from_str(super::super::endpoint::OPENAPI).unwrap();
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
         let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
         for path in &paths {
             let example = path.replace("{market}", "spot").replace("{symbol}", "BTCUSDT");

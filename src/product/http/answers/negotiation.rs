@@ -1,19 +1,19 @@
-//! What of a request decides which bytes answer it: `Accept-Encoding` (RFC 9110, 12.5.3) and `If-None-Match`
-//! (13.1.2).
+//! Content negotiation: which encoding (`Accept-Encoding`, RFC 9110, 12.5.3), and whether a 304 (`If-None-Match`,
+//! 13.1.2).
 
 use hyper::header::{self, HeaderMap, HeaderValue};
 
-/// A content coding that answers are kept in.
+/// A content coding that bodies are kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Coding {
+pub(super) enum ContentCoding {
     Identity,
     Gzip,
     Zstd,
     Brotli,
 }
 
-impl Coding {
-    /// All, the ones that make the fewest bytes last.
+impl ContentCoding {
+    /// All codings, the smallest bodies last.
     pub(super) const ALL: [Self; 4] = [Self::Identity, Self::Gzip, Self::Zstd, Self::Brotli];
 
     /// The value of `Content-Encoding`.
@@ -38,13 +38,13 @@ impl Coding {
     }
 }
 
-/// How much a client wants each coding, in thousandths; 0 is a refusal.
+/// The weight a client gives each coding, in thousandths. 0 means not acceptable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Wishes([u16; 4]);
+pub(super) struct AcceptEncoding([u16; 4]);
 
-impl Wishes {
-    /// Reads `Accept-Encoding`. Without it, or when it is empty, only identity is wished for. What cannot be read is
-    /// skipped.
+impl AcceptEncoding {
+    /// Reads `Accept-Encoding` and skips malformed items. Without the header, or if it is empty, only identity is
+    /// acceptable.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let (mut named, mut others) = ([None; 4], None);
         for value in headers.get_all(header::ACCEPT_ENCODING) {
@@ -56,38 +56,38 @@ impl Wishes {
                 let name = name.trim();
                 if name == "*" {
                     others = Some(quality);
-                } else if let Some(coding) = Coding::named(name) {
+                } else if let Some(coding) = ContentCoding::named(name) {
                     named[coding as usize] = Some(quality);
                 }
             }
         }
-        let mut wishes = named.map(|quality| quality.or(others).unwrap_or(0));
-        // Identity is acceptable unless it is excluded; where it is not named, everything named goes before it.
+        let mut weights = named.map(|quality| quality.or(others).unwrap_or(0));
+        // Identity is acceptable unless excluded. If it is not named, every named coding ranks above it.
         if named[0].is_none() && others != Some(0) {
-            wishes[0] = 1;
+            weights[0] = 1;
         }
-        Self(wishes)
+        Self(weights)
     }
 
-    /// The coding to answer in, of those that `ready` has: the most wished for, then the smallest. `None` when every
-    /// one of them was refused.
-    pub(super) fn choose(self, ready: impl Fn(Coding) -> bool) -> Option<Coding> {
-        let wanted = |coding: &Coding| self.0[*coding as usize];
-        let mut acceptable = Coding::ALL.into_iter().filter(|coding| wanted(coding) > 0);
-        // The last of equal ones.
+    /// The coding of the response, among those that are `ready`: the highest weight, then the smallest body. `None` if
+    /// the client accepts none of them.
+    pub(super) fn choose(self, ready: impl Fn(ContentCoding) -> bool) -> Option<ContentCoding> {
+        let wanted = |coding: &ContentCoding| self.0[*coding as usize];
+        let mut acceptable = ContentCoding::ALL.into_iter().filter(|coding| wanted(coding) > 0);
+        // `max_by_key` returns the last of equals, the smallest.
         if self.is_identity() {
-            return acceptable.find(|coding| *coding == Coding::Identity);
+            return acceptable.find(|coding| *coding == ContentCoding::Identity);
         }
         acceptable.filter(|coding| ready(*coding)).max_by_key(wanted)
     }
 
-    /// Whether nothing but identity is wished for.
+    /// Whether only identity is acceptable.
     pub(super) fn is_identity(self) -> bool {
         self.0[1..] == [0; 3] && self.0[0] > 0
     }
 }
 
-/// A weight in thousandths: 1000 if none is given, `None` if it cannot be read.
+/// A weight in thousandths: 1000 if none is given, `None` if it is malformed.
 fn quality(parameters: &str) -> Option<u16> {
     let parameters = parameters.trim();
     if parameters.is_empty() {
@@ -110,7 +110,7 @@ fn quality(parameters: &str) -> Option<u16> {
     }
 }
 
-/// Whether `If-None-Match` names `tag` (quoted, strong), by weak comparison, or is `*`.
+/// Whether `If-None-Match` is `*` or contains `tag` (quoted, strong), by weak comparison.
 pub(super) fn none_match(headers: &HeaderMap, tag: &HeaderValue) -> bool {
     let mut values = headers.get_all(header::IF_NONE_MATCH).iter();
     values.any(|value| names(value.as_bytes(), tag.as_bytes()))
@@ -121,7 +121,7 @@ fn names(list: &[u8], tag: &[u8]) -> bool {
     if rest == b"*" {
         return true;
     }
-    // A comma may stand inside a tag, so the list is read tag by tag.
+    // A tag may contain a comma, so the list cannot be split at commas.
     loop {
         while let [b',' | b' ' | b'\t', after @ ..] = rest {
             rest = after;
@@ -144,14 +144,14 @@ fn names(list: &[u8], tag: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn chosen(value: &'static str) -> Option<Coding> {
+    fn chosen(value: &'static str) -> Option<ContentCoding> {
         let headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(value))]);
-        Wishes::of(&headers).choose(|_| true)
+        AcceptEncoding::of(&headers).choose(|_| true)
     }
 
     #[test]
     fn the_coding_most_wished_for_answers_and_of_equals_the_smallest() {
-        use Coding::{Brotli, Gzip, Identity, Zstd};
+        use ContentCoding::{Brotli, Gzip, Identity, Zstd};
         for (value, coding) in [
             ("", Some(Identity)),
             ("gzip", Some(Gzip)),
@@ -176,20 +176,23 @@ mod tests {
         ] {
             assert_eq!(chosen(value), coding, "{value}");
         }
-        assert_eq!(Wishes::of(&HeaderMap::new()).choose(|_| true), Some(Identity));
+        assert_eq!(
+            AcceptEncoding::of(&HeaderMap::new()).choose(|_| true),
+            Some(Identity)
+        );
     }
 
     #[test]
     fn what_is_not_ready_is_not_chosen() {
         let value = HeaderValue::from_static("br, gzip;q=0.5");
-        let wishes = Wishes::of(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, value)]));
+        let accepted = AcceptEncoding::of(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, value)]));
         assert_eq!(
-            wishes.choose(|coding| coding != Coding::Brotli),
-            Some(Coding::Gzip)
+            accepted.choose(|coding| coding != ContentCoding::Brotli),
+            Some(ContentCoding::Gzip)
         );
         assert_eq!(
-            wishes.choose(|coding| coding == Coding::Identity),
-            Some(Coding::Identity)
+            accepted.choose(|coding| coding == ContentCoding::Identity),
+            Some(ContentCoding::Identity)
         );
     }
 

@@ -1,4 +1,4 @@
-//! `/metrics`, in the text format that Prometheus reads. Every number is kept elsewhere and read when it is asked for.
+//! `/metrics` in OpenMetrics text. Every number is kept elsewhere and read at the scrape.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,28 +9,27 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncod
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::server::ConnectionCounts;
 use crate::product::binance::client::used_weight;
 use crate::product::binance::skew::clock_offset;
 use crate::product::credentials::user_lists::UserLists;
 use crate::product::fleet::overview::Overview;
+use crate::product::http::server::ConnectionCounts;
 use crate::product::symbols::reads::SymbolReads;
 use tradebot_base::market::Market;
 use tradebot_core::engine::{Engine, Phase};
 
 /// The media type of the text.
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Answers since the start.
+/// Responses since the start.
 #[derive(Debug, Default)]
-pub(super) struct AnswerCounts {
-    /// By the class of their status.
+pub(crate) struct ResponseCounts {
+    /// By class of status, 1xx to 5xx.
     classes: [AtomicU64; 5],
 }
 
-impl AnswerCounts {
-    pub(super) fn note(&self, status: hyper::StatusCode) {
-        // No other class exists.
+impl ResponseCounts {
+    pub(crate) fn count(&self, status: hyper::StatusCode) {
         if let Some(count) = self
             .classes
             .get(usize::from(status.as_u16() / 100).saturating_sub(1))
@@ -40,28 +39,28 @@ impl AnswerCounts {
     }
 }
 
-/// Where the numbers of one scrape are.
+/// Where a scrape finds its numbers.
 #[derive(Clone)]
-pub(super) struct Sources {
-    pub(super) reads: SymbolReads,
-    pub(super) answers: Arc<AnswerCounts>,
-    pub(super) connections: Arc<ConnectionCounts>,
-    pub(super) worker: Option<Arc<Engine>>,
-    pub(super) branch: Option<Arc<UserLists>>,
-    pub(super) overview: Option<Arc<Overview>>,
+pub(crate) struct MetricSources {
+    pub(crate) reads: SymbolReads,
+    pub(crate) responses: Arc<ResponseCounts>,
+    pub(crate) connections: Arc<ConnectionCounts>,
+    pub(crate) worker: Option<Arc<Engine>>,
+    pub(crate) branch: Option<Arc<UserLists>>,
+    pub(crate) overview: Option<Arc<Overview>>,
 }
 
-impl fmt::Debug for Sources {
+impl fmt::Debug for MetricSources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sources").finish_non_exhaustive()
+        f.debug_struct("MetricSources").finish_non_exhaustive()
     }
 }
 
-/// The text of one scrape.
+/// The text of a scrape.
 ///
 /// # Errors
-/// When a name or a label cannot be written.
-pub(super) fn text(sources: Sources) -> Result<String, fmt::Error> {
+/// When a name or a label cannot be encoded.
+pub(crate) fn text(sources: MetricSources) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("tradebot_symbols");
     registry.register_collector(Box::new(sources));
     let mut text = String::new();
@@ -69,10 +68,10 @@ pub(super) fn text(sources: Sources) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
-/// Writes one family after the other.
-struct Families<'a, 'e>(&'a mut DescriptorEncoder<'e>);
+/// Writes metric families.
+struct FamilyWriter<'a, 'e>(&'a mut DescriptorEncoder<'e>);
 
-impl Families<'_, '_> {
+impl FamilyWriter<'_, '_> {
     fn family(
         &mut self,
         (name, help): (&str, &str),
@@ -113,9 +112,9 @@ impl Families<'_, '_> {
     }
 }
 
-impl Collector for Sources {
+impl Collector for MetricSources {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut families = Families(&mut encoder);
+        let mut families = FamilyWriter(&mut encoder);
         self.lists(&mut families)?;
         self.http(&mut families)?;
         if let Some(branch) = &self.branch {
@@ -137,8 +136,8 @@ impl Collector for Sources {
     }
 }
 
-impl Sources {
-    fn lists(&self, families: &mut Families<'_, '_>) -> fmt::Result {
+impl MetricSources {
+    fn lists(&self, families: &mut FamilyWriter<'_, '_>) -> fmt::Result {
         let all = Market::ALL.map(|market| ([("market", market.name())], self.reads.status(market)));
         let each = || all.iter().map(|(labels, status)| (*labels, status));
         families.counters(
@@ -209,9 +208,9 @@ impl Sources {
         )
     }
 
-    fn http(&self, families: &mut Families<'_, '_>) -> fmt::Result {
+    fn http(&self, families: &mut FamilyWriter<'_, '_>) -> fmt::Result {
         let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-        let answers = classes.into_iter().zip(&self.answers.classes);
+        let answers = classes.into_iter().zip(&self.responses.classes);
         families.counters(
             ("http_answers", "Answers by class of status"),
             answers.map(|(class, count)| ([("class", class)], count.load(Relaxed))),
@@ -235,7 +234,7 @@ impl Sources {
     }
 }
 
-fn worker(engine: &Engine, families: &mut Families<'_, '_>) -> fmt::Result {
+fn worker(engine: &Engine, families: &mut FamilyWriter<'_, '_>) -> fmt::Result {
     let tasks: Vec<_> = engine
         .task_types()
         .map(|task| (task.name(), task.outcomes().counts()))
@@ -286,7 +285,7 @@ fn worker(engine: &Engine, families: &mut Families<'_, '_>) -> fmt::Result {
     }
 }
 
-fn deployment(overview: &Overview, families: &mut Families<'_, '_>) -> fmt::Result {
+fn deployment(overview: &Overview, families: &mut FamilyWriter<'_, '_>) -> fmt::Result {
     let markets = Market::ALL.map(|market| (market.name(), *overview.counters.get(market)));
     families.counters(
         ("deployment_reads", "Reads by all processes, the Python ones too"),

@@ -1,5 +1,4 @@
-//! The socket of one connection, as hyper is given it: it notes what goes through it, so that the connection can be
-//! kept within its limits of time.
+//! The socket hyper reads and writes. It records what passes through, for the connection's timeouts.
 
 use std::io;
 use std::pin::Pin;
@@ -9,28 +8,28 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::watch::{BLOCKED, READING, Watch};
+use super::activity::{BLOCKED, ConnectionActivity, READING};
 
-/// A socket.
-pub(super) struct Socket {
+/// A socket that records its activity.
+pub(super) struct ActivitySocket {
     stream: TcpStream,
-    watch: Arc<Watch>,
+    activity: Arc<ConnectionActivity>,
 }
 
-impl Socket {
-    pub(super) fn new(stream: TcpStream, watch: Arc<Watch>) -> Self {
-        Self { stream, watch }
+impl ActivitySocket {
+    pub(super) fn new(stream: TcpStream, activity: Arc<ConnectionActivity>) -> Self {
+        Self { stream, activity }
     }
 
-    fn noted<T>(&self, written: Poll<T>) -> Poll<T> {
+    fn note_blocked<T>(&self, written: Poll<T>) -> Poll<T> {
         if written.is_pending() {
-            self.watch.set(BLOCKED);
+            self.activity.set(BLOCKED);
         }
         written
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for ActivitySocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -39,16 +38,16 @@ impl AsyncRead for Socket {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if buf.filled().len() > before {
-            self.watch.set(READING);
+            self.activity.set(READING);
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for ActivitySocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.noted(written)
+        self.note_blocked(written)
     }
 
     fn poll_write_vectored(
@@ -57,16 +56,16 @@ impl AsyncWrite for Socket {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.noted(written)
+        self.note_blocked(written)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
-    /// hyper flushes when nothing is left to write: only then has a slow client caught up.
+    /// hyper flushes once everything is written, so only here has a slow client caught up.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.watch.clear(BLOCKED);
+        self.activity.clear(BLOCKED);
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

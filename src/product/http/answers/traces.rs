@@ -5,26 +5,26 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 
 use super::routes::Route;
-use super::site::Reply;
+use crate::product::http::server::Handled;
 use tradebot_base::market::Market;
 use tradebot_base::trace;
 
 /// Answers a request within a span that follows OpenTelemetry's semantic conventions. The span has no status if the
 /// client leaves or the request times out.
-pub(super) fn traced(request: Request<()>, respond: impl FnOnce(Request<()>) -> Reply) -> Reply {
+pub(crate) fn traced(request: Request<()>, respond: impl FnOnce(Request<()>) -> Handled) -> Handled {
     if !trace::is_on() {
         return respond(request);
     }
     let span = span(&request);
     match span.in_scope(|| respond(request)) {
-        Reply::Now(answer) => {
-            end(&span, answer.status());
-            Reply::Now(answer)
+        Handled::Ready(response) => {
+            end(&span, response.status());
+            Handled::Ready(response)
         }
-        Reply::Later(making) => Reply::Later(Box::pin(async move {
-            let answer = making.instrument(span.clone()).await;
-            end(&span, answer.status());
-            answer
+        Handled::Pending(making) => Handled::Pending(Box::pin(async move {
+            let response = making.instrument(span.clone()).await;
+            end(&span, response.status());
+            response
         })),
     }
 }
@@ -55,7 +55,7 @@ fn end(span: &Span, status: StatusCode) {
     }
 }
 
-/// The methods that the conventions name; a client may invent any number of others.
+/// Only the methods the conventions name, because clients can invent any number of others.
 fn method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

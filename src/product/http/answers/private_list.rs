@@ -1,31 +1,31 @@
-//! Lists for one user alone.
+//! The response with one user's private list.
 
 use std::time::{Duration, UNIX_EPOCH};
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::answers::{CACHE_STATUS, JSON, fresh};
-use super::site::Answer;
+use super::responses::{CACHE_STATUS, JSON, error_detail, uncached};
 use crate::product::credentials::outcome::PrivateList;
+use crate::product::http::server::HttpResponse;
 use tradebot_base::market::Network;
 use tradebot_wire::python_json;
 
 const NETWORK: HeaderName = HeaderName::from_static("x-symbols-network");
 
-/// The token of `Authorization: Bearer TOKEN`.
-pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// The token in `Authorization: Bearer TOKEN`.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.trim().split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// The answer with another network's list. Only the user's own browser may keep it, and asks each time.
-pub(super) fn answer(list: &PrivateList) -> Answer {
+/// The response with a list of the user's network. Only the user's browser may store it, and it must revalidate.
+pub(crate) fn response(list: &PrivateList) -> HttpResponse {
     let Ok(body) = python_json::to_string(&list.symbols) else {
-        return super::answers::detail(hyper::StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error");
+        return error_detail(hyper::StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error");
     };
-    let mut answer = fresh(JSON, body);
-    let headers = answer.headers_mut();
+    let mut response = uncached(JSON, body);
+    let headers = response.headers_mut();
     headers.insert(
         header::CACHE_CONTROL,
         HeaderValue::from_static("private, no-cache"),
@@ -47,7 +47,7 @@ pub(super) fn answer(list: &PrivateList) -> Answer {
     if let Some(Ok(date)) = date.map(|date| HeaderValue::from_str(&date)) {
         headers.insert(header::LAST_MODIFIED, date);
     }
-    answer
+    response
 }
 
 #[cfg(test)]

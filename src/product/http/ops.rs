@@ -1,0 +1,4 @@
+//! Pages for operators and machines: the metrics and the status page.
+
+pub(super) mod metrics;
+pub(super) mod page;
