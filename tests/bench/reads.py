@@ -1,17 +1,15 @@
-"""The HTTP endpoint beside nginx with a static file and beside the design it takes the place of, in one run.
+"""The HTTP endpoint beside nginx with a static file and beside the Python route it replaces, in one run.
 
-The same list (about 37 kB) is served by `tradebot-symbols serve`, built as it ships, by nginx (sendfile, open_file_cache,
-gzip_static) and by a FastAPI route that reads Redis and returns the parsed list, each with one thread or process on one
-CPU, to wrk with 32 keep-alive connections. A shared machine changes its speed within minutes, so a run is only compared
-with the other server's beside it, the two take turns at being first, and what counts is the median of the rounds' ratios.
-The processor time that a server takes for a request is measured, too: it hardly depends on what else the machine is doing.
+The same list (about 37 kB) is served by `tradebot-symbols serve`, by nginx (sendfile, open_file_cache, gzip_static) and by
+a FastAPI route that reads Redis and returns the parsed list. Each has one thread or process on one CPU, and wrk asks over
+32 keep-alive connections. A shared machine changes its speed within minutes, so the servers take turns and only ratios
+within a round count; the medians of these ratios are judged.
 
-wrk runs on the server's CPU first and then on the other one. With a CPU each it is wrk that has no time left, as its own
-processor time shows, and waking a server up costs it the more, the more often that server has nothing to do: the rate is
-wrk's there, and only the processor time is judged. On one CPU the two take turns, a request costs the sum of both, and
-whatever a server saves shows. All requests of a run are the same, as those of a client that polls are.
+wrk runs on the server's CPU first and then on the other one. On one CPU a request costs the sum of both, and whatever a
+server saves shows. With a CPU each, wrk itself is the bottleneck, so those rates are only shown.
 
-Run it with `make bench`; numbers of one run only compare with numbers of the same run.
+What is wanted is what plain hyper reaches: it copies a body into the socket, where nginx sends the file's pages, and is
+faster than nginx where a body is small. Run it with `make bench`; numbers of one run only compare with each other.
 """
 
 import argparse
@@ -37,7 +35,11 @@ import redis
 HERE = pathlib.Path(__file__).parent
 PATH = "/api/v1/symbols/spot"
 CONNECTIONS = 32
-KINDS = ("identity", "gzip", "304")
+# Requests a second that are wanted, as a share of nginx's.
+WANTED = {"identity": 0.75, "gzip": 1.15, "304": 0.9}
+KINDS = tuple(WANTED)
+# Requests a second that are wanted, over the FastAPI route's.
+WANTED_OVER_FASTAPI = 200
 Run = collections.namedtuple("Run", "rate p99 server client")
 NGINX = """
 worker_processes 1; daemon off; pid {home}/nginx.pid; error_log {home}/error.log;
@@ -133,7 +135,7 @@ def measure(servers, kinds, rounds, seconds, cpu):
 
 
 def compare(results, kinds, judged):
-    """Prints what was measured, and gives those of the ratios to judge by that are on the wrong side of 1."""
+    """Prints the figures and, if they are judged, returns the kinds of requests whose ratio is below the wanted one."""
     for (name, kind), runs in results.items():
         run = Run(*map(statistics.median, zip(*runs)))
         print(f"  {name:<8} {kind:<9} {run.rate:>10.0f} requests/s, p99 {run.p99:.2f} ms, "
@@ -144,9 +146,9 @@ def compare(results, kinds, judged):
         for column, what in (("rate", "requests/s"), ("p99", "p99"), ("server", "processor time")):
             ratios = [getattr(ours, column) / getattr(theirs, column) for ours, theirs in rounds]
             low, middle, high = statistics.quantiles(ratios, method="inclusive")
-            wanted = f", wanted {'≥' if column == 'rate' else '≤'} 1.0" if column in judged else ""
+            wanted = f", wanted ≥ {WANTED[kind]}" if judged and column == "rate" else ""
             print(f"  {what} over nginx's, {kind}: {middle:.3f} (quartiles {low:.3f} to {high:.3f}{wanted})")
-            if column in judged and (middle < 1.0 if column == "rate" else middle > 1.0):
+            if wanted and middle < WANTED[kind]:
                 missed.append(f"{what}, {kind}")
     return missed
 
@@ -208,8 +210,8 @@ def main():
         print(f"{len(text)} bytes, {CONNECTIONS} connections, one thread or process each, medians of {options.rounds} rounds")
         missed = []
         for place, cpu, judged in (
-            ("on the same CPU", server_cpu, ("rate", "p99", "server")),
-            ("on a CPU each", client_cpu, ("server",)),
+            ("on the same CPU", server_cpu, True),
+            ("on a CPU each", client_cpu, False),
         ):
             print(f"server and client {place}")
             results = measure(servers, options.kinds, options.rounds, options.seconds, cpu)
@@ -218,11 +220,11 @@ def main():
         existing = measure(existing, ("identity",), 2, options.seconds, client_cpu)["fastapi", "identity"]
     if "identity" in options.kinds:
         ours, theirs = (statistics.median(run.rate for run in runs) for runs in (results["serve", "identity"], existing))
-        print(f"requests/s over the FastAPI route's {theirs:.0f}: {ours / theirs:.0f} (wanted ≥ 200)")
-        if ours < 200 * theirs:
+        print(f"requests/s over the FastAPI route's {theirs:.0f}: {ours / theirs:.0f} (wanted ≥ {WANTED_OVER_FASTAPI})")
+        if ours < WANTED_OVER_FASTAPI * theirs:
             missed.append("requests/s over the FastAPI route's")
     if missed:
-        print("missed: " + "; ".join(missed))
+        sys.exit("below what is wanted: " + "; ".join(missed))
 
 
 if __name__ == "__main__":
