@@ -1,13 +1,13 @@
 //! The HTTP endpoint as a process, between a real Redis and a scripted exchange, looked at byte by byte.
 
-mod beyond;
 mod caching;
 mod client;
+mod extra_routes;
 mod keep_alive;
 mod large;
 mod limits;
+mod outages;
 mod routes;
-mod trouble;
 
 use std::net::SocketAddr;
 

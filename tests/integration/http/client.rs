@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tradebot_test_support::stretched;
 
 use crate::world::PATIENCE;
 
@@ -89,7 +90,7 @@ impl KeptAlive {
                 self.bytes = rest.to_vec();
                 return answer;
             }
-            let read = timeout(PATIENCE, self.socket.read_buf(&mut self.bytes)).await;
+            let read = timeout(stretched(PATIENCE), self.socket.read_buf(&mut self.bytes)).await;
             let read = read.expect("more of an answer").expect("a connection");
             assert!(read > 0, "the end: {}", String::from_utf8_lossy(&self.bytes));
         }
@@ -132,7 +133,7 @@ pub(super) async fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 /// Everything until the other side closes.
 pub(super) async fn read_all(socket: &mut TcpStream) -> Vec<u8> {
     let mut answer = Vec::new();
-    let read = timeout(PATIENCE, socket.read_to_end(&mut answer)).await;
+    let read = timeout(stretched(PATIENCE), socket.read_to_end(&mut answer)).await;
     // A reset is an end, too.
     let _ = read.expect("an end of the connection");
     answer

@@ -346,3 +346,27 @@ async fn the_page_shows_figures_and_lets_nothing_else_run() {
     let document = body(&endpoint.get("/openapi.json").await);
     assert_eq!(document["openapi"], "3.1.0");
 }
+
+#[tokio::test]
+async fn the_page_shows_the_latest_twenty_changes() {
+    let world = World::new().await;
+    let endpoint = Endpoint::warm(&world).await;
+    for number in 0..25 {
+        let paused = json!({"symbol": format!("S{number}"), "from": "TRADING", "to": "BREAK"});
+        let change = json!({"added": [], "removed": [], "status_changed": [paused]}).to_string();
+        let added: Result<String, _> = redis::cmd("XADD")
+            .arg("cache:symbols:changes")
+            .arg("*")
+            .arg(&[("market", "spot"), ("at", "1764378000"), ("change", &change)])
+            .query_async(&mut world.db())
+            .await;
+        added.expect("a change in the stream");
+    }
+    let answer = endpoint.get("/").await;
+    let page = answer.text();
+    assert_eq!(page.matches("TRADING → BREAK").count(), 20, "{page}");
+    assert!(
+        page.contains("S24:") && page.contains("S5:") && !page.contains("S4:"),
+        "{page}"
+    );
+}

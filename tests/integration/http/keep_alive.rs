@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tradebot_base::market::Market;
 use tradebot_symbols::product::symbols::cache::CacheKeys;
-use tradebot_test_support::{Signal, eventually};
+use tradebot_test_support::{Signal, eventually, seeded_rng};
 
 use super::client::{Answer, KeptAlive, lasting_request};
 use super::{Endpoint, LIST, route, serve, store, upstream_fails};
@@ -68,9 +68,7 @@ async fn whatever_is_sent_in_whatever_pieces_each_request_gets_its_own_answer() 
         expected.push(lasting_parts(&alone.ask(kind).await));
     }
     assert_eq!(expected[9].2, LIST.as_bytes(), "a body is read and not used");
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
-    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut rng = seeded_rng();
     for connection in 0..30 {
         let (kinds, pipelining) = match connection % 3 {
             0 => (&kinds[..PLAIN], false),
@@ -99,7 +97,7 @@ async fn whatever_is_sent_in_whatever_pieces_each_request_gets_its_own_answer() 
                 let answer = client.answer(kinds[kind].starts_with("HEAD ")).await;
                 assert!(
                     lasting_parts(&answer) == expected[kind],
-                    "seed {seed}, connection {connection}, request {number}, {:?}: {answer:?}",
+                    "connection {connection}, request {number}, {:?}: {answer:?}",
                     kinds[kind]
                 );
             }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tradebot_base::market::Market;
-use tradebot_test_support::eventually;
+use tradebot_test_support::{eventually, stretched};
 
 use super::client::{Answer, lasting_request, request};
 use super::{Endpoint, route, serve, store};
@@ -38,7 +38,9 @@ async fn slow_client(endpoint: &Endpoint, begun: &Semaphore) -> Vec<String> {
     socket.write_all(all.as_bytes()).await.expect("sent requests");
     let (mut bytes, mut piece) = (Vec::new(), vec![0; 300_000]);
     loop {
-        let read = timeout(PATIENCE, socket.read(&mut piece)).await.expect("an end");
+        let read = timeout(stretched(PATIENCE), socket.read(&mut piece))
+            .await
+            .expect("an end");
         if bytes.is_empty() {
             begun.add_permits(1);
         }

@@ -1,4 +1,4 @@
-//! What no client can do to the others.
+//! The limits of connections, requests and time: what no client can do to the others.
 
 use std::time::{Duration, Instant};
 
@@ -7,12 +7,12 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tradebot_base::market::Market;
-use tradebot_test_support::{Reply, Signal, eventually};
+use tradebot_test_support::{Reply, Signal, eventually, stretched};
 
-use super::client::{Answer, exchange, lasting_request, read_all, request};
-use super::{Endpoint, LIST, route, serve};
+use super::client::{Answer, KeptAlive, exchange, lasting_request, read_all, request};
+use super::{Endpoint, LIST, route, sample, serve};
 use crate::world::{GOOD_TEXT, PATIENCE, World, good_list, path};
 
 const SPOT: Market = Market::Spot;
@@ -88,43 +88,87 @@ async fn what_is_too_large_is_refused_and_a_small_body_is_not_used() {
     assert_eq!(status("GARBAGE\r\n\r\n".to_owned()).await, 400);
 }
 
+/// Within ten times the limit, so that a limit ten times as long fails its test, and far enough above it for a machine
+/// that is busy.
+fn soon(limit: Duration) -> Duration {
+    stretched(limit * 6)
+}
+
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Reads until the server closes the connection, and asserts that this takes as long as the limit says.
+async fn closed_after(limit: Duration, socket: &mut TcpStream) {
+    let began = Instant::now();
+    let mut bytes = Vec::new();
+    let closed = timeout(soon(limit), socket.read_to_end(&mut bytes)).await;
+    assert!(
+        closed.is_ok(),
+        "open after {:?}, the limit is {limit:?}",
+        began.elapsed()
+    );
+    assert!(
+        began.elapsed() * 10 > limit * 9,
+        "closed after {:?}",
+        began.elapsed()
+    );
+}
+
+/// Settings of which one limit of time is short and the others are too long to matter.
+fn only_short(short: &'static str) -> [(&'static str, &'static str); 4] {
+    [
+        "HTTP_HEADER_TIMEOUT_SECONDS",
+        "HTTP_IDLE_TIMEOUT_SECONDS",
+        "HTTP_SEND_TIMEOUT_SECONDS",
+        "HTTP_REQUEST_TIMEOUT_SECONDS",
+    ]
+    .map(|name| (name, if name == short { "1" } else { "300" }))
+}
+
 #[tokio::test]
-async fn clients_that_dawdle_are_cut_off_and_hold_nobody_up() {
+async fn clients_that_send_a_header_byte_by_byte_are_cut_off_and_delay_no_others() {
     let world = World::new().await;
-    let limits = [
-        ("HTTP_HEADER_TIMEOUT_SECONDS", "1"),
-        ("HTTP_IDLE_TIMEOUT_SECONDS", "2"),
-        ("HTTP_SEND_TIMEOUT_SECONDS", "1"),
-        ("HTTP_MAX_CONNECTIONS", "60"),
-    ];
-    let endpoint = limited(&world, &limits).await;
-    // Fifty that send a byte of a header now and then, as long as they are let.
+    let endpoint = limited(&world, &only_short("HTTP_HEADER_TIMEOUT_SECONDS")).await;
     let slow = (0..50).map(|_| {
         let address = endpoint.address;
         tokio::spawn(async move {
             let mut socket = TcpStream::connect(address).await.expect("a connection");
             let began = Instant::now();
-            let text = request("GET", "/health", &[("x-slow", "a")]);
-            for byte in text.bytes() {
-                if socket.write_all(&[byte]).await.is_err() || began.elapsed() > PATIENCE {
-                    break;
+            socket
+                .write_all(b"GET /health HTTP/1.1\r\nx-slow: ")
+                .await
+                .expect("half a header");
+            while began.elapsed() < soon(LIMIT) {
+                if socket.write_all(b"a").await.is_err() {
+                    return began.elapsed();
                 }
                 sleep(Duration::from_millis(150)).await;
             }
-            began.elapsed()
+            panic!("open after {:?}, the limit is {LIMIT:?}", began.elapsed());
         })
     });
     let slow: Vec<_> = slow.collect();
+    let mut preface = connect(&endpoint).await;
+    preface.write_all(b"PRI * HTTP/2").await.expect("half a preface");
     for _ in 0..20 {
         let answer = endpoint.get(route(SPOT)).await;
         assert_eq!((answer.status, answer.text()), (200, LIST));
         sleep(Duration::from_millis(20)).await;
     }
     for client in slow {
-        assert!(client.await.expect("a client") < PATIENCE);
+        assert!(client.await.expect("a client") >= LIMIT);
     }
-    // One that sends nothing, and one that comes back in time.
-    let (mut silent, mut lively) = (connect(&endpoint).await, connect(&endpoint).await);
+    // It was sent before the others were waited for.
+    let mut bytes = Vec::new();
+    let closed = timeout(soon(LIMIT), preface.read_to_end(&mut bytes)).await;
+    assert!(closed.is_ok(), "half a preface keeps a connection open");
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_and_lively_ones_are_not() {
+    let world = World::new().await;
+    let endpoint = limited(&world, &only_short("HTTP_IDLE_TIMEOUT_SECONDS")).await;
+    closed_after(LIMIT, &mut connect(&endpoint).await).await;
+    let mut lively = connect(&endpoint).await;
     let request = lasting_request("GET", "/health", &[]);
     for _ in 0..4 {
         lively
@@ -133,17 +177,84 @@ async fn clients_that_dawdle_are_cut_off_and_hold_nobody_up() {
             .expect("a sent request");
         let mut buffer = [0; 4096];
         assert!(lively.read(&mut buffer).await.expect("an answer") > 0);
-        sleep(Duration::from_millis(700)).await;
+        sleep(LIMIT / 2).await;
     }
-    assert!(read_all(&mut silent).await.is_empty());
-    drop(read_all(&mut lively).await);
-    // One that asks and asks and takes nothing: what it is sent has to wait, but not for ever.
+    closed_after(LIMIT / 2, &mut lively).await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_answers_is_cut_off() {
+    let world = World::new().await;
+    let endpoint = limited(&world, &only_short("HTTP_SEND_TIMEOUT_SECONDS")).await;
     let mut greedy = connect(&endpoint).await;
-    let many = request.replace("/health", "/openapi.json").repeat(50);
-    let began = Instant::now();
-    while greedy.write_all(many.as_bytes()).await.is_ok() {
-        assert!(began.elapsed() < PATIENCE, "it is never cut off");
+    let many = lasting_request("GET", "/openapi.json", &[]).repeat(50);
+    let fill = async { while greedy.write_all(many.as_bytes()).await.is_ok() {} };
+    // Filling the sockets takes a moment before the limit begins.
+    let ended = timeout(soon(LIMIT), fill).await;
+    assert!(ended.is_ok(), "a client that reads nothing is never cut off");
+    let metrics = endpoint.get("/metrics").await;
+    let cut = sample(
+        metrics.text(),
+        "tradebot_symbols_http_connections_total{fate=\"cut\"}",
+    );
+    assert_eq!(cut, 1.0);
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_too_long_is_a_504() {
+    let world = World::new().await;
+    world.exchange.always(path(SPOT), Reply::json("").hang());
+    let endpoint = Endpoint::start(
+        serve(&world)
+            .envs(only_short("HTTP_REQUEST_TIMEOUT_SECONDS"))
+            .envs([("SYMBOLS_READ_TIMEOUT_SECONDS", "300")]),
+    );
+    let half_a_body = lasting_request("GET", "/health", &[("content-length", "9")]) + "half";
+    for text in [request("GET", route(SPOT), &[]), half_a_body] {
+        let began = Instant::now();
+        let mut client = KeptAlive::connect(endpoint.address).await;
+        let answer = timeout(soon(LIMIT), client.ask(&text)).await;
+        let answer = answer.unwrap_or_else(|_| panic!("no answer to {text} in time"));
+        assert_eq!(
+            (answer.status, answer.header("retry-after")),
+            (504, Some("1")),
+            "{text}"
+        );
+        assert!(began.elapsed() >= LIMIT);
     }
+}
+
+/// What the server tells an HTTP/2 client about itself, by the identifiers of RFC 9113, 6.5.2.
+#[tokio::test]
+async fn an_http_2_client_is_told_the_limits_of_headers_and_streams() {
+    let world = World::new().await;
+    let endpoint = Endpoint::warm(&world).await;
+    let mut socket = connect(&endpoint).await;
+    let empty_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let hello = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &empty_settings].concat();
+    // The preface may come in pieces.
+    for piece in [&hello[..1], &hello[1..20], &hello[20..]] {
+        socket.write_all(piece).await.expect("a sent piece");
+        sleep(Duration::from_millis(20)).await;
+    }
+    let mut head = [0; 9];
+    let read = timeout(stretched(PATIENCE), socket.read_exact(&mut head)).await;
+    read.expect("a frame in time").expect("a frame");
+    assert_eq!((head[0], head[1], head[3]), (0, 0, 4), "settings come first");
+    let mut settings = vec![0; usize::from(head[2])];
+    socket.read_exact(&mut settings).await.expect("settings");
+    let setting = |wanted: u16| {
+        let mut found = settings
+            .chunks_exact(6)
+            .filter(|entry| entry[..2] == wanted.to_be_bytes());
+        let value = found
+            .next()
+            .unwrap_or_else(|| panic!("no setting {wanted} in {settings:?}"));
+        u32::from_be_bytes([value[2], value[3], value[4], value[5]])
+    };
+    let (max_concurrent_streams, max_header_list_size) = (3, 6);
+    assert_eq!(setting(max_concurrent_streams), 128);
+    assert_eq!(setting(max_header_list_size), 16384);
 }
 
 #[tokio::test]
@@ -170,8 +281,34 @@ async fn one_connection_too_many_is_told_so_at_once() {
     let answer = endpoint.get(route(SPOT)).await;
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
     assert_eq!(super::detail(&answer), "Too many connections.");
+    // A refused client that neither reads nor closes does not hold its connection for long.
+    let mut silent = connect(&endpoint).await;
+    let began = Instant::now();
+    while silent.write_all(b"x").await.is_ok() {
+        assert!(began.elapsed() < soon(LIMIT), "a refused connection stays open");
+        sleep(Duration::from_millis(100)).await;
+    }
     drop(open);
     endpoint.until_hit(SPOT).await;
+}
+
+#[tokio::test]
+async fn only_so_many_refused_clients_are_answered_at_a_time() {
+    let world = World::new().await;
+    let limits = [("HTTP_MAX_CONNECTIONS", "1"), ("HTTP_IDLE_TIMEOUT_SECONDS", "2")];
+    let endpoint = limited(&world, &limits).await;
+    let mut refused = Vec::new();
+    for _ in 0..300 {
+        refused.push(connect(&endpoint).await);
+    }
+    let mut unanswered = 0;
+    for mut socket in refused {
+        if read_all(&mut socket).await.is_empty() {
+            unanswered += 1;
+        }
+    }
+    // 64 at a time, for up to a second each; and the one that is served is closed as idle.
+    assert!(unanswered > 50, "only {unanswered} of 300 clients got no answer");
 }
 
 #[tokio::test]
@@ -202,6 +339,8 @@ async fn a_stop_does_not_wait_for_ever() {
     world.exchange.always(path(SPOT), Reply::json("").hang());
     let endpoint = Endpoint::start(serve(&world).envs([
         ("WORKER_SHUTDOWN_TIMEOUT_SECONDS", "1"),
+        ("HTTP_REQUEST_TIMEOUT_SECONDS", "300"),
+        ("SYMBOLS_READ_TIMEOUT_SECONDS", "300"),
         ("ENABLE_FUTURES_WARMUP_ON_STARTUP", "0"),
     ]));
     world.asked(SPOT, 1).await;
@@ -215,6 +354,7 @@ async fn a_stop_does_not_wait_for_ever() {
         assert_eq!(endpoint.get("/health").await.status, 200);
     }
     endpoint.process.signal(Signal::SIGTERM);
+    closed_after(LIMIT, &mut asked).await;
     assert_eq!(endpoint.process.wait_exit(PATIENCE).code(), Some(0));
 }
 
