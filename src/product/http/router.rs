@@ -36,6 +36,8 @@ use tradebot_core::engine::Engine;
 
 /// The methods of every route.
 const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+/// How many changes Redis keeps.
+const KEPT_CHANGES: usize = 1000;
 /// How many changes the status page shows.
 const SHOWN_CHANGES: usize = 20;
 
@@ -230,7 +232,7 @@ impl Router {
         let readiness = self.readiness();
         // Do not ask a Redis again that has just not answered.
         let changes = match &overview {
-            Some(_) => self.reads.changes(None, usize::MAX - 1).await.ok(),
+            Some(_) => self.reads.changes(None, KEPT_CHANGES).await.ok(),
             None => None,
         };
         page::response(&StatusPage {
