@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tradebot_test_support::stretched;
 
@@ -72,6 +72,15 @@ impl KeptAlive {
     pub(super) async fn connect(address: SocketAddr) -> Self {
         let socket = TcpStream::connect(address).await.expect("a connection");
         socket.set_nodelay(true).expect("small packets");
+        let bytes = Vec::new();
+        Self { socket, bytes }
+    }
+
+    /// A connection whose socket holds little of what the client does not read.
+    pub(super) async fn with_small_buffer(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(32 * 1024).expect("a buffer size");
+        let socket = socket.connect(address).await.expect("a connection");
         let bytes = Vec::new();
         Self { socket, bytes }
     }

@@ -362,8 +362,11 @@ async fn the_page_shows_the_latest_twenty_changes() {
             .await;
         added.expect("a change in the stream");
     }
-    let answer = endpoint.get("/").await;
-    let page = answer.text();
+    let page = eventually("the changes on the page", PATIENCE, async || {
+        let page = endpoint.get("/").await.text().to_owned();
+        page.contains("id=\"changes\"").then_some(page)
+    })
+    .await;
     assert_eq!(page.matches("TRADING → BREAK").count(), 20, "{page}");
     assert!(
         page.contains("S24:") && page.contains("S5:") && !page.contains("S4:"),

@@ -182,19 +182,26 @@ struct Unread {
     world: World,
 }
 
-/// More than ten megabytes of answers; their requests fit into one read of the server's.
-const UNREAD: usize = 100;
+/// More answers than a socket's largest send buffer holds (four megabytes). Their requests fit into one read of the server.
+const UNREAD: usize = 80;
 
 impl Unread {
     async fn new() -> Self {
         let world = World::new().await;
-        let list = super::large::list('A', 1500);
+        let list = super::large::list('A', 900);
         for market in Market::ALL {
             store(&world, market, &list).await;
         }
         let endpoint = Endpoint::start(serve(&world));
         endpoint.until_hit(SPOT).await;
-        let mut client = KeptAlive::connect(endpoint.address).await;
+        // A stop waits until the list is packed, which takes a while without optimisation.
+        eventually("a packed list", PATIENCE, async || {
+            let accepted = [("accept-encoding", "br")];
+            let answer = endpoint.ask("GET", route(SPOT), &accepted).await;
+            answer.header("content-encoding").map(drop)
+        })
+        .await;
+        let mut client = KeptAlive::with_small_buffer(endpoint.address).await;
         client
             .send(&lasting_request("GET", route(SPOT), &[]).repeat(UNREAD))
             .await;
@@ -238,8 +245,10 @@ async fn a_stop_sends_the_rest_of_the_answer_that_a_client_is_reading() {
     );
     assert!(answers < UNREAD, "the stop came after the last answer");
     assert_eq!(unread.endpoint.process.wait_exit(PATIENCE).code(), Some(0));
-    // One was counted while the list was waited for.
-    assert_eq!(unread.world.reads(SPOT).await.0, answers as u64 + 1);
+    assert!(
+        unread.world.reads(SPOT).await.0 >= answers as u64,
+        "uncounted answers"
+    );
 }
 
 #[tokio::test]

@@ -207,7 +207,11 @@ async fn an_answer_that_takes_too_long_is_a_504() {
     let endpoint = Endpoint::start(
         serve(&world)
             .envs(only_short("HTTP_REQUEST_TIMEOUT_SECONDS"))
-            .envs([("SYMBOLS_READ_TIMEOUT_SECONDS", "300")]),
+            .envs([
+                ("SYMBOLS_READ_TIMEOUT_SECONDS", "300"),
+                ("ENABLE_SPOT_WARMUP_ON_STARTUP", "0"),
+                ("ENABLE_FUTURES_WARMUP_ON_STARTUP", "0"),
+            ]),
     );
     let half_a_body = lasting_request("GET", "/health", &[("content-length", "9")]) + "half";
     for text in [request("GET", route(SPOT), &[]), half_a_body] {
