@@ -12,8 +12,8 @@ use crate::product::credentials::settings::CredentialSettings;
 use crate::product::credentials::user_lists::UserLists;
 use tradebot_base::config::{ProcessEnvironment, Reader};
 use tradebot_base::error_chain;
-use tradebot_base::random::Random;
 use tradebot_base::market::Market;
+use tradebot_base::random::Random;
 
 /// Checks whether a user's own exchange key works.
 ///

@@ -13,6 +13,7 @@ use crate::product::symbols::refresh::Refresher;
 use tradebot_base::clock::SystemClock;
 use tradebot_base::config::{ConfigError, Reader, RedisConfig, Vars};
 use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::random::Random;
 
 /// Configuration of the tasks.
 #[derive(Debug, Clone)]
@@ -67,8 +68,7 @@ impl ContextConfig {
             "exchange"
         );
         let cache = Connection::new(&redis.cache, &format!("{hostname}-cache"))?;
-        let client = Client::new(self.binance, Random::system())?
-            .with_shared_bans(cache.clone());
+        let client = Client::new(self.binance, Random::system())?.with_shared_bans(cache.clone());
         let cache = SymbolCache::new(cache, self.symbols.ttl_seconds, SystemClock::shared());
         Ok(Context {
             refresher: Refresher::new(client, cache, self.symbols),

@@ -11,8 +11,8 @@ use crate::product::symbols::cache::CacheKeys;
 use crate::product::symbols::prepare::prepare;
 use tradebot_base::connection::Connection;
 use tradebot_base::error_chain;
-use tradebot_base::random::Random;
 use tradebot_base::market::Market;
+use tradebot_base::random::Random;
 use tradebot_wire::python_json;
 
 /// How many names are shown for each difference.

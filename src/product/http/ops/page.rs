@@ -9,10 +9,10 @@ use chrono::{DateTime, Utc};
 use hyper::header::{self, HeaderValue};
 use sha2::{Digest, Sha256};
 
-use crate::product::http::answers::responses::uncached;
+use crate::product::fleet::overview::Overview;
 use crate::product::fleet::readiness::Readiness;
 use crate::product::fleet::span;
-use crate::product::fleet::overview::Overview;
+use crate::product::http::answers::responses::uncached;
 use crate::product::http::server::HttpResponse;
 use crate::product::symbols::cache::ListNetwork;
 use crate::product::symbols::changes::Change;
