@@ -44,3 +44,19 @@ impl LeftOut {
         texts.iter().cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_thousand_messages_are_remembered() {
+        let left_out = LeftOut::default();
+        for number in 0..1_500 {
+            left_out.add_by("id", &number.to_string());
+        }
+        let texts = left_out.texts();
+        let ends = (texts[0].as_str(), texts[1_999].as_str());
+        assert_eq!((texts.len(), ends), (2_000, (r#""id": "500""#, r#""id":"1499""#)));
+    }
+}
