@@ -76,7 +76,7 @@ async fn every_step_is_told() {
                 ("key 4", "decrypted"),
                 ("testnet", refused),
                 ("mainnet", refused),
-                ("list", "the public one: no network gave one for the key"),
+                ("list", "the public one: no network returned one for the key"),
             ],
         ),
         (
