@@ -73,12 +73,22 @@ pub fn finish() {
     exporter::finish();
 }
 
-/// Celery's level names in the words of `tracing`.
+/// Celery's level names in the words of `tracing`. `tradebot_symbols=LEVEL` sets the level of every crate of the worker.
 fn filter_of(level: &str) -> String {
-    match level.to_ascii_lowercase().as_str() {
+    let level = level.to_ascii_lowercase();
+    match level.as_str() {
         "critical" | "fatal" => "error".into(),
         "warning" => "warn".into(),
-        other => other.to_owned(),
+        filter => {
+            let directives = filter.split(',').map(|directive| {
+                let Some(level) = directive.trim().strip_prefix("tradebot_symbols=") else {
+                    return directive.to_owned();
+                };
+                let crates = ["symbols", "core", "base", "wire"];
+                crates.map(|name| format!("tradebot_{name}={level}")).join(",")
+            });
+            directives.collect::<Vec<_>>().join(",")
+        }
     }
 }
 
@@ -99,6 +109,10 @@ mod tests {
         ] {
             assert!(understands(level), "{level}");
         }
+        assert_eq!(
+            filter_of("info,tradebot_symbols=debug"),
+            "info,tradebot_symbols=debug,tradebot_core=debug,tradebot_base=debug,tradebot_wire=debug"
+        );
         for mistake in ["loud", "info,loud", "info=loud", "in fo"] {
             assert!(!understands(mistake), "{mistake}");
         }

@@ -8,8 +8,9 @@ use tradebot_base::error_chain;
 /// How much of an error's body is read.
 const ERROR_TEXT_BYTES: usize = 4096;
 
-/// Reads a body of at most `cap` bytes, decompressed, into `body`.
-pub(super) async fn read_body(mut answer: Response, cap: usize, body: &mut Vec<u8>) -> Result<(), Reason> {
+/// Reads a body of at most `cap` bytes, decompressed, into a buffer that begins with room for `capacity` bytes.
+pub(super) async fn read_body(mut answer: Response, cap: usize, capacity: usize) -> Result<Vec<u8>, Reason> {
+    let mut body = Vec::with_capacity(capacity);
     while let Some(chunk) = answer
         .chunk()
         .await
@@ -20,7 +21,7 @@ pub(super) async fn read_body(mut answer: Response, cap: usize, body: &mut Vec<u
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(())
+    Ok(body)
 }
 
 /// The start of an error's body, as one line.

@@ -33,8 +33,6 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause after a 429 or 418 with `Retry-After: 0`.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
-/// Largest buffer that is kept for the next body.
-const LARGEST_KEPT_BUFFER: usize = 16 << 20;
 /// Delay before each request while the used weight is above the threshold.
 const SLOW_DOWN: Duration = Duration::from_secs(1);
 
@@ -55,8 +53,6 @@ pub struct Client {
     http: reqwest::Client,
     config: BinanceConfig,
     throttles: Arc<PerMarket<Mutex<Throttle>>>,
-    /// Buffers of the last bodies. A warm-up of 14 MB takes 24 ms of CPU, 7 of them for page faults in a new buffer.
-    buffers: Arc<PerMarket<Mutex<Vec<u8>>>>,
     clock: SharedClock,
     random: SharedRandom,
     #[cfg(feature = "credentials")]
@@ -103,7 +99,6 @@ impl Client {
             bans: Arc::new(BanClock::new(config.network())),
             config,
             throttles: Arc::default(),
-            buffers: Arc::default(),
             clock: SystemClock::shared(),
             random,
             #[cfg(feature = "credentials")]
@@ -237,18 +232,12 @@ impl Client {
         market: Market,
         answer: Response,
     ) -> Result<(Result<Listing, ListingError>, usize), Reason> {
-        let mut body = std::mem::take(&mut *locked(self.buffers.get(market)));
         // Reserves address space only: pages take memory when they are written to, and the buffer never has to grow.
-        body.reserve_exact(body_cap(market));
-        read_body(answer, body_cap(market), &mut body).await?;
-        // Takes milliseconds, too long for a thread of the runtime.
-        let parsing = spawn_blocking(move || (exchange_info::parse(&body), body));
-        let (read, mut body) = parsing.await.map_err(|error| Reason::Body(error_chain(&error)))?;
+        let body = read_body(answer, body_cap(market), body_cap(market)).await?;
         let size = body.len();
-        if size <= LARGEST_KEPT_BUFFER {
-            body.clear();
-            *locked(self.buffers.get(market)) = body;
-        }
+        // Takes milliseconds, too long for a thread of the runtime.
+        let parsing = spawn_blocking(move || exchange_info::parse(&body));
+        let read = parsing.await.map_err(|error| Reason::Body(error_chain(&error)))?;
         Ok((read, size))
     }
 

@@ -242,10 +242,8 @@ impl Client {
             .map_err(|reason| failed(host, path, reason))?;
         let status = answer.status().as_u16();
         // It may echo the request, so it is zeroed when dropped.
-        let mut body = Zeroizing::new(Vec::new());
-        read_body(answer, BODY_CAP, &mut body)
-            .await
-            .map_err(|reason| failed(host, path, reason))?;
+        let body = read_body(answer, BODY_CAP, 0).await;
+        let body = Zeroizing::new(body.map_err(|reason| failed(host, path, reason))?);
         Ok((status, serde_json::from_slice(&body).ok()))
     }
 
