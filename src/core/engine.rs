@@ -25,12 +25,14 @@ mod outcomes;
 mod parked_watch;
 mod pool;
 mod rate_limits;
+mod received;
 mod requests;
 pub mod retry;
 mod revocations;
 mod settlement;
 mod sorting;
 mod starting;
+mod task_end;
 mod task_types;
 mod workflow;
 

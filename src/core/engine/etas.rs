@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use tracing::{debug, warn};
 
 use super::pool::Slot;
-use super::sorting::Received;
+use super::received::Received;
 use super::starting::Starter;
 use super::{Phase, Revocation};
 

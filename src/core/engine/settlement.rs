@@ -5,11 +5,9 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use super::hold_ups::{HeldUp, HoldUps};
-use super::{Revocation, workflow};
 use crate::events::Events;
 use crate::results::Results;
 use crate::transport::{Claimed, DeliveryTag, Push, Settled, Source, StoredResult, Transport};
@@ -20,9 +18,8 @@ use tradebot_base::error_chain;
 use tradebot_base::failpoint;
 use tradebot_base::lifecycle::Stop;
 use tradebot_base::random::SharedRandom;
-use tradebot_wire::canvas::{Successor, SuccessorPlan};
+use tradebot_wire::canvas::Successor;
 use tradebot_wire::envelope::Envelope;
-use tradebot_wire::result::{Exception, TaskState};
 
 /// Writes outcomes, results, follow-up messages and acknowledgements, and tries again until Redis takes them.
 pub(super) struct Settlement {
@@ -46,78 +43,6 @@ pub(super) struct Settlement {
 }
 
 impl Settlement {
-    /// Ends a delivery with a state and what follows from it.
-    ///
-    /// Where a chord or the rest of a chain is concerned too, they are told between the storing of the result
-    /// and the acknowledgement: a crash anywhere in between has the task run again, and nothing happen twice.
-    pub(super) async fn settle(
-        &self,
-        tag: &DeliveryTag,
-        message: &Envelope,
-        state: &TaskState,
-        plan: &SuccessorPlan,
-    ) -> Option<Settled> {
-        self.prepare(plan).await?;
-        // Celery stores a failure before it calls the errbacks: they are nobody's children.
-        let children: &[Value] = match state {
-            TaskState::Failure(..) => &[],
-            _ => &plan.children,
-        };
-        let document = self.results.document(message, state, children);
-        let follows = plan.successors.iter().map(|next| self.publish_push(next));
-        let mut pushes: Vec<Push> = follows.collect();
-        let settled = if let Some(concern) = workflow::Concern::of(message, state) {
-            if let Some(document) = &document {
-                self.until_done("store a result", || self.results.store(document))
-                    .await?;
-            }
-            let mut remaining = self.tell_workflow(tag, message, concern, state).await?;
-            pushes.append(&mut remaining.pushes);
-            let settled = self.settle_with(tag, None, &pushes).await?;
-            if settled.held {
-                self.finish_chords(remaining.unfinished).await;
-            }
-            settled
-        } else {
-            self.settle_with(tag, document.as_ref(), &pushes).await?
-        };
-        if settled.held {
-            for next in &plan.successors {
-                self.events.sent(&next.queue, &next.message);
-            }
-        }
-        Some(settled)
-    }
-
-    /// Stores that a task runs, where that is tracked. It is tried once, and before the task runs: what comes of the
-    /// task must not be overwritten by it.
-    pub(super) async fn track_started(&self, message: &Envelope) {
-        let Some(document) = self.results.started(message, &self.hostname) else {
-            return;
-        };
-        if let Err(trouble) = self.results.store(&document).await {
-            debug!(error = %error_chain(&trouble), task.id = message.id(), "could not store that a task runs");
-        }
-    }
-
-    /// Ends a delivery whose task was revoked, has expired or was ended by a revocation.
-    pub(super) async fn settle_revoked(&self, tag: &DeliveryTag, message: &Envelope, why: Revocation) {
-        let state = TaskState::Revoked(Exception::revoked(why.reason));
-        info!(
-            task.name = message.task(),
-            task.id = message.id(),
-            outcome = why.reason,
-            retries = message.retries(),
-            signal = why.signum,
-            "task revoked"
-        );
-        let settled = self.settle(tag, message, &state, &SuccessorPlan::default()).await;
-        if settled.is_some() {
-            self.events
-                .revoked(message.id(), why.terminated, why.signum, why.expired);
-        }
-    }
-
     /// Puts a message back to the front of its list, for whoever comes next.
     pub(super) async fn hand_back(&self, tag: &DeliveryTag, source: &Source, message: &Envelope) {
         let push = Transport::hand_back(source, message);
@@ -143,7 +68,7 @@ impl Settlement {
         );
     }
 
-    async fn settle_with(
+    pub(super) async fn settle_with(
         &self,
         tag: &DeliveryTag,
         document: Option<&StoredResult>,

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::pool::Slot;
-use super::sorting::Received;
+use super::received::Received;
 use super::{Engine, Job, Revocation};
 use crate::transport::{ALONE_FROM, DeliveryTag};
 
