@@ -165,9 +165,16 @@ async fn a_delivery_that_was_taken_again_meanwhile_is_left_alone() {
     take(&scene, "tag", &record, 0.0).await;
     assert_eq!(restore(seen, &message).await, 0);
     assert_eq!((records(&scene).await, queue(&scene).await.len()), ((1, 1), 0));
-    // Nor is it cleared away as one without a record.
-    assert_eq!(restore(score().await, "").await, 0);
-    assert_eq!(records(&scene).await, (1, 1));
+    // Nor is it cleared away as one without a record: it has one, and with the first score it is another delivery.
+    let clear_away = redis::Script::new(include_str!("../../src/core/transport/scripts/clear_away.lua"));
+    for seen in [score().await, seen] {
+        let mut call = clear_away.prepare_invoke();
+        call.key(keys.unacked()).key(keys.unacked_index());
+        call.arg("tag").arg(seen.to_string());
+        let mut connection = scene.admin().await;
+        let removed: i64 = call.invoke_async(&mut connection).await.expect("a number");
+        assert_eq!((removed, records(&scene).await), (0, (1, 1)));
+    }
     assert_eq!(restore(score().await, &message).await, 1);
     assert_eq!((records(&scene).await, queue(&scene).await.len()), ((0, 0), 1));
 }
