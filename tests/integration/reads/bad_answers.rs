@@ -205,11 +205,11 @@ fn cases() -> Vec<Case> {
             Kept("not followed"),
         ),
         spot("23 429", Reply::status(429, ""), Kept("status 429")),
-        spot("23 418, three days", ban("259200"), Kept("for 259200 s")),
+        spot("23 418, three days", ban("259200"), Kept("a pause of 259200 s")),
         spot("23 418, 0", ban("0"), Kept("status 418")),
         spot("23 418, -5", ban("-5"), Kept("too many requests")),
         spot("23 418, abc", ban("abc"), Kept("too many requests")),
-        spot("23 418, for ever", ban("99999999999"), Kept("for 262800 s")),
+        spot("23 418, for ever", ban("99999999999"), Kept("a pause of 262800 s")),
         spot(
             "23 418, a date",
             ban("Wed, 21 Oct 2026 07:28:00 GMT"),
