@@ -274,12 +274,6 @@ impl Engine {
         self.etas.count()
     }
 
-    /// Tasks of other workers whose messages wait on our queues, with their number.
-    #[must_use]
-    pub fn foreign_waiting(&self) -> BTreeMap<String, usize> {
-        self.foreign.waiting()
-    }
-
     /// How long ago the broker last answered the consumer; `None` while it has not yet. An idle consumer asks every few
     /// seconds. One whose slots are all taken does not ask: see [`Pool::is_busy`].
     #[must_use]

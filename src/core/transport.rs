@@ -10,14 +10,14 @@
 
 mod claim;
 mod crashes;
-mod held;
 mod parked;
 mod queues;
 mod recovery;
 mod settler;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::Script;
@@ -25,7 +25,6 @@ use serde_json::json;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use held::Held;
 use queues::Served;
 use settler::Settler;
 
@@ -113,6 +112,7 @@ pub struct Settled {
 }
 
 /// The queues of one broker, seen by one worker.
+#[derive(Clone)]
 pub struct Transport {
     connection: Connection,
     keys: Keys,
@@ -120,10 +120,12 @@ pub struct Transport {
     changed: Arc<Notify>,
     served: Arc<Served>,
     tags: Arc<TagSeries>,
-    held: Arc<Held>,
+    /// The deliveries this worker knows it holds. A record of ours in `unacked` that is missing here was claimed by a
+    /// script whose reply never arrived.
+    held: Arc<Mutex<HashSet<DeliveryTag>>>,
     claim: Script,
     claim_exact: Script,
-    settler: Settler,
+    settler: Arc<Settler>,
     roll_call: Script,
     release_mutex: Script,
 }
@@ -141,54 +143,29 @@ impl Transport {
         clock: SharedClock,
     ) -> Self {
         let queues = queues.iter().map(|name| Queue::named(name)).collect();
-        let served = Arc::new(Served::new(&keys, queues));
-        Self::build(
+        Self {
             connection,
-            changed,
+            served: Arc::new(Served::new(&keys, queues)),
             keys,
-            served,
             clock,
-            Arc::default(),
-            Arc::default(),
-        )
+            changed,
+            tags: Arc::default(),
+            held: Arc::default(),
+            claim: Script::new(include_str!("transport/scripts/claim.lua")),
+            claim_exact: Script::new(include_str!("transport/scripts/claim_exact.lua")),
+            settler: Arc::new(Settler::new()),
+            roll_call: Script::new(include_str!("transport/scripts/roll_call.lua")),
+            release_mutex: Script::new(include_str!("transport/scripts/release_mutex.lua")),
+        }
     }
 
     /// The same worker's transport over another connection, for a thread of its own.
     #[must_use]
     pub fn sibling(&self, connection: Connection) -> Self {
-        Self::build(
-            connection,
-            Arc::clone(&self.changed),
-            self.keys.clone(),
-            Arc::clone(&self.served),
-            Arc::clone(&self.clock),
-            Arc::clone(&self.tags),
-            Arc::clone(&self.held),
-        )
-    }
-
-    fn build(
-        connection: Connection,
-        changed: Arc<Notify>,
-        keys: Keys,
-        served: Arc<Served>,
-        clock: SharedClock,
-        tags: Arc<TagSeries>,
-        held: Arc<Held>,
-    ) -> Self {
         Self {
             connection,
-            keys,
-            clock,
-            changed,
-            served,
-            tags,
-            held,
-            claim: Script::new(include_str!("transport/scripts/claim.lua")),
-            claim_exact: Script::new(include_str!("transport/scripts/claim_exact.lua")),
-            settler: Settler::new(),
-            roll_call: Script::new(include_str!("transport/scripts/roll_call.lua")),
-            release_mutex: Script::new(include_str!("transport/scripts/release_mutex.lua")),
+            settler: Arc::new(Settler::new()),
+            ..self.clone()
         }
     }
 
@@ -227,7 +204,7 @@ impl Transport {
         if settled.misdirected {
             return Ok(settled);
         }
-        self.held.remove(tag);
+        self.held().remove(tag);
         if !pushes.is_empty() {
             // The server does not report our own changes to us (NOLOOP).
             self.changed.notify_one();
@@ -286,11 +263,6 @@ impl Transport {
         Ok(())
     }
 
-    /// Says that something was pushed to a queue by other means: the server does not report our own changes.
-    pub fn pushed(&self) {
-        self.look_again();
-    }
-
     /// Has whoever waits for a change look at the queues again.
     pub fn look_again(&self) {
         self.changed.notify_one();
@@ -322,6 +294,11 @@ impl Transport {
                 .ignore();
         }
         self.connection.pipeline(&pipeline).await
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashSet<DeliveryTag>> {
+        // Locked for one set operation, never across an await.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What `unacked_index` says of a delivery: when it was taken or last renewed, in Unix seconds. kombu writes
@@ -368,21 +345,21 @@ pub async fn publish(
 #[derive(Debug)]
 struct TagSeries {
     worker: String,
-    next: std::sync::atomic::AtomicU64,
+    next: AtomicU64,
 }
 
 impl Default for TagSeries {
     fn default() -> Self {
         Self {
             worker: Uuid::new_v4().simple().to_string(),
-            next: std::sync::atomic::AtomicU64::new(0),
+            next: AtomicU64::new(0),
         }
     }
 }
 
 impl TagSeries {
     fn next(&self) -> String {
-        let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
         format!("{}-{number}-", self.worker)
     }
 }

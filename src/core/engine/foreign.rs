@@ -80,11 +80,6 @@ impl ForeignWatch {
         Some(state.waiting.clone())
     }
 
-    /// Foreign tasks whose messages waited at the last full pass, with their number.
-    pub(super) fn waiting(&self) -> BTreeMap<String, usize> {
-        self.lock().waiting.clone()
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, Seen> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -100,11 +95,11 @@ mod tests {
         watch.note(vec![("a".into(), 2)], false);
         watch.note(vec![("a".into(), 1), ("b".into(), 1)], true);
         assert_eq!(
-            watch.waiting(),
+            watch.lock().waiting,
             BTreeMap::from([("a".into(), 3), ("b".into(), 1)])
         );
         watch.note(Vec::new(), true);
-        assert!(watch.waiting().is_empty());
+        assert!(watch.lock().waiting.is_empty());
     }
 
     #[test]

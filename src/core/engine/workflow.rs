@@ -250,7 +250,7 @@ impl Settlement {
                 .await?;
         }
         if ended == Ended::Yes {
-            self.transport.pushed();
+            self.transport.look_again();
             failpoint::pass("chord ended");
         } else {
             info!(group = part.group, "left the end of a chord to somebody else");

@@ -98,7 +98,7 @@ impl Transport {
                 raw,
             })
             .collect();
-        self.held.extend(claimed.iter().map(|one| one.tag.clone()));
+        self.held().extend(claimed.iter().map(|one| one.tag.clone()));
         Ok(Claim {
             claimed,
             unclear: unclear
@@ -140,7 +140,7 @@ impl Transport {
         let record = [b"[".as_slice(), &raw, record_suffix(&source.queue).as_bytes()].concat();
         let taken = self.move_exact(source, &raw, &tag, record, String::new()).await?;
         if taken {
-            self.held.insert(tag.clone());
+            self.held().insert(tag.clone());
         }
         Ok(taken.then(|| Claimed {
             tag,

@@ -121,7 +121,8 @@ impl Transport {
     /// [`RedisTrouble`].
     pub async fn renew_scores(&self) -> Result<(), RedisTrouble> {
         let now = self.score();
-        for tags in self.held.tags().chunks(RESTORE_BATCH) {
+        let held: Vec<DeliveryTag> = self.held().iter().cloned().collect();
+        for tags in held.chunks(RESTORE_BATCH) {
             let mut command = cmd("ZADD");
             command.arg(self.keys.unacked_index()).arg("XX");
             for tag in tags {
@@ -179,7 +180,7 @@ impl Transport {
     pub async fn restore_unanswered(&self) -> Result<usize, RedisTrouble> {
         let mut restored = 0;
         for (tag, record) in self.records_of(self.worker_id()).await? {
-            if !self.held.contains(&tag) {
+            if !self.held().contains(&tag) {
                 restored += usize::from(self.restore(&tag, &record, Loss::NeverReceived).await?);
             }
         }
@@ -215,7 +216,7 @@ impl Transport {
             *place = next;
             for (tag, score) in ours {
                 let tag = DeliveryTag(tag);
-                if score <= latest && !self.held.contains(&tag) {
+                if score <= latest && !self.held().contains(&tag) {
                     restored += usize::from(self.restore_by_tag(&tag, Loss::NeverReceived).await?);
                 }
             }
