@@ -67,7 +67,7 @@ impl Node {
         let concurrency = engine.pool().concurrency();
         let limit = |limit: Option<std::time::Duration>| limit.map_or(0.0, |limit| limit.as_secs_f64());
         let limits = engine.settings().limits;
-        let processed = engine.requests().processed();
+        let processed = engine.events().processed();
         let share = if processed > 0 { "1.00" } else { "0.00" };
         json!({
             "total": engine.totals(),

@@ -5,7 +5,7 @@
 //! Nothing is formatted before somebody asks, and then from the message as it came.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -120,8 +120,6 @@ impl Request {
 pub struct Requests {
     // Locked to enter, to take out and to copy pointers; never across an await.
     entries: Mutex<Slab<Arc<Request>>>,
-    active: AtomicUsize,
-    processed: AtomicU64,
 }
 
 /// A place in [`Requests`], given up when dropped.
@@ -178,18 +176,6 @@ impl Requests {
         found
     }
 
-    /// Requests that run.
-    #[must_use]
-    pub fn active(&self) -> usize {
-        self.active.load(Ordering::Relaxed)
-    }
-
-    /// Requests that were started since the worker was.
-    #[must_use]
-    pub fn processed(&self) -> u64 {
-        self.processed.load(Ordering::Relaxed)
-    }
-
     fn lock(&self) -> MutexGuard<'_, Slab<Arc<Request>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -212,16 +198,11 @@ impl Ticket {
         self.request.started.store(micros, Ordering::Relaxed);
         self.request.phase.store(Phase::Active as u8, Ordering::Relaxed);
         self.request.task.count();
-        self.requests.active.fetch_add(1, Ordering::Relaxed);
-        self.requests.processed.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.request.phase() == Phase::Active {
-            self.requests.active.fetch_sub(1, Ordering::Relaxed);
-        }
         self.requests.lock().remove(self.key);
     }
 }
@@ -239,19 +220,22 @@ mod tests {
     use tradebot_base::clock::{Clock, SystemClock};
 
     #[tokio::test]
-    async fn a_request_is_counted_from_its_entry_to_its_drop() {
+    async fn a_request_is_listed_from_its_entry_to_its_drop() {
         let requests = Arc::new(Requests::default());
         let task = Arc::new(TaskType::new("t", None));
         let first = requests.enter(Arc::clone(&task), "a", b"{}".to_vec(), None, Phase::Reserved);
         let second = requests.enter(Arc::clone(&task), "b", Vec::new(), None, Phase::Scheduled);
         first.start(SystemClock.now());
-        assert_eq!((requests.active(), requests.processed(), task.runs()), (1, 1, 1));
+        assert_eq!(task.runs(), 1);
+        assert_eq!(requests.in_phase(Phase::Active).len(), 1);
         assert_eq!(requests.in_phase(Phase::Active)[0].id(), "a");
         assert_eq!(requests.in_phase(Phase::Scheduled)[0].id(), "b");
         assert!(first.request().time_start().is_some() && second.request().time_start().is_none());
         drop(first);
-        assert_eq!((requests.active(), requests.processed()), (0, 1));
-        assert_eq!(requests.all().len(), 1);
+        assert_eq!(
+            (requests.in_phase(Phase::Active).len(), requests.all().len()),
+            (0, 1)
+        );
 
         second.request().terminate(15);
         assert_eq!(second.request().terminated().await, 15);

@@ -267,7 +267,7 @@ fn worker(engine: &Engine, families: &mut FamilyWriter<'_, '_>) -> fmt::Result {
     )?;
     families.gauge(
         ("tasks_active", "Tasks that run now"),
-        whole(engine.requests().active()),
+        whole(engine.events().active()),
     )?;
     families.gauge(
         ("tasks_scheduled", "Messages held until their eta"),
