@@ -3,7 +3,7 @@
 //! A message that has to wait for its token holds no slot, so other tasks run meanwhile. When as many wait as can
 //! pass in a few seconds, the rest stays in the queue, for other workers too.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -75,7 +75,6 @@ fn parse_text(text: &str) -> Result<f64, RateError> {
 /// Where messages of one task pass one by one.
 #[derive(Debug)]
 pub struct RateGate {
-    limited: AtomicBool,
     // Locked for a few numbers, never across an await.
     bucket: Mutex<Bucket>,
     /// Held by the message whose turn is next; tokio's mutex is fair.
@@ -94,7 +93,6 @@ struct Bucket {
 impl Default for RateGate {
     fn default() -> Self {
         Self {
-            limited: AtomicBool::new(false),
             bucket: Mutex::new(Bucket {
                 limit: RateLimit {
                     given: Value::Null,
@@ -114,7 +112,7 @@ impl RateGate {
     /// Whether there is a limit.
     #[must_use]
     pub fn is_limited(&self) -> bool {
-        self.limited.load(Ordering::Acquire)
+        self.bucket().limit.per_second > 0.0
     }
 
     /// The limit as it was given last; null if it never was.
@@ -125,23 +123,21 @@ impl RateGate {
 
     /// Replaces the limit, with a full bucket; those who wait go by the new one.
     pub fn set(&self, limit: RateLimit) {
-        let limited = limit.per_second > 0.0;
         *self.bucket() = Bucket {
             limit,
             tokens: 1.0,
             filled: Instant::now(),
         };
-        self.limited.store(limited, Ordering::Release);
         self.changed.notify_one();
     }
 
     /// Whether so many wait that more need not be taken off the queue yet.
     #[must_use]
     pub(super) fn is_full(&self, concurrency: usize) -> bool {
-        if !self.is_limited() {
+        let rate = self.bucket().limit.per_second;
+        if rate <= 0.0 {
             return false;
         }
-        let rate = self.bucket().limit.per_second;
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,

@@ -3,7 +3,7 @@
 //! Bounded as in Celery (`celery.worker.state`): 50,000 ids, each for three hours. Beyond that the oldest go first.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -62,8 +62,6 @@ impl Revocation {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Revocations {
-    /// Whether anything was ever revoked: the one thing looked at for most messages.
-    any: AtomicBool,
     /// Counts changes, for whoever saves them.
     version: AtomicU64,
     // Locked for map operations, never across an await.
@@ -104,7 +102,6 @@ impl Revocations {
         known.purge(now);
         drop(known);
         if changed {
-            self.any.store(true, Ordering::Release);
             self.version.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -115,8 +112,6 @@ impl Revocations {
         let room = MAX_STAMPS.saturating_sub(known.stamps.values().map(Vec::len).sum());
         let held = known.stamps.entry(name.to_owned()).or_default();
         held.extend(values.iter().take(room).cloned());
-        drop(known);
-        self.any.store(true, Ordering::Release);
     }
 
     /// The revoked ids with the time of their revocation, oldest first.
@@ -135,18 +130,9 @@ impl Revocations {
         self.version.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing was ever revoked.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        !self.any.load(Ordering::Acquire)
-    }
-
     /// Whether a message's task was revoked, by its id or by a stamp.
     #[must_use]
     pub fn contains(&self, message: &Envelope) -> bool {
-        if self.is_empty() {
-            return false;
-        }
         let known = self.lock();
         known.ids.contains_key(message.id()) || known.has_stamp_of(message)
     }
@@ -257,7 +243,7 @@ mod tests {
     #[test]
     fn ids_expire_and_the_oldest_make_room() {
         let revoked = Revocations::default();
-        assert!(revoked.is_empty() && !revoked.contains(&message("a", &json!({}))));
+        assert!(!revoked.contains(&message("a", &json!({}))));
         revoked.add(["a", "b"], noon());
         revoked.add(["a"], noon() + TimeDelta::hours(1));
         assert!(revoked.contains(&message("a", &json!({}))));

@@ -1,7 +1,7 @@
 //! What a worker knows of each of its tasks, and what remote control may change about it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::execution::{Limits, TaskPolicy};
@@ -15,8 +15,6 @@ pub struct TaskType {
     policy: Option<TaskPolicy>,
     runs: AtomicU64,
     outcomes: Outcomes,
-    /// Whether `limits` holds something, so that the common case needs no lock.
-    limited: AtomicBool,
     limits: Mutex<Option<Limits>>,
     rate: RateGate,
 }
@@ -30,7 +28,6 @@ impl TaskType {
             policy,
             runs: AtomicU64::new(0),
             outcomes: Outcomes::default(),
-            limited: AtomicBool::new(false),
             limits: Mutex::default(),
             rate: RateGate::default(),
         }
@@ -63,16 +60,12 @@ impl TaskType {
     /// Limits set while the worker runs, which replace those the task was registered with.
     #[must_use]
     pub fn limits(&self) -> Option<Limits> {
-        if !self.limited.load(Ordering::Acquire) {
-            return None;
-        }
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replaces the task's limits for executions that begin from now on; the worker's apply where it has none.
     pub fn set_limits(&self, limits: Limits) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some(limits);
-        self.limited.store(true, Ordering::Release);
     }
 
     /// Its rate limit.
