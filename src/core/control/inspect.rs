@@ -7,6 +7,7 @@ use super::node::Node;
 use crate::engine::{Phase, Request, TaskType};
 use crate::transport::Queue;
 use tradebot_wire::envelope::Envelope;
+use tradebot_wire::timestamp;
 
 /// What `registered` shows of a task unless told otherwise.
 const TASK_INFO_ITEMS: [&str; 3] = ["exchange", "routing_key", "rate_limit"];
@@ -27,7 +28,7 @@ fn list(node: &Node, phase: Phase, safe: bool) -> Value {
 pub(super) fn scheduled(node: &Node) -> Value {
     let requests = node.engine().requests().in_phase(Phase::Scheduled);
     let entry = |request: &std::sync::Arc<Request>| {
-        let eta = request.eta().map(|eta| node.iso(eta));
+        let eta = request.eta().map(timestamp::isoformat);
         // Celery gives all of them the same priority in its timer.
         json!({"eta": eta, "priority": 6, "request": info(node, request, false)})
     };
@@ -112,7 +113,7 @@ pub(super) fn registered(node: &Node, arguments: &Arguments<'_>) -> Value {
 fn attribute(task: &TaskType, name: &str) -> Option<String> {
     let policy = task.policy();
     let limits = task.limits().or(policy.map(|policy| policy.limits));
-    let seconds = |limit: Option<std::time::Duration>| limit.map(|limit| number(limit.as_secs_f64()));
+    let seconds = |limit: Option<std::time::Duration>| limit.map(|limit| limit.as_secs_f64().to_string());
     match name {
         "name" => Some(task.name().to_owned()),
         "rate_limit" => match task.rate().given() {
@@ -128,11 +129,6 @@ fn attribute(task: &TaskType, name: &str) -> Option<String> {
         "ignore_result" => Some("False".to_owned()),
         _ => None,
     }
-}
-
-/// Whole seconds without a fraction.
-fn number(seconds: f64) -> String {
-    seconds.to_string()
 }
 
 pub(super) fn active_queues(node: &Node) -> Value {

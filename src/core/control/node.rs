@@ -19,7 +19,6 @@ use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::error_chain;
 use tradebot_wire::keys::{self, Keys, PRIORITY_STEPS};
 use tradebot_wire::pidbox;
-use tradebot_wire::timestamp;
 
 /// For how long kombu 5.7 keeps a binding that is not renewed.
 const BINDING_TTL_MS: u64 = 60 * 60 * 1000;
@@ -185,11 +184,6 @@ impl Node {
             error!(%reason, "cannot save the revoked ids");
             self.saved.store(u64::MAX, Ordering::Relaxed);
         }
-    }
-
-    /// Unix time as ISO text.
-    pub(super) fn iso(&self, time: chrono::DateTime<chrono::Utc>) -> String {
-        timestamp::isoformat(time)
     }
 
     fn queue(&self) -> String {
