@@ -1,5 +1,6 @@
 //! Events that wait for the publisher.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 /// Bytes of events that wait at the most; what comes beyond is dropped. About 16,000 task events.
@@ -16,17 +17,17 @@ pub(super) struct Chunk {
     pub(super) routing_key: String,
     /// The sender in the message's headers; absent for task events, which are the worker's.
     pub(super) sender: Option<String>,
-    /// The JSON; of task events an array without its last bracket.
-    body: Vec<u8>,
+    /// One event as JSON, or task events with commas between them.
+    events: String,
 }
 
 impl Chunk {
     /// One event on its own.
-    pub(super) fn single(kind: &str, sender: &str, body: Vec<u8>) -> Self {
+    pub(super) fn single(kind: &str, sender: &str, event: String) -> Self {
         Self {
             routing_key: kind.replace('-', "."),
             sender: Some(sender.to_owned()),
-            body,
+            events: event,
         }
     }
 
@@ -34,7 +35,7 @@ impl Chunk {
         Self {
             routing_key: "task.multi".into(),
             sender: None,
-            body: Vec::new(),
+            events: String::new(),
         }
     }
 
@@ -43,58 +44,54 @@ impl Chunk {
         self.sender.is_none()
     }
 
-    /// The two parts of the body.
-    pub(super) fn body(&self) -> (&[u8], &'static [u8]) {
-        (&self.body, if self.is_array() { b"]" } else { b"" })
+    /// The JSON to publish.
+    pub(super) fn body(&self) -> Cow<'_, str> {
+        if self.is_array() {
+            format!("[{}]", self.events).into()
+        } else {
+            self.events.as_str().into()
+        }
     }
 }
 
-/// See the module.
+/// A bounded queue of events.
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
-    /// The beginning of every task event.
-    common: Vec<u8>,
     chunks: VecDeque<Chunk>,
     bytes: usize,
     dropped: u64,
 }
 
 impl Buffer {
-    pub(super) fn has_common(&self) -> bool {
-        !self.common.is_empty()
-    }
-
-    pub(super) fn set_common(&mut self, common: Vec<u8>) {
-        self.common = common;
-    }
-
-    /// Adds a task event, which `write` appends to the body it is given; `true` if it is the first to wait.
-    pub(super) fn push_task(&mut self, write: impl FnOnce(&mut Vec<u8>, &[u8])) -> bool {
+    /// Adds a task event; `true` if nothing else waits, so that the publisher must be woken.
+    pub(super) fn push_task(&mut self, event: &str) -> bool {
         let first = self.chunks.is_empty();
         if self.bytes >= MAX_BYTES {
             self.dropped += 1;
             return first;
         }
-        let has_room = |last: &Chunk| last.is_array() && last.body.len() < FULL_ARRAY;
+        let has_room = |last: &Chunk| last.is_array() && last.events.len() < FULL_ARRAY;
         if !self.chunks.back().is_some_and(has_room) {
             self.chunks.push_back(Chunk::array());
         }
-        let body = &mut self.chunks.back_mut().expect("there is one now").body;
-        let before = body.len();
-        body.extend_from_slice(if before == 0 { b"[" } else { b", " });
-        write(body, &self.common);
-        self.bytes += body.len() - before;
+        let events = &mut self.chunks.back_mut().expect("there is one now").events;
+        let before = events.len();
+        if before > 0 {
+            events.push_str(", ");
+        }
+        events.push_str(event);
+        self.bytes += events.len() - before;
         first
     }
 
     /// Adds an event that leaves on its own.
-    pub(super) fn push_single(&mut self, kind: &str, sender: &str, body: Vec<u8>) {
+    pub(super) fn push_single(&mut self, kind: &str, sender: &str, event: String) {
         if self.bytes >= MAX_BYTES {
             self.dropped += 1;
             return;
         }
-        self.bytes += body.len();
-        self.chunks.push_back(Chunk::single(kind, sender, body));
+        self.bytes += event.len();
+        self.chunks.push_back(Chunk::single(kind, sender, event));
     }
 
     /// The oldest events, as much as one round may send, and whether there are more.
@@ -104,7 +101,7 @@ impl Buffer {
         while bytes < MAX_TAKEN
             && let Some(chunk) = self.chunks.pop_front()
         {
-            bytes += chunk.body.len();
+            bytes += chunk.events.len();
             taken.push(chunk);
         }
         self.bytes -= bytes;
@@ -114,7 +111,7 @@ impl Buffer {
     /// Puts back what could not be sent, but for what is out of date by then.
     pub(super) fn put_back(&mut self, chunks: Vec<Chunk>) {
         for chunk in chunks.into_iter().rev().filter(Chunk::is_array) {
-            self.bytes += chunk.body.len();
+            self.bytes += chunk.events.len();
             self.chunks.push_front(chunk);
         }
     }
@@ -130,12 +127,11 @@ mod tests {
     use super::*;
 
     fn event(buffer: &mut Buffer, size: usize) -> bool {
-        buffer.push_task(|body, _| body.extend(std::iter::repeat_n(b'x', size)))
+        buffer.push_task(&"x".repeat(size))
     }
 
     fn text(chunk: &Chunk) -> String {
-        let (body, end) = chunk.body();
-        String::from_utf8([body, end].concat()).unwrap()
+        chunk.body().into_owned()
     }
 
     #[test]
@@ -143,7 +139,7 @@ mod tests {
         let mut buffer = Buffer::default();
         assert!(event(&mut buffer, 1), "the first one wakes the publisher");
         assert!(!event(&mut buffer, 2));
-        buffer.push_single("worker-heartbeat", "w@h", b"{}".to_vec());
+        buffer.push_single("worker-heartbeat", "w@h", "{}".to_owned());
         event(&mut buffer, 1);
         let (taken, _) = buffer.take();
         assert_eq!(
@@ -176,7 +172,7 @@ mod tests {
             event(&mut buffer, 1 << 20);
         }
         event(&mut buffer, 1);
-        buffer.push_single("worker-heartbeat", "w@h", b"{}".to_vec());
+        buffer.push_single("worker-heartbeat", "w@h", "{}".to_owned());
         assert_eq!((buffer.take_dropped(), buffer.take_dropped()), (3, 0));
     }
 
@@ -184,11 +180,11 @@ mod tests {
     fn what_could_not_be_sent_comes_first_again_without_old_heartbeats() {
         let mut buffer = Buffer::default();
         event(&mut buffer, 1);
-        buffer.push_single("worker-heartbeat", "w@h", b"{}".to_vec());
+        buffer.push_single("worker-heartbeat", "w@h", "{}".to_owned());
         let (taken, _) = buffer.take();
         event(&mut buffer, 2);
         buffer.put_back(taken);
-        assert_eq!(buffer.bytes, 2 + 3);
+        assert_eq!(buffer.bytes, 1 + 2);
         assert_eq!(
             buffer.take().0.iter().map(text).collect::<Vec<_>>(),
             ["[x]", "[xx]"]

@@ -75,7 +75,6 @@ impl Publisher {
                 }
                 () = tokio::time::sleep(self.waits.next_delay()), if !reached => {}
                 _ = beats.tick(), if reached && !leaving => {
-                    events.renew_common();
                     reached = self.say("worker-heartbeat").await;
                 }
                 () = events.filled.notified(), if reached => {
