@@ -7,6 +7,7 @@
 mod arguments;
 mod commands;
 mod destination;
+mod inquiry;
 mod inspect;
 mod mingle;
 mod node;
@@ -35,6 +36,7 @@ use tradebot_base::secret::RedisUrl;
 use tradebot_wire::keys::Keys;
 use tradebot_wire::pidbox;
 
+pub use inquiry::{Inquiry, Replies};
 use node::Node;
 pub use stats::BrokerInfo;
 
@@ -86,9 +88,9 @@ impl Control {
         let name = format!("{}-control", engine.settings().hostname);
         let database = engine.transport().connection().database();
         let channel = keys.channel(database, pidbox::EXCHANGE);
-        let connection = Connection::with_channel(broker, &name, channel.clone(), inbox, Arc::clone(&lost))
+        let connection = Connection::with_channel(broker, &name, channel, inbox, Arc::clone(&lost))
             .map_err(io::Error::other)?;
-        let node = Node::new(engine, settings, connection, channel, results)?;
+        let node = Node::new(engine, settings, connection, results)?;
         let (synced, ended) = (CancellationToken::new(), CancellationToken::new());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -14,8 +14,6 @@ pub mod endpoint;
 #[cfg(feature = "worker")]
 pub mod healthcheck;
 #[cfg(feature = "worker")]
-mod inquiry;
-#[cfg(feature = "worker")]
 pub mod lists;
 pub mod liveness;
 #[cfg(feature = "worker")]

@@ -30,7 +30,7 @@ impl Node {
             "active" | "dump_active" => inspect::active(self, arguments.flag("safe")),
             "reserved" | "dump_reserved" => inspect::reserved(self),
             "scheduled" | "dump_schedule" => inspect::scheduled(self),
-            "revoked" | "dump_revoked" => inspect::revoked(self),
+            "revoked" | "dump_revoked" => json!(self.revoked_ids()),
             "registered" | "dump_tasks" => inspect::registered(self, arguments),
             "active_queues" => inspect::active_queues(self),
             "query_task" => inspect::query_task(self, arguments)?,
@@ -86,9 +86,7 @@ impl Node {
         }
         info!("sync with {from}");
         self.take_over(arguments.get("revoked"));
-        let revoked = self.engine().revocations().ids(self.clock().now());
-        let ids: Vec<String> = revoked.into_iter().map(|(id, _)| id).collect();
-        Ok(json!({"revoked": ids, "clock": self.engine().lamport().forward()}))
+        Ok(json!({"revoked": self.revoked_ids(), "clock": self.engine().lamport().forward()}))
     }
 
     fn known_task(&self, arguments: &Arguments<'_>, what: &str) -> Result<Option<&TaskType>, CommandError> {

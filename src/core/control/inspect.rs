@@ -35,11 +35,6 @@ pub(super) fn scheduled(node: &Node) -> Value {
     requests.iter().map(entry).collect()
 }
 
-pub(super) fn revoked(node: &Node) -> Value {
-    let revoked = node.engine().revocations().ids(node.clock().now());
-    revoked.into_iter().map(|(id, _)| id).collect()
-}
-
 pub(super) fn query_task(node: &Node, arguments: &Arguments<'_>) -> Result<Value, CommandError> {
     arguments.required("ids")?;
     let ids = arguments.texts("ids");

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use redis::{Pipeline, cmd};
+use redis::cmd;
 use tracing::{debug, error, info};
 
 use super::ControlSettings;
+use super::inquiry::release;
 use super::state_file::{State, StateFile};
 use crate::engine::Engine;
 use crate::events::LamportClock;
@@ -17,7 +18,7 @@ use crate::transport::Transport;
 use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::error_chain;
-use tradebot_wire::keys::{self, Keys, PRIORITY_STEPS};
+use tradebot_wire::keys::{self, Keys};
 use tradebot_wire::pidbox;
 
 /// For how long kombu 5.7 keeps a binding that is not renewed.
@@ -30,7 +31,6 @@ pub(super) struct Node {
     pub(super) transport: Transport,
     pub(super) results: Results,
     pub(super) started: Instant,
-    channel: String,
     /// The clock of the mailbox, which is another one than the worker's.
     mailbox: LamportClock,
     state_file: Option<StateFile>,
@@ -44,7 +44,6 @@ impl Node {
         engine: Arc<Engine>,
         settings: ControlSettings,
         connection: Connection,
-        channel: String,
         results: Results,
     ) -> io::Result<Self> {
         let state_file = settings.state_file.as_deref().map(StateFile::new);
@@ -63,7 +62,6 @@ impl Node {
             settings,
             results,
             started: Instant::now(),
-            channel,
             mailbox: LamportClock::default(),
             state_file,
         })
@@ -89,73 +87,46 @@ impl Node {
         self.transport.connection()
     }
 
-    pub(super) fn channel(&self) -> &str {
-        &self.channel
-    }
-
     pub(super) fn mailbox(&self) -> &LamportClock {
         &self.mailbox
     }
 
-    /// Keeps this node among the bound ones.
-    pub(super) async fn bind(&self) -> Result<(), RedisTrouble> {
-        self.declare(pidbox::EXCHANGE, &keys::binding_member("", "", &self.queue()))
-            .await
+    /// Ids of the revoked tasks, oldest first.
+    pub(super) fn revoked_ids(&self) -> Vec<String> {
+        let revoked = self.engine.revocations().ids(self.clock().now());
+        revoked.into_iter().map(|(id, _)| id).collect()
     }
 
-    /// Finds out whether the connection is still there.
+    /// Binds this node's queue, or renews the binding.
+    pub(super) async fn bind(&self) -> Result<(), RedisTrouble> {
+        let binding = self.keys().binding(pidbox::EXCHANGE, false);
+        let member = keys::binding_member("", "", &self.queue());
+        self.connection()
+            .command::<i64>(cmd("SADD").arg(binding).arg(member))
+            .await?;
+        self.extend_deadline(pidbox::EXCHANGE).await
+    }
+
+    /// Checks that the connection still works.
     pub(super) async fn ping(&self) -> Result<(), RedisTrouble> {
         self.connection().command(&cmd("PING")).await
     }
 
-    /// Binds a queue that goes with its owner, as kombu 5.7 does: should the owner die, others sweep it out.
-    pub(super) async fn declare(&self, exchange: &str, member: &str) -> Result<(), RedisTrouble> {
-        let binding = self.keys().binding(exchange, false);
-        let (seconds, micros): (u64, u64) = {
-            let mut pipeline = Pipeline::new();
-            pipeline.cmd("SADD").arg(binding).arg(member).ignore().cmd("TIME");
-            let (time,): ((u64, u64),) = self.connection().pipeline(&pipeline).await?;
-            time
-        };
+    /// Extends the time for which kombu 5.7 keeps an exchange's bindings. After it, other nodes remove them.
+    pub(super) async fn extend_deadline(&self, exchange: &str) -> Result<(), RedisTrouble> {
+        let (seconds, micros): (u64, u64) = self.connection().command(&cmd("TIME")).await?;
         let deadline = seconds * 1000 + micros / 1000 + BINDING_TTL_MS;
-        let renewed: Result<(), RedisTrouble> = self
-            .connection()
-            .command(
-                cmd("ZADD")
-                    .arg(self.keys().binding_deadlines())
-                    .arg("GT")
-                    .arg(deadline)
-                    .arg(exchange),
-            )
-            .await;
-        match renewed {
+        let mut extend = cmd("ZADD");
+        extend.arg(self.keys().binding_deadlines());
+        extend.arg("GT").arg(deadline).arg(exchange);
+        match self.connection().command(&extend).await {
             // Before Redis 6.2 there is no `GT`, and no node removes old bindings.
             Err(trouble @ RedisTrouble::Refused { .. }) => {
-                debug!(error = %error_chain(&trouble), "no deadline");
+                debug!(error = %error_chain(&trouble), "the server keeps no deadlines of bindings");
                 Ok(())
             }
             other => other,
         }
-    }
-
-    /// Releases a binding and deletes the queue's lists.
-    pub(super) async fn release(
-        &self,
-        exchange: &str,
-        member: &str,
-        queue: &str,
-    ) -> Result<(), RedisTrouble> {
-        let mut pipeline = Pipeline::new();
-        for permanent in [false, true] {
-            let binding = self.keys().binding(exchange, permanent);
-            pipeline.cmd("SREM").arg(binding).arg(member).ignore();
-        }
-        pipeline.cmd("DEL");
-        for step in PRIORITY_STEPS {
-            pipeline.arg(self.keys().list(queue, step));
-        }
-        pipeline.ignore();
-        self.connection().pipeline(&pipeline).await
     }
 
     /// Saves the state file and removes this node's binding.
@@ -163,9 +134,9 @@ impl Node {
         self.save(true);
         let queue = self.queue();
         let member = keys::binding_member("", "", &queue);
-        let released = self.release(pidbox::EXCHANGE, &member, &queue).await;
+        let released = release(self.connection(), self.keys(), pidbox::EXCHANGE, &member, &queue).await;
         if let Err(trouble) = released {
-            debug!(error = %error_chain(&trouble), "the binding of remote control stays");
+            debug!(error = %error_chain(&trouble), "cannot remove the binding of remote control");
         }
     }
 

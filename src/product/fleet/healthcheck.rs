@@ -5,7 +5,6 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::endpoint::EndpointProbe;
-use super::inquiry::Inquiry;
 use super::liveness::{BeatFacts, RegisteredWorker};
 use super::{FleetReader, ReadLimits};
 use tradebot_base::clock::SharedClock;
@@ -45,15 +44,10 @@ impl HealthCheck {
     /// # Errors
     /// [`Unhealthy`].
     pub async fn worker(&self, node: &str) -> Result<&'static str, Unhealthy> {
-        let ping = Inquiry {
-            method: "ping",
-            patience: PATIENCE,
-            wanted: Some(node),
-        };
         within(async {
             let (workers, answers) = tokio::join!(
                 RegisteredWorker::read_all(&self.reader),
-                ping.send(&self.reader, &*self.clock)
+                self.reader.ask_all(&*self.clock, "ping", (PATIENCE, Some(node)))
             );
             if answers.is_ok_and(|answers| answers.by_node.contains_key(node)) {
                 return Ok(Some("it answers"));

@@ -6,16 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::FleetReader;
-use super::inquiry::{Answers, Inquiry};
 use super::liveness::{BeatFacts, RegisteredWorker};
 use tradebot_base::clock::Clock;
 use tradebot_base::connection::RedisTrouble;
+use tradebot_core::control::{Inquiry, Replies};
+use tradebot_core::events::LamportClock;
 
 /// How long to wait for answers, unless all have come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// Seconds after which nodes ignore a command.
+const COMMAND_SECONDS: f64 = 60.0;
+
 /// One worker.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct WorkerFacts {
@@ -55,8 +59,8 @@ impl FleetMembers {
             facts.leases += 1;
         }
         let (queues, tasks) = tokio::join!(
-            ask_all(reader, clock, "active_queues"),
-            ask_all(reader, clock, "registered")
+            reader.ask_all(clock, "active_queues", (PATIENCE, None)),
+            reader.ask_all(clock, "registered", (PATIENCE, None))
         );
         let (queues, tasks) = (queues?, tasks?);
         for (node, answer) in queues.by_node {
@@ -84,11 +88,24 @@ impl FleetMembers {
     }
 }
 
-async fn ask_all(reader: &FleetReader, clock: &dyn Clock, method: &str) -> Result<Answers, RedisTrouble> {
-    let inquiry = Inquiry {
-        method,
-        patience: PATIENCE,
-        wanted: None,
-    };
-    inquiry.send(reader, clock).await
+impl FleetReader {
+    /// Sends a command without arguments to all nodes. The reply of the node `wanted` is enough.
+    pub(super) async fn ask_all(
+        &self,
+        clock: &dyn Clock,
+        method: &str,
+        (patience, wanted): (Duration, Option<&str>),
+    ) -> Result<Replies, RedisTrouble> {
+        let inquiry = Inquiry {
+            connection: &self.broker,
+            keys: &self.keys,
+            mailbox: &LamportClock::default(),
+            method,
+            arguments: json!({}),
+            expires: clock.unix_seconds() + COMMAND_SECONDS,
+            patience,
+            wanted,
+        };
+        inquiry.send().await
+    }
 }
