@@ -13,7 +13,6 @@ mod crashes;
 mod parked;
 mod queues;
 mod recovery;
-mod settler;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +25,6 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use queues::Served;
-use settler::Settler;
 
 pub use claim::{Claim, Claimed, SCAN_WINDOW};
 pub use crashes::ALONE_FROM;
@@ -35,7 +33,7 @@ pub use queues::Queue;
 pub use recovery::{GRACE, HEARTBEAT, LEASE, RESTORE_INTERVAL, RollCall, SCORE_RENEWAL};
 
 use tradebot_base::clock::SharedClock;
-use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::keys::Keys;
 use tradebot_wire::python_json;
@@ -125,7 +123,7 @@ pub struct Transport {
     held: Arc<Mutex<HashSet<DeliveryTag>>>,
     claim: Script,
     claim_exact: Script,
-    settler: Arc<Settler>,
+    settle: Script,
     roll_call: Script,
     release_mutex: Script,
 }
@@ -153,7 +151,10 @@ impl Transport {
             held: Arc::default(),
             claim: Script::new(include_str!("transport/scripts/claim.lua")),
             claim_exact: Script::new(include_str!("transport/scripts/claim_exact.lua")),
-            settler: Arc::new(Settler::new()),
+            settle: Script::new(concat!(
+                include_str!("transport/scripts/store_result.lua"),
+                include_str!("transport/scripts/settle.lua")
+            )),
             roll_call: Script::new(include_str!("transport/scripts/roll_call.lua")),
             release_mutex: Script::new(include_str!("transport/scripts/release_mutex.lua")),
         }
@@ -164,7 +165,6 @@ impl Transport {
     pub fn sibling(&self, connection: Connection) -> Self {
         Self {
             connection,
-            settler: Arc::new(Settler::new()),
             ..self.clone()
         }
     }
@@ -197,10 +197,27 @@ impl Transport {
         result: Option<&StoredResult>,
         pushes: &[Push],
     ) -> Result<Settled, RedisTrouble> {
-        let settled = self
-            .settler
-            .settle(&self.connection, &self.keys, tag, result, pushes)
-            .await?;
+        let (key, document, expires) = result.map_or(("", "", 0), |result| {
+            (&result.key, &result.document, result.expires_seconds)
+        });
+        let mut call = ScriptCall::default();
+        call.key(self.keys.unacked())
+            .key(self.keys.unacked_index())
+            .key(key)
+            .arg(&tag.0)
+            .arg(document)
+            .number(expires);
+        for push in pushes {
+            let end = if push.end == End::Front { "R" } else { "L" };
+            call.key(&push.list).arg(end).arg(&push.message);
+        }
+        let (held, stored): (i8, i8) = self.connection.script(None, &self.settle, &call).await?;
+        let settled = Settled {
+            held: held == 1,
+            misdirected: held == -1,
+            stored: stored > 0,
+            announced: stored != 2,
+        };
         if settled.misdirected {
             return Ok(settled);
         }
