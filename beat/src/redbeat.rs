@@ -20,7 +20,7 @@ use redis::Script;
 use tokio::time::Instant;
 use tracing::info;
 use tradebot_base::clock::SharedClock;
-use tradebot_base::connection::{RedisTrouble, ScriptCall};
+use tradebot_base::connection::RedisTrouble;
 
 use crate::entry::ScheduleEntry;
 use crate::metrics::Metrics;
@@ -98,11 +98,11 @@ impl Redbeat {
 
     /// Takes or extends the lock that all schedulers share; returns whether this beat holds it.
     async fn take_lock(&mut self) -> Result<bool, RedisTrouble> {
-        let mut call = ScriptCall::default();
+        let mut call = self.lock.prepare_invoke();
         call.key(self.key(":lock"))
             .arg(&self.instance.id)
-            .number(LOCK.as_millis());
-        let held: i64 = self.store.connection().script(None, &self.lock, &call).await?;
+            .arg(LOCK.as_millis());
+        let held: i64 = self.store.connection().script(None, &call).await?;
         let held = held == 1;
         if held != self.holds_lock {
             info!(
@@ -133,15 +133,15 @@ impl Redbeat {
         let id = entry.task_id(slot);
         let expires = entry.expiry(slot, slot, now);
         let message = entry.message(id.clone(), expires, now, &self.instance.origin);
-        let mut call = ScriptCall::default();
+        let mut call = self.claim.prepare_invoke();
         call.key(key)
             .key(self.key(":schedule"))
             .key(self.store.keys().list_for(&entry.queue, entry.priority));
         call.arg(&scheduled.meta)
             .arg(definition::meta(slot, scheduled.runs + 1))
-            .number(score(entry.plan.next(slot, slot)))
+            .arg(score(entry.plan.next(slot, slot)))
             .arg(&message);
-        let sent: i64 = self.store.connection().script(None, &self.claim, &call).await?;
+        let sent: i64 = self.store.connection().script(None, &call).await?;
         if sent == 1 {
             let late = Duration::from_micros((self.now() - slot).max(0).unsigned_abs());
             self.instance.log_sent(entry, &id, late);

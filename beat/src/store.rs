@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use redis::{Cmd, Script, cmd};
-use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
+use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_core::wire::envelope::Priority;
 use tradebot_core::wire::keys::{self, Keys};
 
@@ -109,7 +109,7 @@ impl Store {
 
     /// Claims slots; returns one result per claim. After an error any of them may have been claimed.
     pub(crate) async fn claim(&self, claims: &[SlotClaim<'_>]) -> Result<Vec<ClaimResult>, RedisTrouble> {
-        let mut call = ScriptCall::default();
+        let mut call = self.claim.prepare_invoke();
         call.key(self.keys.beat_slots()).key(self.keys.beat_paused());
         for claim in claims {
             call.key(self.keys.list_for(claim.queue, claim.priority));
@@ -117,12 +117,12 @@ impl Store {
             match claim.guard {
                 Guard::First => call.arg("first"),
                 Guard::After => call.arg("after"),
-                Guard::Instead(last) => call.number(last),
+                Guard::Instead(last) => call.arg(last),
             };
-            call.number(claim.slot).number(claim.anchor);
+            call.arg(claim.slot).arg(claim.anchor);
             call.arg(claim.message.as_deref().unwrap_or_default());
         }
-        let answers: Vec<String> = self.connection.script(None, &self.claim, &call).await?;
+        let answers: Vec<String> = self.connection.script(None, &call).await?;
         Ok(answers.iter().map(|text| claim_result(text)).collect())
     }
 
@@ -142,18 +142,16 @@ impl Store {
         lease: Duration,
         heartbeat: Option<&str>,
     ) -> Result<LeaseHolder, RedisTrouble> {
-        let mut call = ScriptCall::default();
+        let mut call = self.renew_lease.prepare_invoke();
         call.key(self.keys.beat_leader()).arg(instance);
         match ahead {
-            Some(ahead) => call.number(ahead),
+            Some(ahead) => call.arg(ahead),
             None => call.arg(""),
         };
-        call.number(lease.as_millis());
+        call.arg(lease.as_millis());
         let before = heartbeat.map(|text| self.heartbeat(instance, text));
-        let (holder, seconds, micros): (String, Micros, Micros) = self
-            .connection
-            .script(before.as_ref(), &self.renew_lease, &call)
-            .await?;
+        let (holder, seconds, micros): (String, Micros, Micros) =
+            self.connection.script(before.as_ref(), &call).await?;
         let (holder, ahead) = holder.split_once(' ').unwrap_or((&holder, ""));
         Ok(LeaseHolder {
             instance: holder.to_owned(),
@@ -164,12 +162,9 @@ impl Store {
 
     /// Releases the lease or lock in a key if `instance` holds it, and deletes the heartbeat.
     pub(crate) async fn leave(&self, lease: &str, instance: &str) -> Result<(), RedisTrouble> {
-        let mut call = ScriptCall::default();
+        let mut call = self.leave.prepare_invoke();
         call.key(lease).key(self.keys.beat(instance)).arg(instance);
-        self.connection
-            .script::<i64>(None, &self.leave, &call)
-            .await
-            .map(|_| ())
+        self.connection.script::<i64>(None, &call).await.map(|_| ())
     }
 
     /// Whether each of these tasks has a final result.

@@ -9,7 +9,6 @@
 //! be sent again on every new connection before anything is read; that is why it is done by hand here.
 
 mod endpoint;
-mod script_call;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,8 +17,8 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, PushInfo, PushKind, RedisError, Script,
-    ServerErrorKind, Value,
+    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, PushInfo, PushKind, RedisError,
+    ScriptInvocation, ServerErrorKind, Value,
 };
 use thiserror::Error;
 use tokio::sync::{Mutex, Notify, mpsc};
@@ -29,7 +28,6 @@ use endpoint::Endpoint;
 
 use crate::failpoint;
 use crate::secret::RedisUrl;
-pub use script_call::ScriptCall;
 
 /// How long opening a connection may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -241,25 +239,21 @@ impl Connection {
         self.judge(&live, answer).await
     }
 
-    /// Runs a script by its hash after the commands of `before`, and loads it first where the server does
-    /// not know it. The answer is that of the script alone.
+    /// Runs a script after the command `before`, and loads it first if the server does not know it. Returns the
+    /// script's reply alone.
     ///
     /// # Errors
     /// [`RedisTrouble`]. The script runs at most once per call.
     pub async fn script<T: FromRedisValue>(
         &self,
         before: Option<&Cmd>,
-        script: &Script,
-        call: &ScriptCall,
+        call: &ScriptInvocation<'_>,
     ) -> Result<T, RedisTrouble> {
         let mut pipeline = Pipeline::new();
         if let Some(command) = before {
             pipeline.add_command(command.clone()).ignore();
         }
-        pipeline.cmd("EVALSHA").arg(script.get_hash()).arg(call.keys());
-        for part in call.parts() {
-            pipeline.arg(part);
-        }
+        pipeline.invoke_script(call);
         let mut live = self.live().await?;
         failpoint::pass("script sent");
         let mut answer: Result<(T,), RedisError> = pipeline.query_async(&mut live.socket).await;
@@ -267,7 +261,7 @@ impl Connection {
             .as_ref()
             .is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
         {
-            let loaded = script.load_async(&mut live.socket).await;
+            let loaded = call.load_async(&mut live.socket).await;
             self.judge(&live, loaded).await?;
             answer = pipeline.query_async(&mut live.socket).await;
         }

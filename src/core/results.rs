@@ -14,7 +14,7 @@ use chords::Chords;
 
 use crate::transport::StoredResult;
 use tradebot_base::clock::SharedClock;
-use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
+use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::keys;
 use tradebot_wire::python_json;
@@ -149,10 +149,10 @@ impl Results {
     /// # Errors
     /// [`RedisTrouble`]; storing the same document again is harmless.
     pub async fn store(&self, result: &StoredResult) -> Result<(), RedisTrouble> {
-        let mut call = ScriptCall::default();
+        let mut call = self.store.prepare_invoke();
         call.key(result.key.as_str());
-        call.arg(result.document.as_str()).number(result.expires_seconds);
-        let _: i64 = self.connection.script(None, &self.store, &call).await?;
+        call.arg(result.document.as_str()).arg(result.expires_seconds);
+        let _: i64 = self.connection.script(None, &call).await?;
         Ok(())
     }
 
@@ -161,10 +161,10 @@ impl Results {
     /// # Errors
     /// [`RedisTrouble`]; storing it again is harmless.
     pub async fn store_revoked(&self, id: &str) -> Result<bool, RedisTrouble> {
-        let mut call = ScriptCall::default();
+        let mut call = self.revoke.prepare_invoke();
         call.key(keys::task_meta(&self.options.key_prefix, id));
         call.arg(result::revoked_document(id, self.clock.now()))
-            .number(self.options.expires_seconds);
-        self.connection.script(None, &self.revoke, &call).await
+            .arg(self.options.expires_seconds);
+        self.connection.script(None, &call).await
     }
 }

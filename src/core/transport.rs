@@ -33,7 +33,7 @@ pub use queues::Queue;
 pub use recovery::{GRACE, HEARTBEAT, LEASE, RESTORE_INTERVAL, RollCall, SCORE_RENEWAL};
 
 use tradebot_base::clock::SharedClock;
-use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
+use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::keys::Keys;
 use tradebot_wire::python_json;
@@ -200,18 +200,18 @@ impl Transport {
         let (key, document, expires) = result.map_or(("", "", 0), |result| {
             (&result.key, &result.document, result.expires_seconds)
         });
-        let mut call = ScriptCall::default();
+        let mut call = self.settle.prepare_invoke();
         call.key(self.keys.unacked())
             .key(self.keys.unacked_index())
             .key(key)
             .arg(&tag.0)
             .arg(document)
-            .number(expires);
+            .arg(expires);
         for push in pushes {
             let end = if push.end == End::Front { "R" } else { "L" };
             call.key(&push.list).arg(end).arg(&push.message);
         }
-        let (held, stored): (i8, i8) = self.connection.script(None, &self.settle, &call).await?;
+        let (held, stored): (i8, i8) = self.connection.script(None, &call).await?;
         let settled = Settled {
             held: held == 1,
             misdirected: held == -1,

@@ -10,7 +10,7 @@ use redis::Script;
 use serde_json::{Value, json};
 
 use crate::transport::{DeliveryTag, Push};
-use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
+use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_wire::canvas::{ChordPart, Preparation};
 use tradebot_wire::keys::{self, Keys};
 use tradebot_wire::python_json;
@@ -109,7 +109,7 @@ impl Chords {
     /// # Errors
     /// [`RedisTrouble`]; counting it again changes nothing.
     pub(crate) async fn count(&self, part: &ChordPart, state: &TaskState) -> Result<Count, RedisTrouble> {
-        let mut call = ScriptCall::default();
+        let mut call = self.part.prepare_invoke();
         for key in self.keys(&part.group) {
             call.key(key);
         }
@@ -120,10 +120,10 @@ impl Chords {
             .arg(member)
             .arg(format!("[1, {id}, "))
             .arg(place(part))
-            .number(self.expires_seconds)
+            .arg(self.expires_seconds)
             .arg(claim(part))
-            .number(CLAIM_SECONDS);
-        let answer: Vec<redis::Value> = self.connection.script(None, &self.part, &call).await?;
+            .arg(CLAIM_SECONDS);
+        let answer: Vec<redis::Value> = self.connection.script(None, &call).await?;
         Ok(read_count(&answer))
     }
 
@@ -139,19 +139,19 @@ impl Chords {
         (tag, pushes): (Option<&DeliveryTag>, &[Push]),
         succeeded: bool,
     ) -> Result<Ended, RedisTrouble> {
-        let mut call = ScriptCall::default();
+        let mut call = self.end.prepare_invoke();
         call.key(broker.unacked());
         for key in self.keys(&part.group) {
             call.key(key);
         }
         call.arg(tag.map_or("", |tag| tag.0.as_str()))
             .arg(claim(part))
-            .number(u8::from(succeeded))
-            .number(DONE_SECONDS);
+            .arg(u8::from(succeeded))
+            .arg(DONE_SECONDS);
         for push in pushes {
             call.key(push.list.as_str()).arg(push.message.as_str());
         }
-        let ended: i64 = self.connection.script(None, &self.end, &call).await?;
+        let ended: i64 = self.connection.script(None, &call).await?;
         Ok(match ended {
             1 => Ended::Yes,
             -1 => Ended::Misdirected,

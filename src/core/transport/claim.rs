@@ -3,7 +3,7 @@
 use redis::cmd;
 
 use super::{DeliveryTag, Source, Transport};
-use tradebot_base::connection::{RedisTrouble, ScriptCall};
+use tradebot_base::connection::RedisTrouble;
 use tradebot_wire::python_json;
 
 /// How many elements of a list one claim looks at; bounds the time the server spends on it.
@@ -60,19 +60,19 @@ impl Transport {
         }
         let prefix = self.tags.next();
         let mut arm = cmd("EXISTS");
-        let mut call = ScriptCall::default();
+        let mut call = self.claim.prepare_invoke();
         call.key(self.keys.unacked()).key(self.keys.unacked_index());
         for source in sources.iter() {
             arm.arg(&source.list);
             call.key(source.list.as_str());
         }
-        call.number(want)
-            .number(SCAN_WINDOW)
-            .number(offset)
-            .number(self.score())
+        call.arg(want)
+            .arg(SCAN_WINDOW)
+            .arg(offset)
+            .arg(self.score())
             .arg(prefix.as_str())
-            .number(u8::from(leave_etas));
-        call.number(names.len());
+            .arg(u8::from(leave_etas));
+        call.arg(names.len());
         for name in names {
             call.arg(name.as_str());
         }
@@ -86,7 +86,7 @@ impl Transport {
         type Foreign = Vec<(Vec<u8>, usize)>;
         type Answer = (Vec<usize>, Vec<Vec<u8>>, Unclear, Foreign, bool, usize);
         let (taken, messages, unclear, foreign, more, later): Answer =
-            self.connection.script(Some(&arm), &self.claim, &call).await?;
+            self.connection.script(Some(&arm), &call).await?;
         let by_source = sources.iter().zip(taken);
         let claimed: Vec<Claimed> = by_source
             .flat_map(|(source, taken)| std::iter::repeat_n(source, taken))
@@ -178,15 +178,15 @@ impl Transport {
         record: Vec<u8>,
         parked: String,
     ) -> Result<bool, RedisTrouble> {
-        let mut call = ScriptCall::default();
+        let mut call = self.claim_exact.prepare_invoke();
         call.key(self.keys.unacked()).key(self.keys.unacked_index());
         call.key(source.list.as_str()).key(self.keys.parked());
         call.arg(raw)
             .arg(tag.0.as_str())
-            .number(self.score())
+            .arg(self.score())
             .arg(record)
             .arg(parked);
-        self.connection.script(None, &self.claim_exact, &call).await
+        self.connection.script(None, &call).await
     }
 }
 

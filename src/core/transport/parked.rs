@@ -4,7 +4,7 @@ use redis::{Script, cmd};
 use serde::Deserialize;
 use serde_json::Value;
 
-use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
+use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_wire::keys::Keys;
 
 /// How many entries are read at a time.
@@ -116,11 +116,11 @@ impl Parked {
 
     async fn take(&self, connection: &Connection, keys: &Keys, list: &str) -> Result<bool, RedisTrouble> {
         let script = Script::new(include_str!("scripts/unpark.lua"));
-        let mut call = ScriptCall::default();
+        let mut call = script.prepare_invoke();
         call.key(keys.parked())
             .key(list)
             .arg(self.stored.as_str())
             .arg(self.bytes());
-        connection.script(None, &script, &call).await
+        connection.script(None, &call).await
     }
 }

@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::{DeliveryTag, Transport};
 use restore::Loss;
-use tradebot_base::connection::{RedisTrouble, ScriptCall};
+use tradebot_base::connection::RedisTrouble;
 
 /// How long a lease lasts that is not renewed.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -87,13 +87,13 @@ impl Transport {
     /// # Errors
     /// [`RedisTrouble`].
     pub async fn call_the_roll(&self, hostname: &str) -> Result<RollCall, RedisTrouble> {
-        let mut call = ScriptCall::default();
+        let mut call = self.roll_call.prepare_invoke();
         call.key(self.keys.workers()).key(self.keys.suspects());
         call.arg(self.worker_id())
             .arg(hostname)
-            .number(GRACE.as_secs_f64())
+            .arg(GRACE.as_secs())
             .arg(self.keys.lease(""));
-        let (given_up, suspected) = self.connection.script(None, &self.roll_call, &call).await?;
+        let (given_up, suspected) = self.connection.script(None, &call).await?;
         Ok(RollCall { given_up, suspected })
     }
 
@@ -260,11 +260,9 @@ impl Transport {
             return Ok(0);
         }
         let restored = self.restore_all(&due).await;
-        let mut release = ScriptCall::default();
+        let mut release = self.release_mutex.prepare_invoke();
         release.key(mutex).arg(token);
-        self.connection
-            .script::<i64>(None, &self.release_mutex, &release)
-            .await?;
+        self.connection.script::<i64>(None, &release).await?;
         restored
     }
 

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use crate::product::symbols::cache::CacheKeys;
-use tradebot_base::connection::{Connection, ScriptCall};
+use tradebot_base::connection::Connection;
 use tradebot_base::error_chain;
 use tradebot_base::market::{Market, Network, PerMarket};
 
@@ -103,9 +103,9 @@ impl BanClock {
         let Some((connection, script)) = &self.shared else {
             return;
         };
-        let mut call = ScriptCall::default();
-        call.key(self.key(market)).number(wait.as_millis());
-        match timeout(PATIENCE, connection.script::<i64>(None, script, &call)).await {
+        let mut call = script.prepare_invoke();
+        call.key(self.key(market)).arg(wait.as_millis());
+        match timeout(PATIENCE, connection.script::<i64>(None, &call)).await {
             Ok(Ok(_)) => {
                 let local = self.get(market);
                 self.set_local(

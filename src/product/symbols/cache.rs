@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use tradebot_base::clock::SharedClock;
-use tradebot_base::connection::{Connection, RedisTrouble, ScriptCall};
+use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::market::{self, Market, PerMarket};
 
 pub(super) use lease::{LEASE, LeaseReply, LeaseRequest, RefreshLease};
@@ -273,17 +273,17 @@ impl SymbolCache {
         counts: [u64; 4],
     ) -> Result<(), RedisTrouble> {
         const REMEMBERED_SECONDS: u32 = 86_400;
-        let mut call = ScriptCall::default();
+        let mut call = self.scripts.count.prepare_invoke();
         call.key(format!("metrics:cache_counts:{process}"));
-        call.number(batch).number(REMEMBERED_SECONDS);
+        call.arg(batch).arg(REMEMBERED_SECONDS);
         for market in Market::ALL {
             let keys = CacheKeys(market);
             call.key(keys.hit_counter()).key(keys.miss_counter());
         }
         for count in counts {
-            call.number(count);
+            call.arg(count);
         }
-        let added: Result<i64, _> = self.connection.script(None, &self.scripts.count, &call).await;
+        let added: Result<i64, _> = self.connection.script(None, &call).await;
         added.map(drop)
     }
 

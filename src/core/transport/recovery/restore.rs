@@ -17,7 +17,7 @@ use tracing::error;
 
 use super::super::crashes::{self, ALONE_FROM, MAX_CRASHES, MEMORY};
 use super::super::{DeliveryTag, Source, Transport};
-use tradebot_base::connection::{RedisTrouble, ScriptCall};
+use tradebot_base::connection::RedisTrouble;
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::keys;
 
@@ -89,7 +89,7 @@ impl Transport {
         let reason = format!("{MAX_CRASHES} workers died while they ran this message");
         let back = Self::hand_back(source, message);
         let aside = self.park(source, message.to_json().as_bytes(), &reason);
-        let mut call = ScriptCall::default();
+        let mut call = RESTORE.prepare_invoke();
         call.key(self.keys.unacked())
             .key(self.keys.unacked_index())
             .key(back.list)
@@ -99,12 +99,12 @@ impl Transport {
         call.arg(tag.0.as_str())
             .arg(back.message)
             .arg(counted_as)
-            .number(MAX_CRASHES)
-            .number(MEMORY.as_secs())
+            .arg(MAX_CRASHES)
+            .arg(MEMORY.as_secs())
             .arg(aside.message)
-            .number(if waits_first { 0 } else { ALONE_FROM })
+            .arg(if waits_first { 0 } else { ALONE_FROM })
             .arg(loss.score());
-        let outcome: i8 = self.connection.script(None, &RESTORE, &call).await?;
+        let outcome: i8 = self.connection.script(None, &call).await?;
         // The server does not report our own changes to us (NOLOOP).
         self.changed.notify_one();
         if outcome == 2 {
@@ -122,14 +122,11 @@ impl Transport {
 
     /// Removes the index entry of a delivery that has no record.
     pub(super) async fn clear_away(&self, tag: &DeliveryTag, loss: Loss<'_>) -> Result<(), RedisTrouble> {
-        let mut call = ScriptCall::default();
+        let script = Script::new(include_str!("../scripts/clear_away.lua"));
+        let mut call = script.prepare_invoke();
         call.key(self.keys.unacked()).key(self.keys.unacked_index());
         call.arg(tag.0.as_str()).arg(loss.score());
-        let script = Script::new(include_str!("../scripts/clear_away.lua"));
-        self.connection
-            .script::<i64>(None, &script, &call)
-            .await
-            .map(drop)
+        self.connection.script::<i64>(None, &call).await.map(drop)
     }
 
     /// Reads kombu's triple `[message, exchange, routing_key]` and finds the queue it leads back to.

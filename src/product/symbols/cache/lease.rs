@@ -8,7 +8,6 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{CacheError, CacheKeys, SymbolCache};
-use tradebot_base::connection::ScriptCall;
 use tradebot_base::market::Market;
 
 /// How long a lease lasts: longer than the longest fetch and the write after it.
@@ -55,13 +54,13 @@ impl SymbolCache {
     ) -> Result<LeaseReply, CacheError> {
         let keys = CacheKeys(market);
         let token = Uuid::new_v4().to_string();
-        let mut call = ScriptCall::default();
+        let mut call = self.scripts.begin.prepare_invoke();
         call.key(keys.lock())
             .key(keys.fence())
             .key(keys.primary())
             .key(keys.last_refresh())
             .key(keys.failure());
-        call.arg(&token).number(LEASE.as_millis());
+        call.arg(&token).arg(LEASE.as_millis());
         match request {
             LeaseRequest::Warmup => call.arg("warmup").arg(""),
             LeaseRequest::Reader(known) => call.arg("reader").arg(known),
@@ -69,7 +68,7 @@ impl SymbolCache {
         };
         let answer: (String, i64, String) = self
             .connection
-            .script(None, &self.scripts.begin, &call)
+            .script(None, &call)
             .await
             .map_err(|source| CacheError::Redis { market, source })?;
         let number = u64::try_from(answer.1).unwrap_or(0);
@@ -94,10 +93,10 @@ impl SymbolCache {
     ) -> Result<(), CacheError> {
         let keys = CacheKeys(market);
         let (pause, reason) = failure.unwrap_or_default();
-        let mut call = ScriptCall::default();
+        let mut call = self.scripts.give_up.prepare_invoke();
         call.key(keys.lock()).key(keys.failure());
-        call.arg(&lease.token).number(pause.as_millis()).arg(reason);
-        let ended: Result<i64, _> = self.connection.script(None, &self.scripts.give_up, &call).await;
+        call.arg(&lease.token).arg(pause.as_millis()).arg(reason);
+        let ended: Result<i64, _> = self.connection.script(None, &call).await;
         ended
             .map(drop)
             .map_err(|source| CacheError::Redis { market, source })

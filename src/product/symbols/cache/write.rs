@@ -5,7 +5,6 @@ use bytes::Bytes;
 use super::{CacheError, CacheKeys, ListNetwork, ListSource, RefreshLease, SymbolCache};
 use crate::product::symbols::changes::{Diff, KEPT, NotTrading, STREAM};
 use crate::product::symbols::guard::HeldBackList;
-use tradebot_base::connection::ScriptCall;
 use tradebot_base::market::Market;
 use tradebot_wire::python_json;
 
@@ -88,7 +87,7 @@ impl SymbolCache {
     ) -> Result<WriteOutcome, CacheError> {
         let json = "sources and changes are JSON";
         let keys = CacheKeys(market);
-        let mut call = ScriptCall::default();
+        let mut call = self.scripts.refresh.prepare_invoke();
         call.key(keys.primary())
             .key(keys.last_good())
             .key(keys.last_refresh())
@@ -101,13 +100,13 @@ impl SymbolCache {
             .key(keys.not_trading())
             .key(keys.failure())
             .key(keys.everything());
-        call.arg(writing.list)
-            .number(self.life_left(market, writing.age))
-            .number(writing.source.fetched_at)
+        call.arg(&writing.list[..])
+            .arg(self.life_left(market, writing.age))
+            .arg(writing.source.fetched_at)
             .arg(python_json::to_string(writing.source).expect(json))
-            .number(u8::from(writing.source.network == ListNetwork::Sandbox))
-            .number(u8::from(writing.counted))
-            .number(writing.lease.map_or(0, |lease| lease.number))
+            .arg(u8::from(writing.source.network == ListNetwork::Sandbox))
+            .arg(u8::from(writing.counted))
+            .arg(writing.lease.map_or(0, |lease| lease.number))
             .arg(writing.lease.map_or("", |lease| &lease.token))
             .arg(writing.before.map(sha1).unwrap_or_default());
         let change = writing
@@ -116,11 +115,11 @@ impl SymbolCache {
         call.arg(change.unwrap_or_default())
             .arg(market.name())
             .arg(serde_json::to_string(writing.not_trading).expect(json))
-            .number(KEPT)
-            .arg(writing.everything);
+            .arg(KEPT)
+            .arg(&writing.everything[..]);
         let written: String = self
             .connection
-            .script(None, &self.scripts.refresh, &call)
+            .script(None, &call)
             .await
             .map_err(|source| CacheError::Redis { market, source })?;
         match written.as_str() {
