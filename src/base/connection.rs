@@ -1,9 +1,8 @@
-//! One supervised connection to one Redis server.
+//! A connection to one Redis server that reconnects by itself.
 //!
-//! The connection is opened when first needed and thrown away after any error that leaves its state in
-//! doubt (broken pipe, a reply that did not come in time, a server that turned replica), so that the next
-//! command meets a fresh one: half-open connections end in seconds and a failover is followed. Waiting
-//! between attempts is the caller's, see [`crate::backoff::Reconnect`].
+//! The first command opens it. Any error that leaves its state in doubt (a broken pipe, a late reply, a server that
+//! became a replica) closes it, and the next command opens another: half-open connections end within seconds, and a
+//! failover is followed. Callers wait between attempts with [`crate::backoff::Reconnect`].
 //!
 //! `redis::aio::ConnectionManager` does nearly this, but has no place for the `CLIENT TRACKING` that must
 //! be sent again on every new connection before anything is read; that is why it is done by hand here.
@@ -34,10 +33,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a reply may take. A server that is stopped for longer is treated as gone.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a Redis command gave no answer.
+/// Why a Redis command failed.
 #[derive(Debug, Clone, Error)]
 pub enum RedisTrouble {
-    /// The URL cannot be used; no attempt will ever succeed.
+    /// The URL is invalid; no attempt will succeed.
     #[error("redis URL {url} cannot be used: {reason}")]
     Url {
         /// The URL without its secrets.
@@ -53,7 +52,7 @@ pub enum RedisTrouble {
         /// What the socket said.
         source: Arc<RedisError>,
     },
-    /// The server answers, but not with what was asked for: `READONLY`, `LOADING`, `OOM`, `NOAUTH`, …
+    /// The server answers with an error: `READONLY`, `LOADING`, `OOM`, `NOAUTH`, …
     #[error("redis at {url} refuses with {code}")]
     Refused {
         /// The URL without its secrets.
@@ -86,7 +85,7 @@ struct Inner {
     current: Mutex<Option<Live>>,
 }
 
-/// What a connection is told without asking.
+/// What the server pushes over a connection.
 #[derive(Clone)]
 enum Pushes {
     Nothing,
@@ -104,7 +103,7 @@ enum Pushes {
 struct Live {
     socket: MultiplexedConnection,
     generation: u64,
-    /// The other side has closed it, perhaps while nobody was using it.
+    /// The server has closed it, perhaps while it was idle.
     lost: Arc<AtomicBool>,
 }
 
@@ -117,8 +116,7 @@ impl Connection {
         Self::build(url, name, Pushes::Nothing, (CONNECT_TIMEOUT, RESPONSE_TIMEOUT))
     }
 
-    /// Like [`new`](Self::new), for somebody who can do without the server: opening the connection and each reply may
-    /// take `patience`.
+    /// Like [`new`](Self::new), but opening the connection and each reply may take `patience` at most.
     ///
     /// # Errors
     /// [`RedisTrouble::Url`] when the URL cannot be understood.
@@ -416,7 +414,7 @@ impl Pushes {
                     return;
                 };
                 if inbox.try_send(payload).is_err() {
-                    warn!(channel = name, "a message was dropped, too many wait already");
+                    warn!(channel = name, "dropped a message: too many are waiting");
                 }
             }
             _ => {}

@@ -1,8 +1,8 @@
 //! Remote control: the commands of `celery inspect`, `celery control` and Flower, and mingle.
 //!
-//! Requests come over the channel of kombu's pidbox, answers go to lists that the askers read. All of it happens
-//! on a thread and a connection of its own, so that a worker answers while all its tasks are busy, and the tasks
-//! are not disturbed by whoever asks. When Redis is away, remote control is; the worker goes on without.
+//! Requests arrive on the channel of kombu's pidbox, and replies go to lists that the clients read. A separate thread and
+//! connection let a worker reply while all its tasks are busy, without disturbing them. Without Redis there is no remote
+//! control, and the worker runs on.
 
 mod arguments;
 mod commands;
@@ -40,11 +40,11 @@ pub use inquiry::{Inquiry, Replies};
 use node::Node;
 pub use stats::BrokerInfo;
 
-/// How many requests may wait; what comes on top is dropped, as it is while nobody listens.
+/// How many requests may wait; further ones are dropped.
 const INBOX: usize = 1_000;
-/// How often the connection is tried while nobody asks; kombu's `health_check_interval`.
+/// How often an idle connection is checked; kombu's `health_check_interval`.
 const KEEP_ALIVE: Duration = Duration::from_secs(25);
-/// How often the deadline of the binding is put off, which lies an hour ahead.
+/// How often the deadline of the binding is extended by an hour.
 const RENEWAL: Duration = Duration::from_secs(20 * 60);
 /// The longest pause between two attempts once there were many.
 const LONG_PAUSE: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ pub struct ControlSettings {
     pub broker: BrokerInfo,
     /// Where revoked ids outlive the process (`--statedb`).
     pub state_file: Option<PathBuf>,
-    /// Whether the others are asked at the start for what they know (`--without-mingle`).
+    /// Whether to ask the other workers for their revoked ids at the start (`--without-mingle`).
     pub mingle: bool,
 }
 
@@ -71,11 +71,11 @@ pub struct Control {
 }
 
 impl Control {
-    /// Starts it, over a connection of its own to `broker`; `results` must have a connection of its own too.
+    /// Starts it over a new connection to `broker`; `results` must have a separate connection too.
     ///
     /// # Errors
-    /// When the URL cannot be used ([`RedisTrouble::Url`], as an I/O error), the state file cannot be read, or the
-    /// system gives no thread.
+    /// When the URL is invalid ([`RedisTrouble::Url`], as an I/O error), the state file cannot be read, or no thread can be
+    /// started.
     pub fn start(
         engine: Arc<Engine>,
         settings: ControlSettings,
@@ -112,15 +112,15 @@ impl Control {
         Ok(Self { synced, ended })
     }
 
-    /// Waits until the other workers told what they know, or there is no use in waiting: two seconds at most.
+    /// Waits until the other workers have sent their revoked ids: two seconds at most.
     pub async fn synced(&self) {
-        // Without their knowledge a revoked task may run, as when this worker had been the faster one.
+        // After a timeout a revoked task may still run.
         let _ = tokio::time::timeout(SYNC_PATIENCE, self.synced.cancelled()).await;
     }
 
-    /// Waits until it has taken its leave, after the worker was asked to stop.
+    /// Waits until it has removed its binding, once the worker stops.
     pub async fn ended(&self) {
-        // Too late is no harm: the binding then names a node that does not answer.
+        // A timeout does no harm: the binding then names a node that does not reply.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.ended.cancelled()).await;
     }
 }
@@ -134,7 +134,7 @@ struct Service {
 }
 
 /// Why a session ended.
-enum End {
+enum SessionEnd {
     Stop,
     Lost,
 }
@@ -145,8 +145,8 @@ impl Service {
         let stop = self.node.engine().stop().clone();
         while !stop.is_stopping() {
             match self.session(&mut waits).await {
-                Ok(End::Stop) => break,
-                Ok(End::Lost) => debug!("the connection of remote control was lost"),
+                Ok(SessionEnd::Stop) => break,
+                Ok(SessionEnd::Lost) => debug!("remote control lost its connection"),
                 Err(trouble) => {
                     self.synced.cancel();
                     let delay = waits.next_delay();
@@ -164,7 +164,7 @@ impl Service {
     }
 
     /// Serves requests over one connection.
-    async fn session(&mut self, waits: &mut Reconnect) -> Result<End, RedisTrouble> {
+    async fn session(&mut self, waits: &mut Reconnect) -> Result<SessionEnd, RedisTrouble> {
         // Opening the connection subscribes to the channel.
         self.node.bind().await?;
         info!("remote control ready");
@@ -180,11 +180,11 @@ impl Service {
             // All branches are cancel-safe.
             tokio::select! {
                 biased;
-                () = stop.warm() => return Ok(End::Stop),
-                () = self.lost.notified() => return Ok(End::Lost),
+                () = stop.warm() => return Ok(SessionEnd::Stop),
+                () = self.lost.notified() => return Ok(SessionEnd::Lost),
                 request = self.requests.recv() => match request {
                     Some(raw) => self.node.serve(&raw).await,
-                    None => return Ok(End::Stop),
+                    None => return Ok(SessionEnd::Stop),
                 },
                 () = tokio::time::sleep(KEEP_ALIVE) => {
                     if bound.elapsed() >= RENEWAL {

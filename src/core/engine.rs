@@ -1,8 +1,8 @@
-//! The engine: takes messages off the queues, has them run, and settles what came of them.
+//! The engine: claims messages from the queues, runs them, and settles their outcomes.
 //!
-//! It does not know how a task is run. Its consumer ([`Engine::consume`]) sends a [`Job`] for every message
-//! that is due to run *now*; whoever receives it calls [`Engine::execute`] with the task's future and gets
-//! limits, panics, retries, results, the workflow and the acknowledgement taken care of.
+//! It does not know how to run a task. Its consumer ([`Engine::consume`]) sends a [`Job`] for every message
+//! that is due *now*. The receiver calls [`Engine::execute`] with the task's future, and the engine handles limits,
+//! panics, retries, results, the workflow and the acknowledgement.
 //!
 //! ```text
 //!   queue ──claim──▶ unacked ──▶ Job ──▶ execute(future) ──▶ Outcome ──▶ settle: result + successors + ack
@@ -10,8 +10,8 @@
 //!                       └─────────┴── settled without running, parked, handed back, waits ◀──┘
 //! ```
 //!
-//! A concurrency slot is held from before a message is claimed until it is settled, so no more is ever taken
-//! than can run. Messages with an `eta` wait in `unacked` without a slot.
+//! A message holds a concurrency slot from before its claim until it is settled, so the engine never claims more than
+//! it can run. Messages with an `eta` wait in `unacked` without a slot.
 
 mod consumer;
 mod etas;
@@ -81,17 +81,17 @@ pub struct EngineSettings {
     pub machine: String,
     /// Names of the tasks that this worker runs.
     pub tasks: Vec<String>,
-    /// What they were registered with, for those who ask.
+    /// The policies they were registered with, for `inspect`.
     pub policies: BTreeMap<String, TaskPolicy>,
     /// Where signatures without a queue are published.
     pub default_queue: String,
     /// Tasks run at a time.
     pub concurrency: usize,
-    /// Limits for tasks and messages that have none of their own.
+    /// Limits for tasks and messages that set none.
     pub limits: Limits,
     /// Celery's `worker_eta_task_limit`: messages held until their `eta`.
     pub eta_task_limit: usize,
-    /// kombu's `visibility_timeout`: how old a delivery of anybody must be to be restored.
+    /// kombu's `visibility_timeout`: the age at which any worker's delivery is restored.
     pub visibility_timeout: Duration,
     /// Which events are sent.
     pub events: EventSettings,
@@ -186,7 +186,7 @@ impl Engine {
         })
     }
 
-    /// Claims messages until a stop is asked for, and sends every message that is due to `jobs`.
+    /// Claims messages until the worker stops, and sends each message that is due to `jobs`.
     pub async fn consume(self: Arc<Self>, jobs: mpsc::Sender<Job>) {
         Consumer::new(self, jobs).run().await;
     }
@@ -209,7 +209,7 @@ impl Engine {
         &self.transport
     }
 
-    /// What this worker tells those who watch it.
+    /// The events that this worker sends.
     #[must_use]
     pub fn events(&self) -> &Arc<Events> {
         &self.events
@@ -239,19 +239,19 @@ impl Engine {
         &self.stop
     }
 
-    /// What this worker holds, and how much it has done.
+    /// The requests that this worker holds.
     #[must_use]
     pub fn requests(&self) -> &Arc<Requests> {
         &self.requests
     }
 
-    /// How often each task was started, without those that never were.
+    /// How often each task was started; tasks that never were are left out.
     #[must_use]
     pub fn totals(&self) -> BTreeMap<String, u64> {
         requests::totals(&self.types)
     }
 
-    /// What is known of a task of this worker.
+    /// A task of this worker by its name.
     #[must_use]
     pub fn task_type(&self, name: &str) -> Option<&Arc<TaskType>> {
         self.types.get(name)
@@ -262,7 +262,7 @@ impl Engine {
         self.types.values()
     }
 
-    /// What was revoked.
+    /// The revoked tasks.
     #[must_use]
     pub fn revocations(&self) -> &Revocations {
         &self.revocations
@@ -281,8 +281,8 @@ impl Engine {
         self.liveness.since_answer()
     }
 
-    /// Waits until everything taken has been settled or handed back. Call it once a stop was asked for and
-    /// the consumer has ended; `patience` bounds what comes after a cold stop.
+    /// Waits until everything claimed is settled or handed back. Call it once the worker is stopping and the consumer
+    /// has ended. After a cold stop it waits for `patience` at most.
     pub async fn drained(&self, patience: Duration) -> bool {
         self.tracker.close();
         tokio::select! {
@@ -294,10 +294,10 @@ impl Engine {
         }
     }
 
-    /// Keeps this worker's lease and sends its events, over a connection of its own, until [`Engine::end_lease`].
+    /// Keeps this worker's lease and sends its events over `connection`, until [`Engine::end_lease`].
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When no thread can be started.
     pub fn keep_lease(&self, connection: Connection) -> std::io::Result<()> {
         let keys = self.transport.keys();
         let publisher = Publisher::new(
@@ -320,13 +320,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends when the heartbeat does. Without it the other workers take this one for dead, and run its messages
-    /// again: the process has to end then.
+    /// Ends when the heartbeat does. The process must then end too: without a heartbeat, other workers consider this one
+    /// dead and run its messages again.
     pub async fn heartbeat_ended(&self) {
         self.liveness.heartbeat_ended().await;
     }
 
-    /// Gives the lease up; `drained` says that nothing is held any more.
+    /// Releases the lease; `drained` if this worker holds no messages any more.
     pub async fn end_lease(&self, drained: bool) {
         self.liveness.end(drained).await;
     }

@@ -1,12 +1,11 @@
-//! Events: what a worker tells whoever watches it (`celery events`, Flower, the gossip of other workers).
+//! The events that a worker sends to its watchers (`celery events`, Flower, the gossip of other workers).
 //!
-//! Worker events (online, heartbeat, offline) are always sent, task events while the [`Switch`] is on. An event
-//! is written as JSON the moment it happens, into a bounded buffer, and leaves with others
-//! in one `PUBLISH` by a publisher of its own: no task ever waits for an event, and with the broker away
-//! events are dropped beyond the bound.
+//! Worker events (online, heartbeat, offline) are always sent, task events while the [`Switch`] is on. Each event is
+//! written as JSON into a bounded buffer at once; a publisher sends many in one `PUBLISH`. So no task waits for an event,
+//! and while the broker is unreachable, events beyond the bound are dropped.
 //!
 //! Fields, their order and the channels are Celery's (`celery.events.dispatcher`, `celery.worker.request`).
-//! As with Celery nobody is told of an outcome before it is stored, so whoever hears of it finds it.
+//! As in Celery, an outcome is stored before its event is sent, so receivers of the event find the result.
 
 mod buffer;
 mod event;
@@ -47,7 +46,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub struct EventSettings {
     /// `worker_send_task_events`: task events are sent from the start.
     pub task_events: bool,
-    /// `task_send_sent_event`: the tasks that this worker publishes are told of, too.
+    /// `task_send_sent_event`: tasks that this worker publishes have events too.
     pub sent_events: bool,
 }
 
@@ -63,7 +62,7 @@ pub struct Events {
     origin: String,
     /// Locked while one event is written, and while the publisher takes what there is.
     buffer: Mutex<Buffer>,
-    /// Told when something is there to be published.
+    /// Notified when there is something to publish.
     filled: Notify,
     active: AtomicUsize,
     processed: AtomicU64,
@@ -91,7 +90,7 @@ impl Events {
         }
     }
 
-    /// Whether task events are sent.
+    /// The switch of task events.
     #[must_use]
     pub fn switch(&self) -> &Switch {
         &self.switch
@@ -148,8 +147,8 @@ impl Events {
         self.task("task-started", message.id(), json!({}));
     }
 
-    /// `task-succeeded`, `task-failed` or `task-retried`: how a task ended that ran so long. A final outcome must be
-    /// stored.
+    /// `task-succeeded`, `task-failed` or `task-retried`: how a task ended, and its runtime. A final outcome must be stored
+    /// before.
     pub fn ended(&self, message: &Envelope, state: &TaskState, runtime: Duration) {
         if !self.switch.is_on() {
             return;

@@ -1,8 +1,8 @@
-//! A Celery worker on Redis that knows nothing of rusty-celery and nothing of symbol lists. Its tests need Redis alone.
+//! A Celery worker on Redis, independent of rusty-celery and of symbol lists. Its tests need only Redis.
 //!
 //! From the bottom up: [`transport`] (kombu's queues), [`results`] (the result backend, with chords), [`events`],
-//! [`engine`] (claims messages, has them run, settles them) and [`control`] (remote control and `celery inspect`).
-//! What goes over the wire is [`wire`], a crate of its own that does no I/O.
+//! [`engine`] (claims messages, runs them, settles them) and [`control`] (remote control and `celery inspect`).
+//! The separate crate [`wire`] holds the wire formats and does no I/O.
 
 pub mod control;
 pub mod engine;

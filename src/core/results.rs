@@ -35,7 +35,7 @@ pub struct ResultOptions {
     pub expires_seconds: u64,
     /// `task_track_started`: that a task runs is stored, too.
     pub track_started: bool,
-    /// `task_ignore_result`: what holds for messages that do not say.
+    /// `task_ignore_result`: the default for messages that do not set it.
     pub ignore: bool,
     /// `task_store_errors_even_if_ignored`: with an ignored result, all but the success is stored.
     pub store_errors: bool,
@@ -67,7 +67,7 @@ impl Results {
         }
     }
 
-    /// The same backend over another connection, for a thread of its own.
+    /// The same backend over another connection, for another thread.
     #[must_use]
     pub fn sibling(&self, connection: Connection) -> Self {
         Self::new(connection, self.options.clone(), Arc::clone(&self.clock))
@@ -131,7 +131,7 @@ impl Results {
             .collect())
     }
 
-    /// The document that says that a task runs; `None` unless that is tracked.
+    /// The STARTED document of a task; `None` unless starts are tracked.
     #[must_use]
     pub fn started(&self, message: &Envelope, hostname: &str) -> Option<StoredResult> {
         if !self.options.track_started {
@@ -156,7 +156,7 @@ impl Results {
         Ok(())
     }
 
-    /// Stores and announces that a task was revoked, unless somebody has started or ended it already.
+    /// Stores and announces that a task was revoked, unless a worker has started it already.
     ///
     /// # Errors
     /// [`RedisTrouble`]; storing it again is harmless.

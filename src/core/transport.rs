@@ -2,7 +2,7 @@
 //!
 //! What kombu does in several commands (pop, then record; un-record, then push) is one script here, so a
 //! crash at any point leaves a message either in its queue or in `unacked`, where kombu's own restore finds
-//! it. Waiting moves nothing: the connection tracks the queues' keys and is told when they change.
+//! it. Waiting moves nothing: the connection tracks the queues' keys, and the server reports their changes.
 //!
 //! Delivery tags are ours, new for every claim, and not the `delivery_tag` that a message keeps for life: a
 //! late acknowledgement of a message that was restored meanwhile then finds nothing, instead of deleting
@@ -88,7 +88,7 @@ pub struct Push {
 /// A result document and its key.
 #[derive(Debug)]
 pub struct StoredResult {
-    /// See [`tradebot_wire::keys::task_meta`].
+    /// Its key, from [`tradebot_wire::keys::task_meta`].
     pub key: String,
     /// The document.
     pub document: String,
@@ -96,7 +96,7 @@ pub struct StoredResult {
     pub expires_seconds: u64,
 }
 
-/// What became of a settled delivery.
+/// The outcome of a settlement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settled {
     /// The delivery was still recorded as ours; if not, nothing was pushed.
@@ -105,7 +105,7 @@ pub struct Settled {
     pub misdirected: bool,
     /// The result was stored; not so when a success was there already or none was given.
     pub stored: bool,
-    /// Whoever waits for the result was told; this user may lack the right to publish.
+    /// The result was announced to its clients; this user may lack the right to publish.
     pub announced: bool,
 }
 
@@ -160,7 +160,7 @@ impl Transport {
         }
     }
 
-    /// The same worker's transport over another connection, for a thread of its own.
+    /// The same worker's transport over another connection, for another thread.
     #[must_use]
     pub fn sibling(&self, connection: Connection) -> Self {
         Self {
@@ -175,7 +175,7 @@ impl Transport {
         &self.tags.worker
     }
 
-    /// The connection, for commands that are no transport matter.
+    /// The connection, for other commands.
     #[must_use]
     pub fn connection(&self) -> &Connection {
         &self.connection
@@ -241,14 +241,14 @@ impl Transport {
         }
     }
 
-    /// The push that sets aside what was to be pushed somewhere it cannot go.
+    /// The push that parks a message instead of pushing it to a key that is not a list.
     #[must_use]
     pub fn park_push(&self, push: &Push) -> Push {
         let source = Source {
             queue: push.list.clone(),
             list: push.list.clone(),
         };
-        let reason = format!("the key `{}` holds something else than a queue", push.list);
+        let reason = format!("the key `{}` does not hold a queue", push.list);
         self.park(&source, push.message.as_bytes(), &reason)
     }
 
@@ -280,7 +280,7 @@ impl Transport {
         Ok(())
     }
 
-    /// Has whoever waits for a change look at the queues again.
+    /// Ends [`changed`](Self::changed), so that the consumer reads the queues again.
     pub fn look_again(&self) {
         self.changed.notify_one();
     }
@@ -342,7 +342,7 @@ impl Transport {
     }
 }
 
-/// Publishes a message over any connection; the one way in which tasks get into a queue.
+/// Publishes a message over any connection.
 ///
 /// # Errors
 /// [`RedisTrouble`]; when only the answer was lost the message may have been published.

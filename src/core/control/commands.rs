@@ -12,17 +12,17 @@ use crate::engine::{Limits, RateError, RateLimit, TaskType};
 use crate::transport::Queue;
 use tradebot_base::error_chain;
 
-/// What a command answers.
-pub(super) enum Answer {
-    /// This.
+/// A command's reply.
+pub(super) enum CommandReply {
+    /// A value.
     Value(Value),
-    /// Nothing at all, not even to who asks for an answer.
+    /// No reply, even if the client wants one.
     Silence,
 }
 
 impl Node {
     /// Runs a command.
-    pub(super) async fn run(&self, arguments: &Arguments<'_>) -> Result<Answer, CommandError> {
+    pub(super) async fn run(&self, arguments: &Arguments<'_>) -> Result<CommandReply, CommandError> {
         let value = match arguments.command {
             "ping" => ok("pong"),
             "clock" => json!({"clock": self.engine().lamport().value()}),
@@ -71,14 +71,14 @@ impl Node {
                 let text = arguments.text("msg").unwrap_or("Got shutdown from remote");
                 warn!("{text}");
                 self.engine().stop().stop_warm();
-                return Ok(Answer::Silence);
+                return Ok(CommandReply::Silence);
             }
             unknown => return Err(CommandError::new("KeyError", unknown)),
         };
-        Ok(Answer::Value(value))
+        Ok(CommandReply::Value(value))
     }
 
-    /// What a starting worker asks the others; nothing for itself.
+    /// Replies to a starting worker with the revoked ids; with null to itself.
     fn hello(&self, arguments: &Arguments<'_>) -> Result<Value, CommandError> {
         let from = arguments.required_text("from_node")?;
         if from == self.name() {
@@ -161,8 +161,7 @@ impl Node {
         if self.transport.add_queue(queue) {
             info!(queue = name, "started consuming");
             if let Err(trouble) = self.transport.bind_queues().await {
-                // The consumer binds what it serves whenever it connects.
-                warn!(queue = name, error = %error_chain(&trouble), "the queue is not bound yet");
+                warn!(queue = name, error = %error_chain(&trouble), "cannot bind the queue; the consumer binds it when it reconnects");
             }
         }
         Ok(ok(format!("add consumer {name}")))

@@ -1,4 +1,4 @@
-//! For which nodes a request is: named, by a pattern, or all.
+//! The nodes that a request is for: named, matching a pattern, or all.
 
 use regex_lite::{Regex, escape};
 use serde_json::Value;
@@ -6,7 +6,7 @@ use tracing::warn;
 
 use tradebot_wire::pidbox::PidboxRequest;
 
-/// Whether `node` is meant; as in kombu, names go before a pattern.
+/// Whether the request is for `node`. As in kombu, names take precedence over a pattern.
 pub(super) fn is_for(request: &PidboxRequest, node: &str) -> bool {
     match (&request.destination, &request.pattern) {
         (Value::Array(names), _) if !names.is_empty() => names.iter().any(|name| name == node),
@@ -25,7 +25,7 @@ fn matches(node: &str, pattern: &str, matcher: &str) -> bool {
         other => {
             warn!(
                 matcher = other,
-                "a request for nodes is matched in an unknown way"
+                "ignored a request: its matcher is neither glob nor pcre"
             );
             return false;
         }
@@ -33,7 +33,7 @@ fn matches(node: &str, pattern: &str, matcher: &str) -> bool {
     match Regex::new(&expression) {
         Ok(expression) => expression.is_match(node),
         Err(error) => {
-            warn!(pattern, %error, "a request names its nodes by a pattern that is not understood");
+            warn!(pattern, %error, "ignored a request: its pattern of node names is malformed");
             false
         }
     }

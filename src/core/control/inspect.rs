@@ -1,4 +1,4 @@
-//! The commands that only look.
+//! The commands that only read.
 
 use serde_json::{Map, Value, json};
 
@@ -9,7 +9,7 @@ use crate::transport::Queue;
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::timestamp;
 
-/// What `registered` shows of a task unless told otherwise.
+/// What `registered` shows of a task by default.
 const TASK_INFO_ITEMS: [&str; 3] = ["exchange", "routing_key", "rate_limit"];
 
 pub(super) fn active(node: &Node, safe: bool) -> Value {
@@ -104,7 +104,7 @@ pub(super) fn registered(node: &Node, arguments: &Arguments<'_>) -> Value {
     node.engine().task_types().map(with_items).collect()
 }
 
-/// An attribute of a task as Python's `str` shows it; nothing for what a task here has not.
+/// An attribute of a task as Python's `str` shows it; `None` for attributes that tasks here lack.
 fn attribute(task: &TaskType, name: &str) -> Option<String> {
     let policy = task.policy();
     let limits = task.limits().or(policy.map(|policy| policy.limits));
@@ -145,7 +145,7 @@ fn queue(queue: &Queue) -> Value {
     })
 }
 
-/// The memory that is resident, as Celery words it; nothing where the system does not tell.
+/// The memory that is resident, as Celery words it; null where the system does not report it.
 pub(super) fn memsample() -> Value {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -16,7 +16,7 @@ use tradebot_wire::pidbox;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Node {
-    /// Takes over what the others know.
+    /// Takes over the other workers' revoked ids.
     pub(super) async fn mingle(&self) {
         if !self.settings.mingle {
             return;

@@ -10,7 +10,7 @@ use tracing::{debug, error, info};
 
 use super::ControlSettings;
 use super::inquiry::release;
-use super::state_file::{State, StateFile};
+use super::state_file::{SavedState, StateFile};
 use crate::engine::Engine;
 use crate::events::LamportClock;
 use crate::results::Results;
@@ -31,7 +31,7 @@ pub(super) struct Node {
     pub(super) transport: Transport,
     pub(super) results: Results,
     pub(super) started: Instant,
-    /// The clock of the mailbox, which is another one than the worker's.
+    /// The clock of the mailbox, separate from the worker's.
     mailbox: LamportClock,
     state_file: Option<StateFile>,
     /// The version of the revocations that is in the state file.
@@ -39,7 +39,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// A node that has read its state file.
+    /// Reads the state file.
     pub(super) fn new(
         engine: Arc<Engine>,
         settings: ControlSettings,
@@ -150,7 +150,7 @@ impl Node {
             return;
         }
         let revoked = self.engine.revocations().ids(self.clock().now());
-        let state = State::new(self.engine.lamport().value(), revoked);
+        let state = SavedState::new(self.engine.lamport().value(), revoked);
         if let Err(reason) = file.write(&state) {
             error!(%reason, "cannot save the revoked ids");
             self.saved.store(u64::MAX, Ordering::Relaxed);

@@ -47,8 +47,8 @@ impl Node {
         Ok(ok(format!("terminate: {}", terminated.join(", "))))
     }
 
-    /// Stores REVOKED for tasks that nobody has started yet, as Celery 5.7 does; those that run here keep their
-    /// state, and their own end.
+    /// Stores REVOKED for tasks that no worker has started, as Celery 5.7 does. Tasks that run here keep their state
+    /// until they end.
     async fn store_revoked(&self, ids: &[String]) {
         let active = self.engine().requests().in_phase(Phase::Active);
         let active: HashSet<&str> = active.iter().map(|request| request.id()).collect();

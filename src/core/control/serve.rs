@@ -1,4 +1,4 @@
-//! Serving one request: parse it, run its command, send the answer.
+//! Serving one request: parse it, run its command, send the reply.
 
 use std::panic::AssertUnwindSafe;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use tracing::{debug, error, warn};
 
 use super::arguments::{Arguments, not_ok};
-use super::commands::Answer;
+use super::commands::CommandReply;
 use super::destination;
 use super::node::Node;
 use tradebot_base::connection::RedisTrouble;
@@ -16,7 +16,7 @@ use tradebot_base::error_chain;
 use tradebot_wire::keys;
 use tradebot_wire::pidbox::{self, PidboxMessage, ReplyTo};
 
-/// Seconds until an answer expires that its client does not read.
+/// Seconds until an unread reply expires.
 const REPLY_EXPIRES_SECONDS: u64 = 60;
 
 impl Node {
@@ -44,8 +44,8 @@ impl Node {
         };
         let run = AssertUnwindSafe(self.run(&arguments)).catch_unwind().await;
         let answer = match run {
-            Ok(Ok(Answer::Value(value))) => value,
-            Ok(Ok(Answer::Silence)) => return,
+            Ok(Ok(CommandReply::Value(value))) => value,
+            Ok(Ok(CommandReply::Silence)) => return,
             Ok(Err(reason)) => {
                 warn!(
                     command = request.method,
@@ -65,7 +65,7 @@ impl Node {
         }
     }
 
-    /// Sends an answer, unless its client is gone.
+    /// Sends a reply, unless the client has removed its binding.
     async fn reply(&self, answer: &Value, to: &ReplyTo) {
         let element = pidbox::reply(self.name(), answer, to, self.mailbox().forward());
         let mut sent = self.push_reply(&element, to).await;
@@ -74,7 +74,7 @@ impl Node {
             sent = self.push_reply(&element, to).await;
         }
         if let Err(trouble) = sent {
-            warn!(error = %error_chain(&trouble), "cannot send an answer of remote control");
+            warn!(error = %error_chain(&trouble), "cannot send a reply of remote control");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What a worker remembers across a restart, with `--statedb`: the ids that were revoked, and the clock.
+//! What a worker keeps across a restart, with `--statedb`: the revoked ids and the clock.
 //!
 //! Python writes a `shelve` of pickles, which nothing else reads; this is JSON. The file is replaced as a whole,
 //! so a crash leaves the old or the new one.
@@ -10,20 +10,20 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-/// See the module.
+/// The state file at a path.
 #[derive(Debug)]
 pub(super) struct StateFile(PathBuf);
 
-/// What is in it.
+/// The contents of the state file.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct State {
+pub(super) struct SavedState {
     /// The logical clock.
     pub(super) clock: u64,
     /// Ids with the Unix time of their revocation in microseconds, oldest first.
     pub(super) revoked: Vec<(String, i64)>,
 }
 
-impl State {
+impl SavedState {
     pub(super) fn new(clock: u64, revoked: Vec<(String, DateTime<Utc>)>) -> Self {
         let micros = |(id, since): (String, DateTime<Utc>)| (id, since.timestamp_micros());
         Self {
@@ -50,10 +50,10 @@ impl StateFile {
     ///
     /// # Errors
     /// When it cannot be read, or holds something else: it is not overwritten then.
-    pub(super) fn read(&self) -> io::Result<State> {
+    pub(super) fn read(&self) -> io::Result<SavedState> {
         let text = match fs::read_to_string(&self.0) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SavedState::default()),
             Err(error) => return Err(self.named(&error)),
         };
         serde_json::from_str(&text).map_err(|error| self.named(&io::Error::from(error)))
@@ -63,7 +63,7 @@ impl StateFile {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(super) fn write(&self, state: &State) -> io::Result<()> {
+    pub(super) fn write(&self, state: &SavedState) -> io::Result<()> {
         let mut new = self.0.clone().into_os_string();
         new.push(".new");
         let written = File::create(&new).and_then(|mut file| {
@@ -91,9 +91,13 @@ mod tests {
         assert_eq!(file.read().unwrap().revoked().count(), 0);
 
         let since = DateTime::from_timestamp_micros(1_795_430_735_802_698).unwrap();
-        file.write(&State::new(7, vec![("a".into(), since)])).unwrap();
-        file.write(&State::new(8, vec![("a".into(), since), ("b".into(), since)]))
+        file.write(&SavedState::new(7, vec![("a".into(), since)]))
             .unwrap();
+        file.write(&SavedState::new(
+            8,
+            vec![("a".into(), since), ("b".into(), since)],
+        ))
+        .unwrap();
         let read = file.read().unwrap();
         assert_eq!(read.clock, 8);
         assert_eq!(read.revoked().collect::<Vec<_>>(), [("a", since), ("b", since)]);

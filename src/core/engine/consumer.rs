@@ -36,12 +36,12 @@ const MAX_SHARE: usize = 4;
 /// Claims messages for one engine until it stops.
 pub(super) struct Consumer {
     starter: Starter,
-    progress: Progress,
+    progress: ScanProgress,
 }
 
 /// Where the consumer is in its passes through the lists.
 #[derive(Default)]
-struct Progress {
+struct ScanProgress {
     /// The queues are bound and nothing of an earlier connection is left over.
     bound: bool,
     /// When claims whose answer never came were last looked for.
@@ -57,7 +57,7 @@ struct Progress {
     quiet: bool,
 }
 
-impl Progress {
+impl ScanProgress {
     fn restart(&mut self) {
         self.offset = 0;
         self.foreign = 0;
@@ -69,7 +69,7 @@ impl Progress {
 enum Next {
     /// Another one.
     Claim,
-    /// A change of the queues; so many foreign messages are in them, and so many that are left for their `eta`.
+    /// A change of the queues. They hold this many foreign messages, and this many left until their `eta`.
     Wait { foreign: usize, later: usize },
 }
 
@@ -78,11 +78,11 @@ impl Consumer {
     pub(super) fn new(engine: Arc<Engine>, jobs: mpsc::Sender<Job>) -> Self {
         Self {
             starter: Starter { engine, jobs },
-            progress: Progress::default(),
+            progress: ScanProgress::default(),
         }
     }
 
-    /// Claims until a stop is asked for.
+    /// Claims until the worker stops.
     pub(super) async fn run(mut self) {
         let mut waits = Reconnect::new(self.engine().random.fork());
         while let Some(slots) = self.free_slots().await {
@@ -232,10 +232,8 @@ impl Consumer {
         Some(slots)
     }
 
-    /// Waits for a change. A backlog of messages that are not taken makes every pass cost the server something, so
-    /// the longer it is, the longer the pause between two passes.
-    ///
-    /// Returns whether there was one; if not, one command tells whether a claim is worth while.
+    /// Waits for a change and returns whether there was one. Every pass over a backlog of foreign messages costs the
+    /// server time, so a longer backlog means a longer pause between two passes.
     async fn idle(&self, foreign: usize, later: usize) -> bool {
         let engine = self.engine();
         let passed_over = u32::try_from(foreign + later).unwrap_or(u32::MAX);
@@ -257,7 +255,7 @@ impl Consumer {
     }
 
     async fn back_off(&mut self, trouble: &RedisTrouble, waits: &mut Reconnect) {
-        self.progress = Progress::default();
+        self.progress = ScanProgress::default();
         let delay = waits.next_delay();
         if waits.attempt() == 1 {
             warn!(error = %error_chain(trouble), "broker in trouble, trying again until it is back");
@@ -302,9 +300,9 @@ impl Consumer {
     }
 }
 
-/// What precedes the first claim on a connection.
+/// Takes the lease, binds the queues and restores lost claims, before the first claim on a connection.
 async fn begin(engine: &Engine) -> Result<(), RedisTrouble> {
-    // A worker that dies before its first heartbeat must be known too. The heartbeat looks after dead workers.
+    // Other workers must know of this one even if it dies before its first heartbeat.
     engine.transport.take_lease(&engine.settings.hostname).await?;
     engine.transport.bind_queues().await?;
     engine.transport.restore_unanswered().await?;

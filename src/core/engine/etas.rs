@@ -1,7 +1,6 @@
 //! Messages with an `eta` or a rate limit: held in `unacked` until they are due, up to a bound.
 //!
-//! Beyond the bound they stay in their queue. Claims pass over them until they are due or there is room again; what is
-//! due in the queue is taken as ever.
+//! Beyond the bound they stay in their queue. Claims pass over them until they are due or there is room again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -120,8 +119,8 @@ impl Starter {
         }
     }
 
-    /// Waits for `due` and then for a slot. An error says that the message will not run: it was revoked or has
-    /// expired meanwhile, or (`None`) the worker stops.
+    /// Waits for `due` and then for a slot. An error means that the message will not run: it was revoked or has expired
+    /// meanwhile, or (`None`) the worker stops.
     async fn slot_after(
         &self,
         due: impl Future<Output = ()>,

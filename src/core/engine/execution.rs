@@ -47,10 +47,10 @@ impl Default for TaskPolicy {
     }
 }
 
-/// What a failure asks for.
+/// Whether a failed task is tried again.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FailureKind {
-    /// Retried if the task retries on failures; not before the given time has passed.
+    /// Retried if the task retries on failures, after the given time at the earliest.
     Retryable(Option<Duration>),
     /// The task asked to be retried, at this time or after its usual wait.
     RetryRequested(Option<DateTime<Utc>>),
@@ -63,7 +63,7 @@ pub enum FailureKind {
 pub struct Failure {
     /// What Python clients will see.
     pub exception: Exception,
-    /// What it asks for.
+    /// Whether the task is tried again.
     pub kind: FailureKind,
 }
 
@@ -80,7 +80,7 @@ impl Failure {
 }
 
 /// How the run of a task ended.
-enum Ended {
+enum RunEnd {
     Returned(Result<Value, Failure>),
     Terminated(i32),
     Cancelled,
@@ -112,21 +112,21 @@ impl Engine {
         let ended = tokio::select! {
             biased;
             returned = AssertUnwindSafe(run).catch_unwind() => {
-                Ended::Returned(returned.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))))
+                RunEnd::Returned(returned.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))))
             }
-            failure = limit_reached(limits) => Ended::Returned(Err(failure)),
-            signal = job.ticket.request().terminated() => Ended::Terminated(signal),
-            () = self.stop.cold() => Ended::Cancelled,
+            failure = limit_reached(limits) => RunEnd::Returned(Err(failure)),
+            signal = job.ticket.request().terminated() => RunEnd::Terminated(signal),
+            () = self.stop.cold() => RunEnd::Cancelled,
         };
         match ended {
-            Ended::Returned(returned) => {
+            RunEnd::Returned(returned) => {
                 self.conclude(job, policy, returned, (started.elapsed(), &trace))
                     .await;
             }
-            Ended::Terminated(signal) => {
+            RunEnd::Terminated(signal) => {
                 self.end_revoked(&job, Revocation::terminated(signal)).await;
             }
-            Ended::Cancelled => {
+            RunEnd::Cancelled => {
                 warn!(
                     task.name = job.message.task(),
                     task.id = job.message.id(),
@@ -224,7 +224,7 @@ impl Engine {
         if job.message.redelivered()
             && let Err(trouble) = self.transport.forget_crashes(&job.message).await
         {
-            debug!(error = %error_chain(&trouble), "a crash count stays until it expires");
+            debug!(error = %error_chain(&trouble), "cannot delete a crash count; it expires by itself");
         }
         if job.marked {
             self.unmark(job.tag.clone());
@@ -246,7 +246,7 @@ impl Engine {
         let transport = Arc::clone(&self.transport);
         self.track(async move {
             if let Err(trouble) = transport.unmark_started(&tag).await {
-                debug!(error = %error_chain(&trouble), "a mark stays until its worker ends");
+                debug!(error = %error_chain(&trouble), "cannot remove the mark of a started message; it stays until this worker ends");
             }
         });
     }

@@ -1,6 +1,6 @@
 //! Messages of other workers' tasks that wait on our queues.
 //!
-//! They are none of our business, except that somebody should be told when nobody takes them.
+//! This worker leaves them alone, but warns if they stay there.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,12 +16,12 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// How long published numbers are left as they are; they are kept for twice as long.
 pub(super) const FRESH: Duration = Duration::from_secs(30);
 
-/// See the module.
+/// Counts foreign messages per task, and warns if they stay.
 #[derive(Debug, Default)]
-pub(super) struct ForeignWatch(Mutex<Seen>);
+pub(super) struct ForeignWatch(Mutex<ForeignCounts>);
 
 #[derive(Debug, Default)]
-struct Seen {
+struct ForeignCounts {
     /// Counted in the pass through the lists that is under way.
     counting: BTreeMap<String, usize>,
     /// What the last full pass saw.
@@ -33,7 +33,7 @@ struct Seen {
 }
 
 impl ForeignWatch {
-    /// Adds what one claim saw. `ends_pass` says that it looked at the last elements.
+    /// Adds what one claim saw; `ends_pass` if it reached the end of the lists.
     pub(super) fn note(&self, seen: Vec<(String, usize)>, ends_pass: bool) {
         let mut state = self.lock();
         for (task, messages) in seen {
@@ -80,7 +80,7 @@ impl ForeignWatch {
         Some(state.waiting.clone())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Seen> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, ForeignCounts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
-//! The heartbeat: lease, scores, restores and events, on a thread of its own.
+//! The heartbeat: lease, scores, restores and events, on a separate thread.
 //!
-//! A task that never yields can stop the threads that run tasks. It must not stop the heartbeat: the others
-//! would give this worker up and run its messages again. Hence the separate thread, runtime and connection.
+//! A task that never yields can block the threads that run tasks. It must not block the heartbeat, or other workers
+//! would consider this one dead and run its messages again. So the heartbeat has its own thread, runtime and connection.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ impl Heartbeat {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When no thread can be started.
     pub(super) fn start(publisher: Publisher, stop: Stop, pulse: Pulse) -> std::io::Result<Self> {
         let end = CancellationToken::new();
         let drained = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -45,7 +45,7 @@ impl Heartbeat {
                 let _at_end = at_end;
                 runtime.block_on(async {
                     let until = token.clone();
-                    // A task of its own: should it panic, the lease is kept all the same.
+                    // A separate task, so that the lease survives its panic.
                     let events = tokio::spawn(async move { publisher.run(&stop, &until).await });
                     pulse.run(&token, &flag).await;
                     if let Err(panic) = events.await {
@@ -56,11 +56,11 @@ impl Heartbeat {
         Ok(Self { end, ended, drained })
     }
 
-    /// Ends the thread after giving the lease up.
+    /// Releases the lease and ends the thread.
     pub(super) async fn stop(self, drained: bool) {
         self.drained.store(drained, std::sync::atomic::Ordering::Relaxed);
         self.end.cancel();
-        // Too late is no harm: the lease then runs out by itself.
+        // A timeout does no harm: the lease then expires.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.ended.cancelled()).await;
     }
 
@@ -81,7 +81,7 @@ pub(super) struct Pulse {
     parked: ParkedWatch,
     /// A dead worker held more than one tick restores.
     restoring: bool,
-    /// Somebody is suspected to be dead: look again soon.
+    /// Some worker may be dead: check again soon.
     suspicious: bool,
     last_roll_call: Option<Instant>,
     /// The lease may have run out.
@@ -89,12 +89,12 @@ pub(super) struct Pulse {
     rng: fastrand::Rng,
 }
 
-/// How often the dead are looked for, and how often once somebody is suspected.
+/// How often to look for dead workers, and how often while one is suspected.
 const ROLL_CALL: Duration = HEARTBEAT.saturating_mul(2);
 const SUSPICIOUS: Duration = Duration::from_secs(1);
 
 impl Pulse {
-    /// What the heartbeat of the worker `hostname` does each time, over a transport of its own.
+    /// The periodic work of the worker `hostname`, over `transport`.
     pub(super) fn new(
         transport: Transport,
         hostname: String,
@@ -122,7 +122,9 @@ impl Pulse {
         while !end.is_cancelled() {
             match self.tick().await {
                 Ok(()) => troubled = false,
-                Err(trouble) if troubled => debug!(error = %error_chain(&trouble), "no heartbeat"),
+                Err(trouble) if troubled => {
+                    debug!(error = %error_chain(&trouble), "the heartbeat still does not reach the broker")
+                }
                 Err(trouble) => {
                     warn!(error = %error_chain(&trouble), "the heartbeat does not reach the broker");
                     troubled = true;
@@ -146,7 +148,7 @@ impl Pulse {
         let drained = drained.load(std::sync::atomic::Ordering::Relaxed);
         let last = tokio::time::timeout(Duration::from_secs(1), self.transport.end_lease(drained)).await;
         if !matches!(last, Ok(Ok(()))) {
-            debug!("the lease could not be given up and will run out");
+            debug!("cannot release the lease; it expires by itself");
         }
     }
 

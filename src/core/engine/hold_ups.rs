@@ -1,7 +1,6 @@
-//! Outcomes that cannot be stored: what an operator is reminded of while that lasts.
+//! Reminders in the log while outcomes cannot be stored.
 //!
-//! Each of them keeps a slot. A result backend that stays away therefore stops the worker in the end, and it must
-//! not do so in silence.
+//! Each of them keeps a slot, so a result backend that stays unreachable stops the worker in the end.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,10 +11,10 @@ const LONGEST: Duration = Duration::from_secs(300);
 
 /// All hold-ups of one worker: there is one reminder for all of them.
 #[derive(Debug, Default)]
-pub(super) struct HoldUps(Mutex<State>);
+pub(super) struct HoldUps(Mutex<Reminder>);
 
 #[derive(Debug, Default)]
-struct State {
+struct Reminder {
     waiting: usize,
     since: Option<Instant>,
     interval: Duration,
@@ -32,7 +31,7 @@ impl HoldUps {
         self.with(|state| {
             if state.waiting == 0 {
                 let now = Instant::now();
-                *state = State {
+                *state = Reminder {
                     waiting: 0,
                     since: Some(now),
                     interval: FIRST,
@@ -44,13 +43,13 @@ impl HoldUps {
         HeldUp(self)
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut Reminder) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl HeldUp<'_> {
-    /// How many outcomes wait and since how many seconds, when it is time to say so again.
+    /// How many outcomes wait and for how many seconds, if a reminder is due.
     pub(super) fn reminder(&self) -> Option<(usize, u64)> {
         self.0.with(|state| {
             let now = Instant::now();

@@ -1,4 +1,4 @@
-//! Messages that this worker has seen and leaves to others, so that the next claim passes over them.
+//! Messages that this worker leaves to others. The next claim passes over them.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -22,8 +22,8 @@ impl LeftOut {
         }
     }
 
-    /// Remembers a message by a member of its JSON text, in both usual spellings. The bare value would not do: an empty
-    /// or short one is part of every message.
+    /// Remembers a message by a member of its JSON text, in both usual spellings. The value alone is not enough: a short
+    /// one may occur in every message.
     pub(super) fn add_by(&self, member: &str, value: &str) {
         let value = python_json::to_string(value).expect("text is JSON");
         let mut texts = self.0.lock().unwrap_or_else(PoisonError::into_inner);

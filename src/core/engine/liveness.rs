@@ -1,4 +1,4 @@
-//! Signs of life: the heartbeat, and when the broker last answered the consumer.
+//! The heartbeat, and when the broker last answered the consumer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::heartbeat::Heartbeat;
 
-/// What tells whether this worker is alive.
+/// The heartbeat's handle and the time of the broker's last answer.
 pub(super) struct Liveness {
     heartbeat: Mutex<Option<Heartbeat>>,
     began: Instant,
@@ -53,7 +53,7 @@ impl Liveness {
         }
     }
 
-    /// Ends the heartbeat. `drained` says that this worker holds no messages any more.
+    /// Ends the heartbeat; `drained` if this worker holds no messages any more.
     pub(super) async fn end(&self, drained: bool) {
         let heartbeat = self
             .heartbeat

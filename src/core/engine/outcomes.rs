@@ -1,4 +1,4 @@
-//! How executions ended and how long they took, counted for whoever scrapes the worker.
+//! Counters for metrics: how executions ended and how long they took.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -61,7 +61,7 @@ impl Outcomes {
         self.revoked.fetch_add(1, Relaxed);
     }
 
-    /// The numbers of now.
+    /// The current counts.
     #[must_use]
     pub fn counts(&self) -> OutcomeCounts {
         let load = |count: &AtomicU64| count.load(Relaxed);

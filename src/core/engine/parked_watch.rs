@@ -1,4 +1,4 @@
-//! Says that many messages are parked. They are never dropped by themselves: somebody has to look at them.
+//! Logs an error when many messages are parked. Only an operator removes them.
 
 use std::time::{Duration, Instant};
 
@@ -6,28 +6,28 @@ use tracing::error;
 
 /// How many parked messages are many.
 const MANY: usize = 1_000;
-/// How long after it was said it is said again, if their number has not doubled before.
+/// How long until the error is repeated, unless their number doubles before.
 const AGAIN: Duration = Duration::from_secs(3_600);
 
-/// See the module.
+/// When the error was last logged, and for how many messages.
 #[derive(Debug, Default)]
 pub(super) struct ParkedWatch {
-    said: Option<(usize, Instant)>,
+    logged: Option<(usize, Instant)>,
 }
 
 impl ParkedWatch {
-    /// Takes note of how many there are.
+    /// Logs the error if there are many and it was not logged lately.
     pub(super) fn note(&mut self, messages: usize) {
         if messages < MANY {
-            self.said = None;
+            self.logged = None;
             return;
         }
         let known = |(before, at): (usize, Instant)| messages < 2 * before && at.elapsed() < AGAIN;
-        if !self.said.is_some_and(known) {
-            self.said = Some((messages, Instant::now()));
+        if !self.logged.is_some_and(known) {
+            self.logged = Some((messages, Instant::now()));
             error!(
                 messages,
-                "many messages are parked and wait for somebody to look at them: `tradebot-symbols parked list`"
+                "many messages are parked; list them with `tradebot-symbols parked list`"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Rate limits: at most so many starts of a task per second, by a token bucket of one token as Celery has it.
+//! Rate limits on the starts of a task: a token bucket of one token, as in Celery.
 //!
 //! A message that has to wait for its token holds no slot, so other tasks run meanwhile. When as many wait as can
 //! pass in a few seconds, the rest stays in the queue, for other workers too.
@@ -131,7 +131,7 @@ impl RateGate {
         self.changed.notify_one();
     }
 
-    /// Whether so many wait that more need not be taken off the queue yet.
+    /// Whether enough messages wait, so that the rest stays in the queue.
     #[must_use]
     pub(super) fn is_full(&self, concurrency: usize) -> bool {
         let rate = self.bucket().limit.per_second;

@@ -7,7 +7,7 @@ use tradebot_wire::envelope::Envelope;
 
 /// A claimed message, decoded.
 pub(super) struct Received {
-    /// Its place among the requests, once it is clear that it will run.
+    /// Its place among the requests, once it is accepted to run.
     pub(super) ticket: Option<Ticket>,
     pub(super) claimed: Claimed,
     pub(super) message: Envelope,

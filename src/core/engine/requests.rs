@@ -1,8 +1,8 @@
-//! The requests that this worker holds, for whoever asks: `inspect`, a revocation, the counters of events.
+//! The requests that this worker holds, for `inspect`, revocations and metrics.
 //!
 //! Celery keeps sets of its requests by their state (`celery.worker.state`). Here a request is entered once,
 //! when its message was read, and leaves with the [`Ticket`] that its holder drops; its state is a number in it.
-//! Nothing is formatted before somebody asks, and then from the message as it came.
+//! Nothing is formatted in advance: `inspect` formats the message as it was received.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
@@ -47,7 +47,7 @@ impl Request {
         &self.id
     }
 
-    /// What is known of its task.
+    /// Its task.
     #[must_use]
     pub fn task(&self) -> &Arc<TaskType> {
         &self.task
@@ -87,13 +87,13 @@ impl Request {
         (micros > 0).then_some(seconds)
     }
 
-    /// Has it ended as `terminated` by this signal; at its next await if it runs.
+    /// Ends it as `terminated` by this signal; at its next await if it runs.
     pub fn terminate(&self, signal: i32) {
         self.terminate.store(signal, Ordering::Release);
         self.woken.notify_one();
     }
 
-    /// Has it look again whether it was revoked, if it waits.
+    /// Makes it check again whether it was revoked, if it waits.
     pub fn wake(&self) {
         self.woken.notify_one();
     }
@@ -103,7 +103,7 @@ impl Request {
         self.woken.notified().await;
     }
 
-    /// Ends when it is to be terminated, with the signal; cancel-safe.
+    /// Waits until it is to be terminated and returns the signal; cancel-safe.
     pub(super) async fn terminated(&self) -> i32 {
         loop {
             let signal = self.terminate.load(Ordering::Acquire);

@@ -1,4 +1,4 @@
-//! What was revoked: task ids, and values of stamps.
+//! Revoked task ids, and revoked values of stamps.
 //!
 //! Bounded as in Celery (`celery.worker.state`): 50,000 ids, each for three hours. Beyond that the oldest go first.
 
@@ -59,10 +59,10 @@ impl Revocation {
     }
 }
 
-/// See the module.
+/// Revoked task ids and stamps.
 #[derive(Debug, Default)]
 pub struct Revocations {
-    /// Counts changes, for whoever saves them.
+    /// Counts changes, so that the state file is written only after one.
     version: AtomicU64,
     // Locked for map operations, never across an await.
     known: Mutex<Known>,
@@ -157,7 +157,7 @@ impl Engine {
         }
     }
 
-    /// Has all requests that wait look again whether they were revoked.
+    /// Makes all waiting requests check again whether they were revoked.
     pub fn wake_waiting(&self) {
         for request in self.requests.all() {
             request.wake();

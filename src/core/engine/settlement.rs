@@ -1,7 +1,7 @@
-//! Settling: what is written once it is clear what becomes of a delivery.
+//! Settling a delivery: storing the result, publishing what follows and acknowledging.
 //!
-//! A settlement that Redis does not take is kept and tried again until it does; the task is not run again
-//! for it. Only a cold stop gives up, and then the message is still in `unacked`.
+//! A settlement that fails is retried until Redis accepts it; the task does not run again. Only a cold stop ends the
+//! retries, and then the message is still in `unacked`.
 
 use std::sync::Arc;
 
@@ -38,12 +38,12 @@ pub(super) struct Settlement {
     pub(super) origin: String,
     /// Where signatures without a queue are published.
     pub(super) default_queue: String,
-    /// Slots, for the reminder that none may be left.
+    /// Slots, for the reminder in the log.
     pub(super) concurrency: usize,
 }
 
 impl Settlement {
-    /// Puts a message back to the front of its list, for whoever comes next.
+    /// Returns a message to the front of its list.
     pub(super) async fn hand_back(&self, tag: &DeliveryTag, source: &Source, message: &Envelope) {
         let push = Transport::hand_back(source, message);
         if let Some(settled) = self.settle_with(tag, None, &[push]).await {
@@ -87,7 +87,7 @@ impl Settlement {
             })
             .await?;
         if settled.misdirected {
-            // Where it should go, it cannot: the workflow ends here, in sight of whoever looks.
+            // What follows cannot be published. Park it, where an operator finds it.
             let parked: Vec<Push> = pushes.iter().map(|push| self.transport.park_push(push)).collect();
             settled = self
                 .until_done("settle a message", || {
@@ -96,18 +96,18 @@ impl Settlement {
                 .await?;
             error!(
                 delivery.tag = tag.0,
-                "parked what follows from a task: its queue's key is no list"
+                "parked the messages that follow from a task: the key of their queue is not a list"
             );
         }
         if !settled.announced {
             warn!(
-                "results are stored but not announced: this Redis user may not publish, so `get()` waits in vain"
+                "results are stored but not announced: this Redis user may not publish, so `get()` never returns"
             );
         }
         if !settled.held {
             warn!(
                 delivery.tag = tag.0,
-                "the delivery was not held any more: it was restored by somebody, or settled by an attempt whose answer was lost"
+                "the delivery was not held any more: another worker restored it, or an earlier attempt settled it and the reply was lost"
             );
         }
         Some(settled)
@@ -126,7 +126,7 @@ impl Settlement {
                 Err(trouble) => trouble,
             };
             if waits.attempt() == 0 {
-                warn!(error = %error_chain(&trouble), "cannot {what} yet, trying until it works");
+                warn!(error = %error_chain(&trouble), "cannot {what} yet, retrying");
             }
             let held_up: &HeldUp<'_> = held_up.get_or_insert_with(|| self.hold_ups.begin());
             if let Some((waiting, seconds)) = held_up.reminder() {
@@ -135,7 +135,7 @@ impl Settlement {
                     waiting,
                     seconds,
                     slots = self.concurrency,
-                    "still cannot {what}: no slot is free before that, and nothing else is taken once none is"
+                    "still cannot {what}: each waiting task keeps a slot, and without a free slot this worker claims nothing"
                 );
             }
             // Biased towards one more attempt: a cold stop is given up on only after a failure under it.

@@ -1,4 +1,4 @@
-//! Sorting: what becomes of a message that was claimed.
+//! Sorting: deciding what to do with a claimed message.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ enum Verdict {
 }
 
 impl Starter {
-    /// Decides what becomes of a claimed message, and sees to it.
+    /// Decides what to do with a claimed message, and does it.
     pub(super) async fn sort(&self, claimed: Claimed, slot: Slot) {
         let engine = Arc::clone(&self.engine);
         let mut received = match Received::read(claimed) {

@@ -15,8 +15,8 @@ use tradebot_wire::result::{Exception, TaskState};
 impl Settlement {
     /// Ends a delivery with a state and what follows from it.
     ///
-    /// Where a chord or the rest of a chain is concerned too, they are told between the storing of the result
-    /// and the acknowledgement: a crash anywhere in between has the task run again, and nothing happen twice.
+    /// Chords and the rest of a failed chain are updated after the result is stored and before the acknowledgement. If
+    /// this worker crashes in between, the task runs again and each update still happens once.
     pub(super) async fn settle(
         &self,
         tag: &DeliveryTag,
@@ -25,7 +25,7 @@ impl Settlement {
         plan: &SuccessorPlan,
     ) -> Option<Settled> {
         self.prepare(plan).await?;
-        // Celery stores a failure before it calls the errbacks: they are nobody's children.
+        // Celery stores a failure before it calls the errbacks: they are not its children.
         let children: &[Value] = match state {
             TaskState::Failure(..) => &[],
             _ => &plan.children,
@@ -56,14 +56,14 @@ impl Settlement {
         Some(settled)
     }
 
-    /// Stores that a task runs, where that is tracked. It is tried once, and before the task runs: what comes of the
-    /// task must not be overwritten by it.
+    /// Stores that a task has started, if that is tracked. It tries once, before the task runs, so that it cannot
+    /// overwrite the outcome.
     pub(super) async fn track_started(&self, message: &Envelope) {
         let Some(document) = self.results.started(message, &self.hostname) else {
             return;
         };
         if let Err(trouble) = self.results.store(&document).await {
-            debug!(error = %error_chain(&trouble), task.id = message.id(), "could not store that a task runs");
+            debug!(error = %error_chain(&trouble), task.id = message.id(), "cannot store that a task has started");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What a worker knows of each of its tasks, and what remote control may change about it.
+//! A worker's tasks with their counters, and the limits that remote control may change.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ pub struct TaskType {
 }
 
 impl TaskType {
-    /// A task; `policy` is what it was registered with, for those who ask.
+    /// A task; `policy` is what it was registered with, for `inspect`.
     #[must_use]
     pub fn new(name: &str, policy: Option<TaskPolicy>) -> Self {
         Self {

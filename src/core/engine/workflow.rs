@@ -1,4 +1,4 @@
-//! What a task's end means for its workflow, beside its own successors: the rest of a failed chain, and chords.
+//! What the end of a task does to the rest of its workflow: a failed chain and chords.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 use tracing::{error, info, warn};
 
 use super::settlement::Settlement;
-use crate::results::chords::{Count, Ended};
+use crate::results::chords::{ChordEnd, Count};
 use crate::transport::{DeliveryTag, Push};
 use tradebot_base::failpoint;
 use tradebot_wire::canvas::{self, Abandoned, CanvasContext, ChordPart, Joined, SuccessorPlan};
@@ -27,7 +27,7 @@ pub(super) struct Unfinished {
     succeeded: bool,
 }
 
-/// What a task's end concerns beside itself and its successors.
+/// What a task's end affects beside its successors.
 pub(super) struct Concern {
     /// The chord that waits for its result.
     part: Option<ChordPart>,
@@ -36,7 +36,7 @@ pub(super) struct Concern {
 }
 
 impl Concern {
-    /// `None` for most tasks, found without a look into the body unless they failed or belong to a group.
+    /// `None` for most tasks. The body is read only if the task failed or belongs to a group.
     pub(super) fn of(message: &Envelope, state: &TaskState) -> Option<Self> {
         let failed = matches!(state, TaskState::Failure(..));
         if !state.is_ready() || !failed && message.header("group").is_none() {
@@ -53,7 +53,7 @@ impl Concern {
     }
 }
 
-/// What is left for the settlement of a delivery after its workflow was seen to.
+/// What a delivery's settlement still has to do after its workflow was updated.
 #[derive(Default)]
 pub(super) struct Remaining {
     /// To be published with the acknowledgement.
@@ -74,7 +74,7 @@ impl Settlement {
         }
     }
 
-    /// Writes what a plan's successors need to find when they run.
+    /// Writes the keys that a plan's successors need when they run.
     pub(super) async fn prepare(&self, plan: &SuccessorPlan) -> Option<()> {
         for preparation in &plan.preparations {
             self.until_done("prepare a chord", || self.results.chords().prepare(preparation))
@@ -83,9 +83,9 @@ impl Settlement {
         Some(())
     }
 
-    /// Tells the workflow of a task's end, its result being stored. Doing it again changes nothing.
+    /// Applies a task's end to its workflow, after its result is stored. Doing it again changes nothing.
     ///
-    /// `None` when a cold stop came in between: the delivery is left for whoever runs it again.
+    /// `None` after a cold stop in between: another worker runs the delivery again.
     pub(super) async fn tell_workflow(
         &self,
         tag: &DeliveryTag,
@@ -157,7 +157,7 @@ impl Settlement {
                 error!(
                     group = part.group,
                     task.id = part.task_id,
-                    "a chord cannot go on: its keys hold something else than Celery writes there"
+                    "a chord cannot go on: its keys hold data that Celery does not write"
                 );
                 return Some(());
             }
@@ -235,11 +235,11 @@ impl Settlement {
                     .end(keys, &part, (Some(tag), &pushes), succeeded)
             })
             .await?;
-        if ended == Ended::Misdirected {
+        if ended == ChordEnd::Misdirected {
             pushes = pushes.iter().map(|push| self.transport.park_push(push)).collect();
             error!(
                 group = part.group,
-                "parked a chord's body: its queue's key is no list"
+                "parked a chord's body: the key of its queue is not a list"
             );
             ended = self
                 .until_done("end a chord", || {
@@ -249,11 +249,11 @@ impl Settlement {
                 })
                 .await?;
         }
-        if ended == Ended::Yes {
+        if ended == ChordEnd::Yes {
             self.transport.look_again();
             failpoint::pass("chord ended");
         } else {
-            info!(group = part.group, "left the end of a chord to somebody else");
+            info!(group = part.group, "another worker ends the chord");
         }
         Some(())
     }

@@ -50,7 +50,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes until `end`, and then what is left. The worker says that it is offline when `stop` begins.
+    /// Publishes until `end`, and then what is left. Announces that the worker is offline when `stop` begins.
     pub(crate) async fn run(mut self, stop: &Stop, end: &CancellationToken) {
         let period = Duration::from_secs_f64(HEARTBEAT_SECONDS);
         let mut beats = interval_at(Instant::now() + period, period);
@@ -60,7 +60,7 @@ impl Publisher {
         let mut leaving = false;
         while !end.is_cancelled() {
             if !reached {
-                reached = (leaving || self.say("worker-online").await) && self.flush().await;
+                reached = (leaving || self.announce("worker-online").await) && self.flush().await;
             }
             if reached {
                 self.waits.reset();
@@ -71,11 +71,11 @@ impl Publisher {
                 () = end.cancelled() => {}
                 () = stop.warm(), if !leaving => {
                     leaving = true;
-                    reached = reached && self.flush().await && self.say("worker-offline").await;
+                    reached = reached && self.flush().await && self.announce("worker-offline").await;
                 }
                 () = tokio::time::sleep(self.waits.next_delay()), if !reached => {}
                 _ = beats.tick(), if reached && !leaving => {
-                    reached = self.say("worker-heartbeat").await;
+                    reached = self.announce("worker-heartbeat").await;
                 }
                 () = events.filled.notified(), if reached => {
                     tokio::time::sleep(GATHER).await;
@@ -84,14 +84,14 @@ impl Publisher {
             }
         }
         // A worker with nothing to finish ends as soon as it stops.
-        let farewell = async { self.flush().await && (leaving || self.say("worker-offline").await) };
+        let farewell = async { self.flush().await && (leaving || self.announce("worker-offline").await) };
         if tokio::time::timeout(FAREWELL, farewell).await != Ok(true) {
-            debug!("the last events could not be sent");
+            debug!("cannot send the last events");
         }
     }
 
     /// Sends one heartbeat; one that cannot be sent now is of no use later.
-    async fn say(&mut self, kind: &'static str) -> bool {
+    async fn announce(&mut self, kind: &'static str) -> bool {
         let beat = self.events.beat(kind, load_average());
         self.send(&[beat]).await
     }
@@ -130,25 +130,25 @@ impl Publisher {
                 if !self.forbidden {
                     warn!(
                         channels = %format!("{}*", self.channel),
-                        "this Redis user may not publish events: nobody sees this worker"
+                        "this Redis user may not publish events, so monitors do not see this worker"
                     );
                 }
                 self.forbidden = true;
                 true
             }
             Err(trouble) => {
-                // The heartbeat and the consumer say so aloud.
-                debug!(error = %error_chain(&trouble), "events cannot be sent now");
+                // The heartbeat and the consumer log a warning.
+                debug!(error = %error_chain(&trouble), "cannot send events now");
                 false
             }
         }
     }
 
-    /// Says once that events are dropped, and how many when that is over.
+    /// Warns once when events are dropped, and logs how many once that ends.
     fn report_drops(&mut self) {
         let dropped = self.events.buffer().take_dropped();
         if dropped > 0 && self.dropped == 0 {
-            warn!("too many events wait for the broker, those that follow are dropped");
+            warn!("too many events wait for the broker, dropping new ones");
         }
         if dropped == 0 && self.dropped > 0 {
             warn!(dropped = self.dropped, "events were dropped");
@@ -158,7 +158,7 @@ impl Publisher {
     }
 }
 
-/// The machine's load over 1, 5 and 15 minutes; zeros where the system does not tell.
+/// The machine's load over 1, 5 and 15 minutes; zeros where the system does not report it.
 fn load_average() -> [f64; 3] {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let mut fields = text.split_whitespace().map(|field| field.parse().unwrap_or(0.0));

@@ -22,14 +22,14 @@ const CLAIM_SECONDS: u64 = 5;
 /// For how long late copies of a header's tasks are recognised after its end, in seconds; Celery's value.
 const DONE_SECONDS: u64 = 300;
 
-/// What counting a part has shown.
+/// The state of a chord after a part was counted.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Count {
     /// Other parts are missing, or the chord's sender is not done yet.
     Waiting,
     /// The chord has ended already.
     Done,
-    /// The header is complete, and another worker is about to publish the body; it has so long left.
+    /// The header is complete, and another worker is about to publish the body; its claim expires after this time.
     Held(Duration),
     /// The chord's keys hold something else.
     Broken,
@@ -42,12 +42,12 @@ pub(crate) enum Count {
     },
 }
 
-/// What became of the attempt to end a chord.
+/// The outcome of an attempt to end a chord.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum ChordEnd {
     /// Everything was published.
     Yes,
-    /// Somebody else has ended it or will.
+    /// Another worker has ended it or will.
     NotOurs,
     /// Nothing was done: a message leads to a key that is no list.
     Misdirected,
@@ -138,7 +138,7 @@ impl Chords {
         part: &ChordPart,
         (tag, pushes): (Option<&DeliveryTag>, &[Push]),
         succeeded: bool,
-    ) -> Result<Ended, RedisTrouble> {
+    ) -> Result<ChordEnd, RedisTrouble> {
         let mut call = self.end.prepare_invoke();
         call.key(broker.unacked());
         for key in self.keys(&part.group) {
@@ -153,9 +153,9 @@ impl Chords {
         }
         let ended: i64 = self.connection.script(None, &call).await?;
         Ok(match ended {
-            1 => Ended::Yes,
-            -1 => Ended::Misdirected,
-            _ => Ended::NotOurs,
+            1 => ChordEnd::Yes,
+            -1 => ChordEnd::Misdirected,
+            _ => ChordEnd::NotOurs,
         })
     }
 

@@ -25,7 +25,7 @@ pub struct Claimed {
 pub struct Claim {
     /// Messages that are now ours.
     pub claimed: Vec<Claimed>,
-    /// Messages still in their list, whose owner the server could not tell.
+    /// Messages still in their list, whose task the script could not determine.
     pub unclear: Vec<(Source, Vec<u8>)>,
     /// Tasks of other workers whose messages were seen and left alone, with their number.
     pub foreign: Vec<(String, usize)>,
@@ -84,8 +84,8 @@ impl Transport {
         }
         type Unclear = Vec<(usize, Vec<u8>)>;
         type Foreign = Vec<(Vec<u8>, usize)>;
-        type Answer = (Vec<usize>, Vec<Vec<u8>>, Unclear, Foreign, bool, usize);
-        let (taken, messages, unclear, foreign, more, later): Answer =
+        type ClaimReply = (Vec<usize>, Vec<Vec<u8>>, Unclear, Foreign, bool, usize);
+        let (taken, messages, unclear, foreign, more, later): ClaimReply =
             self.connection.script(Some(&arm), &call).await?;
         let by_source = sources.iter().zip(taken);
         let claimed: Vec<Claimed> = by_source
@@ -105,7 +105,7 @@ impl Transport {
                 .into_iter()
                 .map(|(list, raw)| (sources[list - 1].clone(), raw))
                 .collect(),
-            // Names of other people's tasks can be any bytes.
+            // Names of foreign tasks can be any bytes.
             foreign: foreign
                 .into_iter()
                 .map(|(task, n)| (String::from_utf8_lossy(&task).into_owned(), n))
@@ -115,7 +115,7 @@ impl Transport {
         })
     }
 
-    /// Whether any of the queues holds a message, of whatever task. Arms the change notification like a claim.
+    /// Whether any of the queues holds a message, of any task. Arms the change notification like a claim.
     ///
     /// # Errors
     /// [`RedisTrouble`].

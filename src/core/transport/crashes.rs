@@ -1,9 +1,8 @@
 //! Messages that kill their worker.
 //!
-//! A worker that dies takes along everything it runs, and it is not to be seen which of it did it. So everything that
-//! ran is counted, by the publisher's delivery tag, and a message that two workers died with is run *alone*: the third
-//! death is then its own, and it is parked. One that merely ran beside such a message succeeds when it is alone, and a
-//! message that is settled is not counted any more.
+//! When a worker dies, any of the messages it ran may be the cause. So all of them are counted, by the publisher's
+//! delivery tag, and a message that ran during two deaths next runs *alone*. If that worker dies too, the message is the
+//! cause and is parked. A message that merely ran beside it succeeds alone, and settling it deletes its count.
 //!
 //! A claimed message holds a slot and has been started, as good as. Two kinds wait first and hold none: those with an
 //! `eta`, which fall due in any number at a time, and those that are to run alone. These are marked when they start,
@@ -21,7 +20,7 @@ use tradebot_wire::envelope::Envelope;
 pub(super) const MAX_CRASHES: u64 = 3;
 /// From how many crashes on a message is run alone.
 pub const ALONE_FROM: u64 = MAX_CRASHES - 1;
-/// How long crashes, and marks of a worker that nobody restores, are remembered.
+/// How long crash counts and a dead worker's marks are kept.
 pub(super) const MEMORY: Duration = Duration::from_secs(7 * 86_400);
 
 impl Transport {

@@ -1,4 +1,4 @@
-//! The parked messages: set aside because nobody can read them, or because they kill their worker.
+//! Parked messages: set aside because no worker can read them, or because they kill their workers.
 
 use redis::{Script, cmd};
 use serde::Deserialize;
@@ -41,7 +41,7 @@ impl ParkedPages {
         Ok(Some(entries.into_iter().rev().filter_map(Parked::read).collect()))
     }
 
-    /// Says that one of the messages that came by is not in the list any more.
+    /// Call it after one of the returned messages was removed from the list.
     pub fn one_is_gone(&mut self) {
         self.passed = self.passed.saturating_sub(1);
     }
@@ -94,8 +94,8 @@ impl Parked {
         }
     }
 
-    /// Publishes the message to the back of the list it came from, and forgets that it was parked; `false`
-    /// if somebody else was faster, or if it came from no known list.
+    /// Publishes the message to the back of the list it came from, and removes it from the parked ones; `false` if it is
+    /// not parked any more, or if its list is unknown.
     ///
     /// # Errors
     /// [`RedisTrouble`].

@@ -132,8 +132,8 @@ impl Transport {
         })
     }
 
-    /// Binds the queues to their exchanges, as every kombu consumer does at start. Clients that publish through
-    /// an exchange look the queue up there; kombu 5.7 looks into the second set.
+    /// Binds the queues to their exchanges, as every kombu consumer does at start. Clients that publish through an
+    /// exchange find the queue by its binding; kombu 5.7 reads the second set.
     ///
     /// # Errors
     /// [`RedisTrouble`].

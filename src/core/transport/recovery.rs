@@ -1,13 +1,12 @@
-//! Recovery: what becomes of deliveries whose holder is gone.
+//! Recovery: restoring deliveries whose holder is gone.
 //!
-//! Three sources, one way back. A worker of ours that stops renewing its lease is given up after a few
-//! seconds and its deliveries are restored by any other. Deliveries of anybody that are older than the
-//! visibility timeout are restored as kombu does it, under kombu's own mutex. And a delivery of our own
-//! whose claim was never answered is put back by ourselves.
+//! There are three kinds. When a worker of this system stops renewing its lease, the others restore its deliveries after
+//! a few seconds. Deliveries of any worker that are older than the visibility timeout are restored under kombu's mutex,
+//! as kombu does. And a worker restores its own deliveries whose claim was never answered.
 //!
 //! Leases are timed by the server.
 //!
-//! What is done with one delivery, once it is found, is in `restore`.
+//! `restore` restores one delivery.
 
 mod restore;
 
@@ -26,7 +25,7 @@ pub const LEASE: Duration = Duration::from_secs(5);
 /// How often leases are renewed; a lease outlasts one renewal that fails. The dead are looked for every other time,
 /// and more often once there is a suspect.
 pub const HEARTBEAT: Duration = Duration::from_millis(2200);
-/// How long a worker is suspected before it is given up.
+/// How long a worker may be without a lease before the others restore its deliveries.
 pub const GRACE: Duration = Duration::from_secs(3);
 /// How often the scores of held deliveries are renewed; well below any sensible visibility timeout.
 pub const SCORE_RENEWAL: Duration = Duration::from_secs(3);
@@ -43,7 +42,7 @@ const PORTION: Duration = Duration::from_secs(1);
 /// Age at which a delivery of our own that we do not know of is looked at; scores we know are younger.
 const UNANSWERED_SECONDS: f64 = 10.0;
 
-/// What a look at the other workers found.
+/// Which of the other workers are dead or suspected.
 #[derive(Debug)]
 pub struct RollCall {
     /// Ids of those whose lease has been missing for longer than [`GRACE`].
@@ -97,8 +96,8 @@ impl Transport {
         Ok(RollCall { given_up, suspected })
     }
 
-    /// Gives the lease up at the end of the process. `drained` says that nothing is held any more; if not,
-    /// the worker stays registered, and the others take over at once.
+    /// Releases the lease at the end of the process. Unless `drained`, the worker stays registered and the others take
+    /// over its messages at once.
     ///
     /// # Errors
     /// [`RedisTrouble`].
@@ -115,7 +114,7 @@ impl Transport {
         self.connection.pipeline(&pipeline).await
     }
 
-    /// Sets the score of everything held to now, so that nobody takes a long run or a long wait for a loss.
+    /// Sets the score of all held deliveries to now, so that no worker mistakes a long run or a long wait for a loss.
     ///
     /// # Errors
     /// [`RedisTrouble`].
@@ -167,7 +166,7 @@ impl Transport {
                 "restored the messages of a worker that is gone"
             );
         } else {
-            debug!(worker.id = worker, "a worker is gone and holds nothing any more");
+            debug!(worker.id = worker, "a worker is gone and held no messages");
         }
         Ok(done)
     }
@@ -187,7 +186,7 @@ impl Transport {
         if restored > 0 {
             info!(
                 messages = restored,
-                "put back messages whose claim was not answered"
+                "restored messages whose claim was never answered"
             );
         }
         Ok(restored)
@@ -227,8 +226,8 @@ impl Transport {
         Ok(restored)
     }
 
-    /// Takes part in kombu's restore: deliveries of anybody that were not renewed for `visibility_timeout`.
-    /// Does nothing while somebody else is at it.
+    /// Takes part in kombu's restore of deliveries that no worker renewed for `visibility_timeout`. Does nothing while
+    /// another worker holds the mutex.
     ///
     /// Only what was found too old before, and was not renewed since, is restored. `seen` carries that from one
     /// call to the next: after a jump of the clock, or a server that was away for long, everything looks too old

@@ -1,7 +1,6 @@
-//! Restoring one delivery: back to the front of its queue, or aside.
+//! Restoring one delivery to the front of its queue, or parking it.
 //!
-//! It is one script, so a delivery is restored at most once, by whichever survivor comes first, and never
-//! together with its acknowledgement.
+//! One script does it, so that a delivery is restored at most once, and never together with its acknowledgement.
 //!
 //! A message that was running each time its worker died is parked after the third time, see `crashes`. The same
 //! script counts; the count ends when the message is settled in the normal way or parked.
@@ -30,7 +29,7 @@ pub(super) enum Loss<'s> {
     WorkerDied,
     /// Its claim was never answered; it was not started.
     NeverReceived,
-    /// Nobody renewed it for the visibility timeout: it was found with this score.
+    /// It was not renewed for the visibility timeout, and was found with this score.
     TimedOut(&'s str),
 }
 
@@ -45,7 +44,7 @@ impl Loss<'_> {
 }
 
 impl Transport {
-    /// Puts one delivery back, or sets it aside; `false` if somebody else was faster or must do it.
+    /// Restores one delivery, or parks it; `false` if another worker has restored it or must do so.
     pub(super) async fn restore(
         &self,
         tag: &DeliveryTag,
