@@ -1,65 +1,63 @@
 //! A local stand-in for the exchange, so that the service can be tried without it.
 //!
-//! It answers `exchangeInfo`, `time` and `ping` of the spot and the USD-M futures market over
-//! plain HTTP/1.1, with documents as large and as varied as the real ones ([`Catalog`]) and with
-//! the real headers, compression and parameter errors ([`SandboxServer`]). Every answer carries
-//! `X-Sandbox`, and every generated one `"sandbox": true`, so it cannot be taken for the market.
+//! It serves `exchangeInfo`, `time` and `ping` of the spot and the USD-M futures market over plain HTTP/1.1, with documents
+//! as large and as varied as the real ones ([`Catalog`]) and with the real headers, compression and parameter errors
+//! ([`SandboxServer`]). Every answer has the header `X-Sandbox`, and every generated one `"sandbox": true`, so that no
+//! client mistakes it for the real exchange.
 //!
-//! What it does not do: no signed calls, no prices, order books or streams, no accounts. It
-//! counts request weight but never answers 429 or 418, and it plays no faults. It listens
-//! without TLS or a login and is meant for the local machine.
+//! There are no signed calls, prices, order books, streams or accounts. The sandbox counts request weight, but never
+//! returns 429 or 418 or simulates faults. It has neither TLS nor a login and is meant for the local machine.
+//!
+//! Each answer is made anew, in MEASURED for what the client requests.
 
 mod catalog;
 mod server;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::{Buf, Bytes, buf::Chain};
-use flate2::{Compression, Crc, write::DeflateEncoder};
-use http_body_util::Full;
+use bytes::Bytes;
 use serde::{Deserialize, de::IgnoredAny};
 
 pub use self::catalog::Catalog;
 pub use self::server::SandboxServer;
 
-/// What a generated answer starts with; the clock's milliseconds follow.
+/// The beginning of a generated document, up to the value of `serverTime`.
 const HEAD: &str = r#"{"timezone":"UTC","sandbox":true,"serverTime":"#;
-/// Stands where `serverTime` goes: 2026-10-07T00:00:00Z, the day the markets are modelled on.
+/// `serverTime` in the catalog, replaced in each answer: 2026-10-07T00:00:00Z, the day that the markets are modelled on.
 const GENERATED_AT_MS: u64 = 1_791_331_200_000;
-/// A larger capture is no `exchangeInfo`: the largest real one has about 16 MB.
+/// Largest capture that is read. The largest real answer has about 16 MB.
 const CAPTURE_LIMIT_BYTES: usize = 128 * 1024 * 1024;
-const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
-/// Why the sandbox cannot start or go on. Each message says what to do.
+/// Why the sandbox cannot start. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SandboxError {
     /// A capture could not be read.
     #[error("cannot read {}: give the path of a captured exchangeInfo answer", path.display())]
     Unreadable {
-        /// The file as it was given.
+        /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A capture is not an `exchangeInfo` answer.
-    #[error("{} is no exchangeInfo answer ({reason}): save the body of one as JSON", path.display())]
+    #[error("{} is not an exchangeInfo answer ({reason}): save the body of one as JSON", path.display())]
     NotExchangeInfo {
-        /// The file as it was given.
+        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
-    /// The address could not be listened on.
+    /// Listening on the address failed.
     #[error("cannot listen on {address}: choose a free port of this machine, or port 0 for any")]
     Bind {
-        /// The address as it was given.
+        /// The address.
         address: SocketAddr,
-        /// What the operating system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -67,11 +65,11 @@ pub enum SandboxError {
 /// Values of `symbolStatus` that the exchange documents.
 const SYMBOL_STATUSES: [&str; 3] = ["TRADING", "HALT", "BREAK"];
 
-/// The spot parameters the sandbox understands.
+/// The spot parameters that the sandbox understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SpotQuery {
-    /// Place in [`SYMBOL_STATUSES`] of the one wanted.
-    status: Option<usize>,
+    /// One of [`SYMBOL_STATUSES`].
+    status: Option<&'static str>,
     permission_sets: bool,
 }
 
@@ -80,90 +78,13 @@ impl SpotQuery {
         status: None,
         permission_sets: true,
     };
-    /// How many different queries there are.
-    const KINDS: usize = 2 * (SYMBOL_STATUSES.len() + 1);
-
-    /// This query's place among the [`KINDS`](Self::KINDS).
-    fn kind(self) -> usize {
-        2 * self.status.map_or(0, |place| place + 1) + usize::from(self.permission_sets)
-    }
 
     fn wants(self, status: &str) -> bool {
-        self.status.is_none_or(|place| SYMBOL_STATUSES[place] == status)
+        self.status.is_none_or(|wanted| wanted == status)
     }
 }
 
-/// What a client receives: the part with the clock, the shared part, and a gzip trailer.
-type Body = Full<Chain<Chain<Bytes, Bytes>, Bytes>>;
-
-fn body_of(first: impl Into<Bytes>, shared: Bytes, last: impl Into<Bytes>) -> Body {
-    Full::new(first.into().chain(shared).chain(last.into()))
-}
-
-/// An answer cut where the clock goes, so that a request neither copies nor compresses the symbols.
-#[derive(Debug)]
-struct Document {
-    /// Whether [`HEAD`] and the current time come before `rest`.
-    clock: bool,
-    rest: Bytes,
-    /// Of what `rest` was before it was compressed; none while it is not.
-    crc: Option<Crc>,
-}
-
-impl Document {
-    fn split(whole: &Bytes, generated: bool) -> Self {
-        let clock = generated && whole.starts_with(HEAD.as_bytes());
-        let head_len = HEAD.len() + GENERATED_AT_MS.to_string().len();
-        let rest = whole.slice(if clock { head_len } else { 0 }..);
-        Self {
-            clock,
-            rest,
-            crc: None,
-        }
-    }
-
-    fn compressed(self) -> Self {
-        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
-        let deflated = encoder.write_all(&self.rest).and_then(|()| encoder.finish());
-        let rest = Bytes::from(deflated.expect("a vector takes every byte"));
-        let mut crc = Crc::new();
-        crc.update(&self.rest);
-        Self {
-            rest,
-            crc: Some(crc),
-            ..self
-        }
-    }
-
-    /// The body to send now.
-    ///
-    /// For gzip the head goes into a stored block, `rest` is a deflate stream that never refers
-    /// back to it, and the checksum is combined from both. That makes one gzip member, as the
-    /// exchange sends: not every client reads a second.
-    fn body(&self) -> Body {
-        let now = || format!("{HEAD}{}", now_ms());
-        let head = self.clock.then(now).unwrap_or_default();
-        let Some(crc_of_rest) = &self.crc else {
-            return body_of(head, self.rest.clone(), Bytes::new());
-        };
-        let len = u16::try_from(head.len()).expect("a head is far shorter than a stored block");
-        // Block type (stored, not the last), its length, the complement of that, its content.
-        let block = [
-            &[0],
-            &len.to_le_bytes()[..],
-            &(!len).to_le_bytes(),
-            head.as_bytes(),
-        ]
-        .concat();
-        let mut crc = Crc::new();
-        crc.update(head.as_bytes());
-        crc.combine(crc_of_rest);
-        let trailer = [crc.sum().to_le_bytes(), crc.amount().to_le_bytes()].concat();
-        body_of([&GZIP_HEADER[..], &block].concat(), self.rest.clone(), trailer)
-    }
-}
-
-/// Milliseconds since 1970 by the local clock; 0 if that is set before.
+/// Unix milliseconds by the local clock, at least 0.
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -175,7 +96,7 @@ struct Shape {
     symbols: Vec<IgnoredAny>,
 }
 
-/// Reads a captured answer and checks that it can be one.
+/// Reads a captured answer and checks its shape.
 fn read_capture(path: &Path) -> Result<Bytes, SandboxError> {
     let mut body = Vec::new();
     let limit = CAPTURE_LIMIT_BYTES as u64 + 1;
@@ -192,7 +113,7 @@ fn read_capture(path: &Path) -> Result<Bytes, SandboxError> {
     if body.len() > CAPTURE_LIMIT_BYTES {
         return Err(refuse(format!("more than {CAPTURE_LIMIT_BYTES} bytes")));
     }
-    // Looked at by hand because a struct would also be read from a JSON array.
+    // serde would also read the struct from a JSON array.
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(refuse("not a JSON object".to_owned()));
     }

@@ -1,11 +1,9 @@
-//! The exchange the sandbox pretends to be: a full-size `exchangeInfo` per market.
+//! The sandbox's markets: a full-size `exchangeInfo` document for each.
 //!
-//! Everything is made by rule from a few tables, so every run serves the same bytes apart from
-//! `serverTime`. Field sets, filters, statuses and sizes follow the answers of late 2026; names are
-//! invented, except for the popular bases and the quote assets. A capture of the real exchange can
-//! stand in for either market and is then served as it is, byte for byte.
-//!
-//! It does not model anything that moves: nothing is listed, halted or delisted over time.
+//! Generated from a few tables, so every run serves the same bytes apart from `serverTime`. Fields, filters, statuses and
+//! sizes follow the real answers of late 2026; names are made up, except for the popular bases and the quote assets. A
+//! captured answer of the real exchange may replace either document and is served byte for byte. Nothing changes over
+//! time: no symbol is listed, halted or delisted.
 
 use std::ops::Range;
 use std::path::Path;
@@ -13,7 +11,7 @@ use std::path::Path;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{Document, GENERATED_AT_MS, HEAD, SandboxError, SpotQuery, read_capture};
+use super::{GENERATED_AT_MS, HEAD, SandboxError, SpotQuery, now_ms, read_capture};
 
 /// `deliveryDate` of a contract that never expires, as the exchange writes it.
 const NEVER_MS: u64 = 4_133_404_800_000;
@@ -24,17 +22,16 @@ const DAY_MS: u64 = 86_400_000;
 const POPULAR: [&str; 10] = [
     "BTC", "ETH", "BNB", "SOL", "ADA", "AVAX", "DOT", "MATIC", "LINK", "UNI",
 ];
-/// Each starts with a consonant and a vowel, so a pair of them reads only one way and no two
-/// made-up names are alike.
+/// Each starts with a consonant and a vowel, so that every pair of them is a different name.
 const SYLLABLES: [&str; 31] = [
     "BA", "BEN", "CO", "DAR", "DEX", "FI", "GO", "HEL", "JU", "KA", "KIN", "LO", "LUM", "MA", "MIR", "NA",
     "NOV", "PA", "POL", "RA", "RIN", "SA", "SUN", "TA", "TEK", "VE", "VOX", "WA", "XE", "YO", "ZIR",
 ];
-/// Share of made-up assets still listed; the others keep their pairs, all of them closed.
+/// Share of made-up assets that still trade. The pairs of the others are listed, but closed.
 const ALIVE_PERCENT: u16 = 76;
 
-/// Quote asset, number of pairs, percentage of them open where the base is still listed (0 is a
-/// retired quote asset), decimals of the coarsest tick, `minNotional`.
+/// Quote asset, number of pairs, percentage of open pairs among bases that still trade (0 for a retired quote asset),
+/// decimals of the coarsest tick, `minNotional`.
 struct Quote(&'static str, usize, u16, u16, &'static str);
 
 const QUOTES: [Quote; 11] = [
@@ -57,22 +54,22 @@ const EXTRA_PAIRS: [(&str, &str, &str); 4] = [
     ("BTCUP", "USDT", "BREAK"),
     ("BTCDOWN", "USDT", "BREAK"),
 ];
-/// Trade groups a base asset leaves out of 4 to 237: about 205 to 235 entries remain.
+/// Trade groups that a base asset lacks, of those from 4 to 237; about 205 to 235 remain.
 const LEFT_OUT_GROUPS: [Range<u16>; 5] = [7..8, 7..9, 5..8, 4..9, 7..38];
-/// How `permissionSets` looks when the client did not want it.
+/// `permissionSets` in an answer without them.
 const NO_PERMISSION_SETS: &str = r#""permissionSets":[]"#;
 
-/// Perpetuals from this one on are quoted by the thousand.
+/// From this index on, perpetuals are quoted by the thousand.
 const MEMES_FROM: usize = 745;
 const EQUITIES: Range<usize> = 860..920;
 const TRADIFI: &str = "TRADIFI_PERPETUAL";
 const COLLATERAL: [&str; 7] = ["USDT", "BTC", "BNB", "ETH", "USDC", "FDUSD", "BFUSD"];
 const SECTORS: [&str; 5] = ["Layer-1", "DeFi", "Meme", "AI", "Gaming"];
 /// Contract type and status.
-type State = (&'static str, &'static str);
-/// State of every seventh perpetual from the hundredth on. `TRADING_HALT` is on the wire without
-/// being documented; the last one exists nowhere, for clients that must survive the next new one.
-const ODD_PERPETUALS: [State; 8] = [
+type ContractState = (&'static str, &'static str);
+/// States of every seventh perpetual from the hundredth on. The exchange sends `TRADING_HALT` but does not document it. The
+/// last one is made up, so that clients meet an unknown status.
+const ODD_PERPETUALS: [ContractState; 8] = [
     ("", "PENDING_TRADING"),
     ("PERPETUAL", "PRE_DELIVERING"),
     ("PERPETUAL_DELIVERING", "DELIVERING"),
@@ -91,7 +88,7 @@ const DATED: [(&str, &str, &str, u64); 5] = [
     ("_270326", "NEXT_QUARTER", "TRADING", 20_903),
 ];
 
-/// The documents the sandbox answers `exchangeInfo` with, one per market.
+/// The sandbox's `exchangeInfo` documents.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     /// The whole spot document: uncompressed JSON.
@@ -103,18 +100,16 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Makes both documents. Every call yields the same bytes; the server writes the current
-    /// `serverTime` over the fixed one.
+    /// Generates both documents. Every call returns the same bytes; the server replaces `serverTime` with the current time.
     #[must_use]
     pub fn generate() -> Self {
         Self::with(None, None)
     }
 
-    /// Takes a captured answer where a file is given and generates the other market. Reads the
-    /// files on the calling thread.
+    /// Reads captured answers, and generates the documents for which no file is given. Blocks.
     ///
     /// # Errors
-    /// A file that cannot be read, or that is not a JSON object with a `symbols` array.
+    /// When a file cannot be read, or is not a JSON object with a `symbols` array.
     pub fn from_files(spot: Option<&Path>, futures: Option<&Path>) -> Result<Self, SandboxError> {
         let spot = spot.map(read_capture).transpose()?;
         let futures = futures.map(read_capture).transpose()?;
@@ -130,22 +125,29 @@ impl Catalog {
         }
     }
 
-    /// What of a query has an effect: a capture is served whole whatever is asked.
-    pub(super) fn effective(&self, query: SpotQuery) -> SpotQuery {
-        let filtered = Some(query).filter(|_| self.spot_generated);
-        filtered.unwrap_or(SpotQuery::EVERYTHING)
-    }
-
-    pub(super) fn spot_document(&self, query: SpotQuery) -> Document {
-        if query == SpotQuery::EVERYTHING {
-            return Document::split(&self.spot, self.spot_generated);
+    /// The body of a spot answer. A capture is served whole, whatever the query.
+    pub(super) fn spot_answer(&self, query: SpotQuery) -> Bytes {
+        match query {
+            _ if !self.spot_generated => self.spot.clone(),
+            SpotQuery::EVERYTHING => dated(&self.spot),
+            filtered => dated(&spot_body(filtered)),
         }
-        Document::split(&spot_body(query), true)
     }
 
-    pub(super) fn futures_document(&self) -> Document {
-        Document::split(&self.futures, self.futures_generated)
+    /// The body of a futures answer.
+    pub(super) fn futures_answer(&self) -> Bytes {
+        if self.futures_generated {
+            dated(&self.futures)
+        } else {
+            self.futures.clone()
+        }
     }
+}
+
+/// A generated document with the current time as `serverTime`.
+fn dated(document: &Bytes) -> Bytes {
+    let rest = &document[HEAD.len() + GENERATED_AT_MS.to_string().len()..];
+    Bytes::from([format!("{HEAD}{}", now_ms()).as_bytes(), rest].concat())
 }
 
 fn spot_body(query: SpotQuery) -> Bytes {
@@ -173,7 +175,7 @@ fn spot_body(query: SpotQuery) -> Bytes {
     };
     for quote in &QUOTES {
         let Quote(name, pairs, trading_percent, ..) = *quote;
-        // BTC is quoted in no other popular base, ETH only in BTC, and so on down the list.
+        // A popular base has no pair with those after it.
         let popular = POPULAR.iter().position(|base| *base == name);
         let first = popular.map_or(0, |own| own + 1);
         for index in first..first + pairs {
@@ -272,8 +274,8 @@ fn futures_body() -> Bytes {
         "symbols": [],
     });
     let mut records = Vec::new();
-    let mut add = |base: &str, quote: &str, state: State, dated: Option<(&str, u64)>| {
-        records.push(futures_record(base, quote, state, dated).to_string());
+    let mut add = |base: &str, quote: &str, state: ContractState, delivery: Option<(&str, u64)>| {
+        records.push(futures_record(base, quote, state, delivery).to_string());
     };
     for (quote, count) in [("USDT", 770), ("USDC", 70)] {
         for index in 0..count {
@@ -288,16 +290,16 @@ fn futures_body() -> Bytes {
     }
     for (tag, kind, status, day) in DATED {
         // Delivery is at 08:00 UTC.
-        let dated = Some((tag, day * DAY_MS + DAY_MS / 3));
+        let delivery = Some((tag, day * DAY_MS + DAY_MS / 3));
         for base in ["BTC", "ETH"] {
-            add(base, "USDT", (kind, status), dated);
+            add(base, "USDT", (kind, status), delivery);
         }
     }
     add("币安人生", "USDT", ("PERPETUAL", "TRADING"), None);
     document(&top, &records)
 }
 
-fn perpetual_state(index: usize) -> State {
+fn perpetual_state(index: usize) -> ContractState {
     let odd = index.checked_sub(100).filter(|past| past % 7 == 0);
     match odd.and_then(|past| ODD_PERPETUALS.get(past / 7)) {
         Some(&state) => state,
@@ -306,13 +308,13 @@ fn perpetual_state(index: usize) -> State {
     }
 }
 
-fn futures_record(base: &str, quote: &str, state: State, dated: Option<(&str, u64)>) -> Value {
+fn futures_record(base: &str, quote: &str, state: ContractState, delivery: Option<(&str, u64)>) -> Value {
     let (kind, status) = state;
     let onboard_ms = ONBOARD_FROM_MS + DAY_MS * u64::from(roll(base, b'd', 2_500));
     // A delisted contract stays on the list long after its last day, so that lies in the past.
     let settled = (onboard_ms + GENERATED_AT_MS) / 2;
     let perpetual_ms = if status == "SETTLING" { settled } else { NEVER_MS };
-    let (tag, delivery_ms) = dated.unwrap_or(("", perpetual_ms));
+    let (tag, delivery_ms) = delivery.unwrap_or(("", perpetual_ms));
     let pair = format!("{base}{quote}");
     let (price_decimals, quantity_decimals) = (1 + roll(base, b't', 6), roll(base, b's', 4));
     let tick = unit(price_decimals, usize::from(price_decimals));
@@ -353,7 +355,7 @@ fn rate_limit(kind: &str, interval: &str, num: u32, limit: u32) -> Value {
     json!({"rateLimitType": kind, "interval": interval, "intervalNum": num, "limit": limit})
 }
 
-/// Joins a document; `top` holds every member but the head's, the last one an empty `symbols`.
+/// Joins a document. `top` has the members after `serverTime`; the last one is an empty `symbols`.
 fn document(top: &Value, records: &[String]) -> Bytes {
     let top = top.to_string();
     let members = top.strip_prefix('{').and_then(|text| text.strip_suffix("]}"));
@@ -368,13 +370,13 @@ fn document(top: &Value, records: &[String]) -> Bytes {
     Bytes::from(out)
 }
 
-/// The name of asset `index`: the popular ones first, then names made up by rule.
+/// The name of asset `index`: the popular ones, then made-up names.
 fn asset(index: usize) -> String {
     let Some(made_up) = index.checked_sub(POPULAR.len()) else {
         return POPULAR[index].to_owned();
     };
     let (row, first) = (made_up / SYLLABLES.len(), made_up % SYLLABLES.len());
-    // Shifted by the first syllable to mix the endings; over all rows each pair comes once.
+    // The shift mixes the endings; each pair of syllables occurs once.
     let second = (row + 3 * first) % SYLLABLES.len();
     format!("{}{}", SYLLABLES[first], SYLLABLES[second])
 }
@@ -383,8 +385,7 @@ fn alive(index: usize) -> bool {
     index < POPULAR.len() || roll(&asset(index), b'a', 100) < ALIVE_PERCENT
 }
 
-/// A number below `bound` that depends on `text` and `salt` alone (FNV-1a, then stirred), on every
-/// machine and with every version of every library.
+/// A number below `bound` that depends only on `text` and `salt`, whatever the machine or library version (FNV-1a, mixed).
 fn roll(text: &str, salt: u8, bound: u16) -> u16 {
     let bytes = text.bytes().chain([salt]);
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -394,7 +395,7 @@ fn roll(text: &str, salt: u8, bound: u16) -> u16 {
     u16::try_from(stirred % u64::from(bound)).expect("a remainder is below its u16 divisor")
 }
 
-/// One unit in the last of `decimals` places, written with `width` decimals: `0.00100000`.
+/// The smallest unit of `decimals` places, written with `width` decimals: `0.00100000`.
 fn unit(decimals: u16, width: usize) -> String {
     format!("{:.width$}", 0.1_f64.powi(i32::from(decimals)))
 }

@@ -7,21 +7,24 @@
 //! | `/api/v3/time`, `/fapi/v1/time` | the local clock | 1 |
 //! | `/api/v3/ping`, `/fapi/v1/ping` | `{}` | 1 |
 //!
-//! A generated spot document is filtered as the exchange filters it; a capture is served whole. Other
-//! spot parameters (`symbol`, ...) are refused, because the answer would not be the one asked for.
+//! Generated spot documents are filtered as the exchange does; captures are served whole. Other spot parameters (`symbol`,
+//! ...) are refused, because their answers would be wrong.
 //!
 //! It is bounded for a process left running: so many connections, a deadline for the request head, no
 //! request body, and an end to clients that read too slowly. A connection serves one request, so that
 //! none is reused at the moment its deadline closes it.
 
 use std::convert::Infallible;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
@@ -30,27 +33,27 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::OnceCell;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Body, Catalog, Document, SYMBOL_STATUSES, SandboxError, SpotQuery, body_of, now_ms};
+use super::{Catalog, SYMBOL_STATUSES, SandboxError, SpotQuery, now_ms};
 
-/// Further clients wait in the operating system's queue.
+/// Further clients wait in the system's queue.
 const MAX_CONNECTIONS: usize = 64;
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_HEAD_BYTES: usize = 16 * 1024;
-/// A connection is cut after this long, so that clients that never finish reading an answer
-/// cannot hold every place.
+/// Longest life of a connection, so that clients that stop reading cannot occupy all of them.
 const CONNECTION_LIFE: Duration = Duration::from_secs(300);
-/// How long requests in flight may take to end once the sandbox is told to stop.
+/// How long a stop waits for requests in flight.
 const DRAIN: Duration = Duration::from_secs(2);
 const ACCEPT_RETRY: Duration = Duration::from_millis(250);
 
 const SANDBOX_HEADER: HeaderName = HeaderName::from_static("x-sandbox");
 const WEIGHT_HEADER: HeaderName = HeaderName::from_static("x-mbx-used-weight-1m");
+
+type SandboxAnswer = Response<Full<Bytes>>;
 
 /// The sandbox, listening.
 #[derive(Debug)]
@@ -61,11 +64,11 @@ pub struct SandboxServer {
 }
 
 impl SandboxServer {
-    /// Listens on `addr`; port 0 takes any free one. Clients can connect from here on and are
-    /// answered once [`run`](Self::run) is awaited. Needs no runtime.
+    /// Listens on `addr`; port 0 picks a free one. Clients can connect at once, and get answers once [`run`](Self::run) is
+    /// polled. Needs no runtime.
     ///
     /// # Errors
-    /// [`SandboxError::Bind`] if the address is taken, not this machine's, or not permitted.
+    /// [`SandboxError::Bind`].
     pub fn bind(addr: SocketAddr, catalog: Catalog) -> Result<Self, SandboxError> {
         let refuse = |source| SandboxError::Bind {
             address: addr,
@@ -74,22 +77,25 @@ impl SandboxServer {
         let listener = std::net::TcpListener::bind(addr).map_err(refuse)?;
         listener.set_nonblocking(true).map_err(refuse)?;
         let address = listener.local_addr().map_err(refuse)?;
-        let exchange = Arc::new(Exchange::new(catalog));
+        let exchange = Exchange {
+            catalog,
+            spot_weight: Weight::default(),
+            futures_weight: Weight::default(),
+        };
         Ok(Self {
             listener,
             address,
-            exchange,
+            exchange: Arc::new(exchange),
         })
     }
 
-    /// The address listened on, with the port that was really taken.
+    /// The address it listens on, with the actual port.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// The URL clients on this machine use in place of the exchange's, without a final slash:
-    /// `http://127.0.0.1:8099`. The same one serves both markets.
+    /// The base URL of both markets for clients on this machine, without a final slash: `http://127.0.0.1:8099`.
     #[must_use]
     pub fn base_url(&self) -> String {
         let ip = match self.address.ip() {
@@ -100,18 +106,18 @@ impl SandboxServer {
         format!("http://{}", SocketAddr::new(ip, self.address.port()))
     }
 
-    /// Serves until `stop` fires, then takes no more connections and gives the requests in
-    /// flight two seconds to end. Dropping the future ends everything at once.
+    /// Serves until `stop`, then finishes the requests in flight within two seconds. Dropping the future closes all
+    /// connections.
     ///
     /// # Errors
-    /// [`SandboxError::Bind`] if the runtime cannot take the listener over.
+    /// [`SandboxError::Bind`] if the runtime cannot use the listener.
     pub async fn run(self, stop: CancellationToken) -> Result<(), SandboxError> {
         let address = self.address;
         let listener =
             TcpListener::from_std(self.listener).map_err(|source| SandboxError::Bind { address, source })?;
         info!(sandbox.address = %address, "sandbox is listening");
         let mut connections = JoinSet::new();
-        // Every branch is cancel-safe: a connection is either still queued or already ours.
+        // Every branch is cancel-safe.
         loop {
             let room = connections.len() < MAX_CONNECTIONS;
             tokio::select! {
@@ -142,7 +148,10 @@ async fn drain(mut connections: JoinSet<()>) {
         }
     };
     if timeout(DRAIN, all_ended).await.is_err() {
-        warn!(sandbox.busy = connections.len(), "sandbox cuts clients off");
+        warn!(
+            sandbox.busy = connections.len(),
+            "the sandbox closes connections that are still busy"
+        );
         connections.shutdown().await;
     }
     info!("sandbox has stopped");
@@ -150,13 +159,13 @@ async fn drain(mut connections: JoinSet<()>) {
 
 fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
-        warn!(%error, "a sandbox connection failed");
+        warn!(%error, "a sandbox connection panicked");
     }
 }
 
 async fn serve(stream: TcpStream, exchange: Arc<Exchange>, stop: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "small packets stay delayed");
+        debug!(%error, "cannot set TCP_NODELAY");
     }
     let service = service_fn(move |request| {
         let exchange = Arc::clone(&exchange);
@@ -169,65 +178,27 @@ async fn serve(stream: TcpStream, exchange: Arc<Exchange>, stop: CancellationTok
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = sleep(CONNECTION_LIFE) => return debug!("a connection outlived its time"),
+        () = sleep(CONNECTION_LIFE) => return debug!("closed a connection at the end of its longest life"),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     if let Err(error) = ended {
-        debug!(%error, "a client broke off");
+        debug!(%error, "a connection failed");
     }
 }
 
-/// One answer, made when it is first asked for and held only in the encodings asked for.
-#[derive(Debug, Default)]
-struct Answer {
-    plain: OnceCell<Document>,
-    gzip: OnceCell<Document>,
-}
-
-impl Answer {
-    /// The body to send now. The first time, making it keeps a blocking thread busy for a moment.
-    ///
-    /// # Errors
-    /// The making panicked, or the runtime is shutting down.
-    async fn body<F>(&self, gzip: bool, make: F) -> Result<Body, JoinError>
-    where
-        F: FnOnce() -> Document + Send + 'static,
-    {
-        let document = if gzip {
-            let pack = || spawn_blocking(|| make().compressed());
-            self.gzip.get_or_try_init(pack).await?
-        } else {
-            self.plain.get_or_try_init(|| spawn_blocking(make)).await?
-        };
-        Ok(document.body())
-    }
-}
-
-/// What the requests share: the answers, made as they are asked for, and the weight counters.
+/// The documents, and the weight counters.
 #[derive(Debug)]
 struct Exchange {
     catalog: Catalog,
-    spot: [Answer; SpotQuery::KINDS],
-    futures: Answer,
     spot_weight: Weight,
     futures_weight: Weight,
 }
 
 impl Exchange {
-    fn new(catalog: Catalog) -> Self {
-        Self {
-            catalog,
-            spot: Default::default(),
-            futures: Answer::default(),
-            spot_weight: Weight::default(),
-            futures_weight: Weight::default(),
-        }
-    }
-
-    async fn respond(&self, request: &Request<Incoming>) -> Response<Body> {
+    async fn respond(&self, request: &Request<Incoming>) -> SandboxAnswer {
         let path = request.uri().path();
         let (weight, cost) = match path {
             "/api/v3/exchangeInfo" => (&self.spot_weight, 20),
@@ -235,7 +206,7 @@ impl Exchange {
             _ => (&self.spot_weight, 1),
         };
         let used = weight.add(cost, now_ms());
-        let mut response = self.route(request).await.unwrap_or_else(Refusal::into_response);
+        let mut response = self.route(request).await.unwrap_or_else(Refusal::into_answer);
         let headers = response.headers_mut();
         headers.insert(WEIGHT_HEADER, HeaderValue::from(used));
         headers.insert(SANDBOX_HEADER, HeaderValue::from_static("tradebot-symbols"));
@@ -246,13 +217,13 @@ impl Exchange {
         response
     }
 
-    async fn route(&self, request: &Request<Incoming>) -> Reply {
+    async fn route(&self, request: &Request<Incoming>) -> Result<SandboxAnswer, Refusal> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let message = format!("Method {} is not allowed", request.method());
             return Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, -5_000, message));
         }
         if !request.body().is_end_stream() {
-            let message = "A request body is not read here".to_owned();
+            let message = "A request body is not allowed here".to_owned();
             return Err(Refusal(StatusCode::PAYLOAD_TOO_LARGE, -1_101, message));
         }
         let uri = request.uri();
@@ -271,39 +242,45 @@ impl Exchange {
         }
     }
 
-    /// The spot answer to `query`, or without one the futures answer.
-    async fn exchange_info(&self, query: Option<SpotQuery>, headers: &HeaderMap) -> Reply {
+    /// Answers with the spot list for `query`, or with the futures list.
+    async fn exchange_info(
+        &self,
+        query: Option<SpotQuery>,
+        headers: &HeaderMap,
+    ) -> Result<SandboxAnswer, Refusal> {
         let gzip = offers_gzip(headers);
         let catalog = self.catalog.clone();
-        let made = if let Some(asked) = query {
-            let query = catalog.effective(asked);
-            let answer = &self.spot[query.kind()];
-            answer.body(gzip, move || catalog.spot_document(query)).await
-        } else {
-            self.futures.body(gzip, move || catalog.futures_document()).await
-        };
+        let making = spawn_blocking(move || {
+            let plain = query.map_or_else(|| catalog.futures_answer(), |query| catalog.spot_answer(query));
+            if gzip { compressed(&plain) } else { Ok(plain) }
+        });
+        let made = making.await.map_err(io::Error::from).flatten();
         let body = made.map_err(|error| {
-            warn!(%error, "an answer of the sandbox could not be made");
-            let message = "the sandbox could not make this answer".to_owned();
+            warn!(%error, "the sandbox cannot generate this answer");
+            let message = "The sandbox cannot generate this answer".to_owned();
             Refusal(StatusCode::INTERNAL_SERVER_ERROR, -1_000, message)
         })?;
-        let mut response = Response::new(body);
-        let headers = response.headers_mut();
+        let mut answer = SandboxAnswer::new(Full::new(body));
+        let headers = answer.headers_mut();
         headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
         if gzip {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
-        Ok(response)
+        Ok(answer)
     }
 }
 
-type Reply = Result<Response<Body>, Refusal>;
+fn compressed(plain: &[u8]) -> io::Result<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(plain)?;
+    encoder.finish().map(Bytes::from)
+}
 
 /// An error answer: status, the exchange's code and its text.
 struct Refusal(StatusCode, i32, String);
 
 impl Refusal {
-    fn into_response(self) -> Response<Body> {
+    fn into_answer(self) -> SandboxAnswer {
         let Self(status, code, message) = self;
         let mut response = small(&json!({"code": code, "msg": message}));
         *response.status_mut() = status;
@@ -315,8 +292,8 @@ impl Refusal {
     }
 }
 
-fn small(body: &Value) -> Response<Body> {
-    Response::new(body_of(body.to_string(), Bytes::new(), Bytes::new()))
+fn small(body: &Value) -> SandboxAnswer {
+    SandboxAnswer::new(Full::from(body.to_string()))
 }
 
 fn spot_query(text: &str) -> Result<SpotQuery, Refusal> {
@@ -325,7 +302,7 @@ fn spot_query(text: &str) -> Result<SpotQuery, Refusal> {
     for parameter in text.split('&').filter(|parameter| !parameter.is_empty()) {
         match parameter.split_once('=').unwrap_or((parameter, "")) {
             ("symbolStatus", value) => {
-                query.status = SYMBOL_STATUSES.iter().position(|known| *known == value);
+                query.status = SYMBOL_STATUSES.into_iter().find(|known| *known == value);
                 if query.status.is_none() {
                     return refuse(-1_122, "Invalid symbolStatus.".to_owned());
                 }
@@ -341,7 +318,7 @@ fn spot_query(text: &str) -> Result<SpotQuery, Refusal> {
     Ok(query)
 }
 
-/// Whether the client takes gzip: named, or `*`, and not with a weight of zero.
+/// Whether the client accepts gzip: by name or `*`, with a weight above 0.
 fn offers_gzip(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::ACCEPT_ENCODING).iter();
     let mut offers = values
@@ -355,22 +332,20 @@ fn offers_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Request weight used in the current minute: the minute above, the weight in the lower half.
+/// The request weight of the current minute: the minute, and its weight so far.
 #[derive(Debug, Default)]
-struct Weight(AtomicU64);
+struct Weight(Mutex<(u64, u64)>);
 
 impl Weight {
-    /// Counts `cost` at `at_ms` and tells the sum of its minute so far.
+    /// Adds `cost` at `at_ms`, and returns the weight of that minute so far.
     fn add(&self, cost: u64, at_ms: u64) -> u64 {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let minute = at_ms / 60_000;
-        let after = |state: u64| match state >> 32 {
-            same if same == minute => state + cost,
-            _ => minute << 32 | cost,
-        };
-        let before = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |s| Some(after(s)));
-        after(before.unwrap_or_else(|state| state)) & u64::from(u32::MAX)
+        if state.0 != minute {
+            *state = (minute, 0);
+        }
+        state.1 += cost;
+        state.1
     }
 }
 
