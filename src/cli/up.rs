@@ -21,13 +21,11 @@ use self::view::View;
 use super::with_logs;
 use crate::config::{BinanceConfig, HttpConfig, SymbolsConfig, WorkerConfig};
 use crate::product::sandbox::{Catalog, SandboxServer};
-use crate::product::symbols::cache::SymbolCache;
 use tradebot_base::clock::SystemClock;
 use tradebot_base::config::{ProcessEnvironment, Reader, RedisConfig, ScheduleConfig};
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::error_chain;
 use tradebot_base::lifecycle::Stop;
-use tradebot_base::market::PerMarket;
 use tradebot_base::secret::RedisUrl;
 
 /// Runs a worker and a beat together, and shows the lists as they arrive.
@@ -85,9 +83,8 @@ pub(super) async fn run(args: Args) -> Result<()> {
     };
     let children = start_children(&args, http, &environment)?;
 
-    let cache = Connection::new(&cache_url, "up-view")?;
-    let cache = SymbolCache::new(cache, PerMarket { spot: 0, futures: 0 }, SystemClock::shared());
-    let mut view = View::new(cache, SystemClock::shared());
+    let connection = Connection::new(&cache_url, "up-view")?;
+    let mut view = View::new(connection, SystemClock::shared());
     let outcome = supervise(&args, &stop, children, &mut view, worker.shutdown_timeout).await;
     stop.stop_warm();
     if let Some(exchange) = exchange {

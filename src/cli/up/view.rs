@@ -2,30 +2,31 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::{Result, bail};
 
 use crate::cli::say;
-use crate::product::symbols::cache::{ListNetwork, StoredLists, SymbolCache};
+use crate::product::symbols::cache::{CacheKeys, ListNetwork, StoredLists};
+use crate::product::symbols::list::SymbolList;
 use tradebot_base::clock::SharedClock;
+use tradebot_base::connection::Connection;
 use tradebot_base::market::Market;
 
 /// How many symbols of a list are shown.
 const SHOWN: usize = 10;
 const POLL: Duration = Duration::from_millis(200);
 
-/// Watches the cache of one Redis.
+/// Watches the lists of one Redis.
 pub(super) struct View {
-    cache: SymbolCache,
+    connection: Connection,
     clock: SharedClock,
     /// By market, the success counter when last read and the refreshes seen since.
     progress: [(Option<u64>, u64); Market::ALL.len()],
 }
 
 impl View {
-    pub(super) fn new(cache: SymbolCache, clock: SharedClock) -> Self {
+    pub(super) fn new(connection: Connection, clock: SharedClock) -> Self {
         Self {
-            cache,
+            connection,
             clock,
             progress: Default::default(),
         }
@@ -56,38 +57,41 @@ impl View {
     /// Shows a market's list if it was refreshed since the last reading.
     async fn look(&mut self, place: usize, market: Market) -> Result<bool> {
         // The worker reports when Redis is away; the view goes on with the next refresh.
-        let Ok(stored) = self.cache.read(market).await else {
+        let counter = redis::cmd("GET")
+            .arg(CacheKeys(market).success_counter())
+            .to_owned();
+        let Ok(refreshes) = self.connection.command::<Option<u64>>(&counter).await else {
             return Ok(false);
         };
+        let refreshes = refreshes.unwrap_or(0);
         let (counted, seen) = &mut self.progress[place];
-        let news = match counted.replace(stored.refreshes) {
-            Some(before) => stored.refreshes.saturating_sub(before),
+        let news = match *counted {
+            Some(before) => refreshes.saturating_sub(before),
             // All refreshes from before this run are shown as one list.
-            None => stored.refreshes.min(1),
+            None => refreshes.min(1),
         };
         if news == 0 {
+            *counted = Some(refreshes);
             return Ok(false);
         }
+        let Ok(stored) = StoredLists::read(&self.connection, market).await else {
+            return Ok(false);
+        };
+        *counted = Some(refreshes);
         *seen += news;
-        self.show(market, &stored)?;
+        self.show(market, stored)?;
         Ok(true)
     }
 
-    fn show(&self, market: Market, stored: &StoredLists) -> Result<()> {
-        let text = stored
-            .primary
-            .as_deref()
-            .or(stored.last_good.as_deref())
-            .unwrap_or("[]");
-        let list: Vec<Value> = serde_json::from_str(text).context("the stored list is not JSON")?;
-        let names: Vec<&str> = list
-            .iter()
-            .filter_map(|symbol| symbol.get("symbol")?.as_str())
-            .collect();
+    fn show(&self, market: Market, stored: StoredLists) -> Result<()> {
+        let json = stored.primary.or(stored.last_good).unwrap_or_default();
+        let list = SymbolList::read(json, None, None);
+        let symbols = list.as_ref().map_or(&[][..], SymbolList::symbols);
+        let names: Vec<&str> = symbols.iter().map(|symbol| &*symbol.symbol).collect();
         let age = stored.last_refresh.map(|at| self.clock.now().timestamp() - at);
-        let ttl = stored
-            .ttl_seconds
-            .map_or("no expiry".to_owned(), |ttl| format!("expires in {ttl} s"));
+        let ttl = stored.ttl_ms.map_or("no expiry".to_owned(), |ttl| {
+            format!("expires in {} s", ttl / 1000)
+        });
         let (mark, host) = match &stored.source {
             Some(source) if source.network == ListNetwork::Sandbox => {
                 ("  SANDBOX DATA", source.host.as_str())

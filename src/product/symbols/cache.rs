@@ -60,34 +60,20 @@ pub enum FetchedBy {
     Reader,
 }
 
-/// A market's keys as they are in Redis.
-#[derive(Debug)]
+/// What Redis has of a market's list.
+#[derive(Debug, Default)]
 pub struct StoredLists {
     /// The primary list, if it has not expired.
-    pub primary: Option<String>,
+    pub primary: Option<Bytes>,
+    /// Milliseconds until the primary list expires; `None` if it is absent or does not expire.
+    pub ttl_ms: Option<i64>,
     /// The last-good list.
-    pub last_good: Option<String>,
-    /// Seconds until the primary list expires; `None` if it is absent or does not expire.
-    pub ttl_seconds: Option<i64>,
+    pub last_good: Option<Bytes>,
     /// Where the list came from; absent if Python wrote it, even over one of ours.
     pub source: Option<ListSource>,
     /// Unix seconds of the last refresh.
     pub last_refresh: Option<i64>,
-    /// Number of successful refreshes.
-    pub refreshes: u64,
-}
-
-/// A market's keys as readers need them, with the lists as bytes.
-#[derive(Debug, Default)]
-pub(super) struct Snapshot {
-    pub(super) primary: Option<Bytes>,
-    /// Milliseconds until the primary list expires; `None` if it is absent or does not expire.
-    pub(super) ttl_ms: Option<i64>,
-    pub(super) last_good: Option<Bytes>,
-    /// Where the list came from, unless Python has written since.
-    pub(super) source: Option<ListSource>,
-    pub(super) last_refresh: Option<i64>,
-    /// The time of the last refresh, as stored.
+    /// The same, as stored.
     pub(super) last_refresh_text: Vec<u8>,
 }
 
@@ -298,83 +284,44 @@ impl SymbolCache {
             .map(drop)
             .map_err(|source| CacheError::Redis { market, source })
     }
+}
 
-    /// Reads a market's keys.
+impl StoredLists {
+    /// Reads a market's keys in one transaction. A connection with client tracking tracks them from then on.
     ///
     /// # Errors
     /// [`CacheError::Redis`].
-    pub async fn read(&self, market: Market) -> Result<StoredLists, CacheError> {
+    pub async fn read(connection: &Connection, market: Market) -> Result<Self, CacheError> {
         let keys = CacheKeys(market);
         let mut pipeline = redis::pipe();
-        pipeline
-            .atomic()
-            .get(keys.primary())
-            .get(keys.last_good())
-            .ttl(keys.primary());
-        pipeline
-            .get(keys.source())
-            .get(keys.last_refresh())
-            .get(keys.success_counter());
-        type StoredTexts = (
-            Option<String>,
-            Option<String>,
-            i64,
-            Option<String>,
-            Option<i64>,
-            Option<u64>,
-        );
-        let (primary, last_good, ttl, source, last_refresh, refreshes): StoredTexts = self
-            .connection
-            .pipeline(&pipeline)
-            .await
-            .map_err(|source| CacheError::Redis { market, source })?;
-        Ok(StoredLists {
-            primary,
-            last_good,
-            ttl_seconds: (ttl >= 0).then_some(ttl),
-            source: source
-                .and_then(|text| serde_json::from_str(&text).ok())
-                .filter(|source: &ListSource| last_refresh == Some(source.fetched_at)),
+        pipeline.atomic().pttl(keys.primary()).mget(&[
+            keys.primary(),
+            keys.last_good(),
+            keys.source(),
+            keys.last_refresh(),
+        ]);
+        let read: Result<(i64, [Option<Vec<u8>>; 4]), _> = connection.pipeline(&pipeline).await;
+        let (ttl_ms, [primary, last_good, source, last_refresh]) =
+            read.map_err(|source| CacheError::Redis { market, source })?;
+        let last_refresh_text = last_refresh.unwrap_or_default();
+        let last_refresh = serde_json::from_slice(&last_refresh_text).ok();
+        Ok(Self {
+            primary: primary.map(Bytes::from),
+            ttl_ms: (ttl_ms >= 0).then_some(ttl_ms),
+            last_good: last_good.map(Bytes::from),
+            source: ListSource::read(source, last_refresh),
             last_refresh,
-            refreshes: refreshes.unwrap_or(0),
+            last_refresh_text,
         })
     }
 }
 
-/// Reads a market's keys over any connection. A connection with client tracking tracks them from then on.
-///
-/// # Errors
-/// [`CacheError::Redis`].
-pub(super) async fn snapshot(connection: &Connection, market: Market) -> Result<Snapshot, CacheError> {
-    let keys = CacheKeys(market);
-    let mut pipeline = redis::pipe();
-    pipeline.atomic().get(keys.primary()).pttl(keys.primary());
-    pipeline
-        .get(keys.last_good())
-        .get(keys.source())
-        .get(keys.last_refresh());
-    type SnapshotTexts = (
-        Option<Vec<u8>>,
-        i64,
-        Option<Vec<u8>>,
-        Option<Vec<u8>>,
-        Option<Vec<u8>>,
-    );
-    let read: Result<SnapshotTexts, _> = connection.pipeline(&pipeline).await;
-    let (primary, ttl_ms, last_good, source, last_refresh) =
-        read.map_err(|source| CacheError::Redis { market, source })?;
-    let last_refresh_text = last_refresh.unwrap_or_default();
-    let last_refresh = serde_json::from_slice(&last_refresh_text).ok();
-    Ok(Snapshot {
-        last_refresh_text,
-        primary: primary.map(Bytes::from),
-        ttl_ms: (ttl_ms >= 0).then_some(ttl_ms),
-        last_good: last_good.map(Bytes::from),
-        source: source
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .filter(|source: &ListSource| last_refresh == Some(source.fetched_at)),
-        last_refresh,
-    })
+impl ListSource {
+    /// Reads a source key. `None` if the list has been replaced since by Python, which leaves the key.
+    fn read(json: Option<Vec<u8>>, last_refresh: Option<i64>) -> Option<Self> {
+        let source: Self = serde_json::from_slice(&json?).ok()?;
+        (last_refresh == Some(source.fetched_at)).then_some(source)
+    }
 }
 
 #[cfg(test)]

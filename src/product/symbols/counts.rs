@@ -20,16 +20,9 @@ pub(super) const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// The reads of one market by this process.
 #[derive(Debug, Default)]
 pub(super) struct ReadCounts {
-    /// Reads that found a fresh list.
-    pub(super) hits: ReadCounter,
-    /// Reads that did not.
-    pub(super) misses: ReadCounter,
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
-
-/// A counter on a separate cache line.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(super) struct ReadCounter(AtomicU64);
 
 /// Writes counts to Redis.
 #[derive(Debug)]
@@ -38,28 +31,35 @@ pub(super) struct Flusher {
     state: Mutex<FlushState>,
 }
 
+/// Hits and misses of spot, then of futures.
+type Totals = [u64; 4];
+
 #[derive(Debug, Default)]
 struct FlushState {
-    /// The counts that Redis has confirmed.
-    written: [u64; 4],
-    /// The number of the last batch, and its counts until Redis has confirmed it.
+    /// What Redis has confirmed.
+    written: Totals,
+    /// The number of the last batch, and the totals after it until Redis confirms them.
     batch: u64,
-    unconfirmed: Option<[u64; 4]>,
+    unconfirmed: Option<Totals>,
 }
 
 impl ReadCounts {
+    /// Counts a read that found a fresh list.
     pub(super) fn hit(&self) {
-        self.hits.0.fetch_add(1, Ordering::Relaxed);
+        self.hits.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a read that did not.
     pub(super) fn miss(&self) {
-        self.misses.0.fetch_add(1, Ordering::Relaxed);
+        self.misses.fetch_add(1, Ordering::Relaxed);
     }
-}
 
-impl ReadCounter {
-    pub(super) fn total(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    pub(super) fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn misses(&self) -> u64 {
+        self.misses.load(Ordering::Relaxed)
     }
 }
 
@@ -84,36 +84,28 @@ impl Flusher {
     ) -> Result<(), RedisTrouble> {
         let mut state = self.state.lock().await;
         loop {
-            if state.unconfirmed.is_none() {
+            let resent = state.unconfirmed.is_some();
+            if !resent {
                 let totals = [
-                    counts.spot.hits.total(),
-                    counts.spot.misses.total(),
-                    counts.futures.hits.total(),
-                    counts.futures.misses.total(),
+                    counts.spot.hits(),
+                    counts.spot.misses(),
+                    counts.futures.hits(),
+                    counts.futures.misses(),
                 ];
                 if totals == state.written {
                     return Ok(());
                 }
-                let new: [u64; 4] = std::array::from_fn(|index| totals[index] - state.written[index]);
                 state.batch += 1;
-                state.unconfirmed = Some(new);
-                let batch = state.batch;
-                cache.count_reads(&self.process, batch, new).await?;
-                state.confirm();
+                state.unconfirmed = Some(totals);
+            }
+            let totals = state.unconfirmed.unwrap_or_default();
+            let new = std::array::from_fn(|index| totals[index] - state.written[index]);
+            cache.count_reads(&self.process, state.batch, new).await?;
+            state.written = totals;
+            state.unconfirmed = None;
+            if !resent {
                 return Ok(());
             }
-            let (batch, counts) = (state.batch, state.unconfirmed.unwrap_or_default());
-            cache.count_reads(&self.process, batch, counts).await?;
-            state.confirm();
-        }
-    }
-}
-
-impl FlushState {
-    fn confirm(&mut self) {
-        let batch = self.unconfirmed.take().unwrap_or_default();
-        for (written, new) in self.written.iter_mut().zip(batch) {
-            *written += new;
         }
     }
 }

@@ -235,8 +235,8 @@ impl SymbolReads {
         });
         MarketStatus {
             reading,
-            hits: state.counts.hits.total(),
-            misses: state.counts.misses.total(),
+            hits: state.counts.hits(),
+            misses: state.counts.misses(),
             ..state.flight.status()
         }
     }
@@ -273,19 +273,19 @@ impl SharedReads {
     /// Returns the list in memory if a reader may have it, and counts the read.
     fn take(&self, market: Market, level: Level) -> Option<Reading> {
         let state = self.markets.get(market);
-        state.memory.with(|held| {
-            let now_ms = state.memory.now_ms();
-            if held.is_fresh(now_ms) {
-                state.counts.hit();
-                return Some(held.reading(level, now_ms, self.now_unix()));
-            }
-            self.may_be_stale(held).then(|| {
-                state.counts.miss();
-                state.wanted.notify_one();
-                let level = if held.last_good { Level::LastGood } else { level };
-                held.reading(level, now_ms, self.now_unix())
-            })
-        })
+        let held = state.memory.get()?;
+        let now_ms = state.memory.now_ms();
+        if held.is_fresh(now_ms) {
+            state.counts.hit();
+            return Some(held.reading(level, now_ms, self.now_unix()));
+        }
+        if !self.may_be_stale(&held) {
+            return None;
+        }
+        state.counts.miss();
+        state.wanted.notify_one();
+        let level = if held.last_good { Level::LastGood } else { level };
+        Some(held.reading(level, now_ms, self.now_unix()))
     }
 
     /// Whether an expired list is young enough to be returned before it is refreshed.

@@ -69,7 +69,7 @@ impl SymbolCache {
         let last_refresh = parsed(last_refresh);
         Ok(ListInPlace {
             last_good: last_good.map(Bytes::from),
-            source: parsed(source).filter(|source: &ListSource| last_refresh == Some(source.fetched_at)),
+            source: ListSource::read(source, last_refresh),
             last_refresh,
             held_back: parsed(held_back),
             not_trading: parsed(not_trading).unwrap_or_default(),

@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
 use super::{Level, Reading};
-use crate::product::symbols::cache::Snapshot;
+use crate::product::symbols::cache::StoredLists;
 use crate::product::symbols::list::SymbolList;
 
 /// A market's list in process memory.
@@ -66,11 +66,6 @@ impl MemoryCache {
         self.held.load_full()
     }
 
-    /// Calls `read` with the list in memory, without taking a lock or counting a reference.
-    pub(super) fn with<T>(&self, read: impl FnOnce(&HeldList) -> Option<T>) -> Option<T> {
-        self.held.load().as_deref().and_then(read)
-    }
-
     pub(super) fn now_ms(&self) -> i64 {
         i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX)
     }
@@ -92,7 +87,7 @@ impl MemoryCache {
     /// Takes over what was read from Redis; `ttl_seconds` is the lifetime of new lists. Returns `false` if this process has
     /// stored a list since `changes` was read, as `stored` may be older than that list; read Redis again then.
     #[must_use]
-    pub(super) fn apply(&self, stored: Snapshot, changes: u64, now_unix: i64, ttl_seconds: i64) -> bool {
+    pub(super) fn apply(&self, stored: StoredLists, changes: u64, now_unix: i64, ttl_seconds: i64) -> bool {
         let mut version = self.version();
         if version.changes != changes {
             return false;
@@ -193,11 +188,11 @@ mod tests {
         let before = memory.changes();
         let list = SymbolList::read(LIST, Some(100), None).expect("a list");
         memory.put(Arc::new(list), Some(Duration::from_secs(60)), false);
-        assert!(!memory.apply(Snapshot::default(), before, 100, 60));
+        assert!(!memory.apply(StoredLists::default(), before, 100, 60));
         let held = memory.get().expect("the list");
         assert!(held.is_fresh(memory.now_ms()), "{held:?}");
         // This time Redis was read after the change, and the list is gone from it.
-        assert!(memory.apply(Snapshot::default(), memory.changes(), 100, 60));
+        assert!(memory.apply(StoredLists::default(), memory.changes(), 100, 60));
         let held = memory.get().expect("the list, whatever its age");
         assert!(!held.is_fresh(memory.now_ms()), "{held:?}");
     }

@@ -260,8 +260,8 @@ impl SharedReads {
         let state = self.markets.get(market);
         if *self.config.warmup_on_startup.get(market) {
             self.link.first_look(Instant::now() + super::REDIS_PATIENCE).await;
-            let fresh = |held: &super::HeldList| held.is_fresh(state.memory.now_ms()).then_some(());
-            if state.memory.with(fresh).is_none() {
+            let now_ms = state.memory.now_ms();
+            if !state.memory.get().is_some_and(|held| held.is_fresh(now_ms)) {
                 self.refresh_and_rest(market).await;
             }
         }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::SharedReads;
-use crate::product::symbols::cache::{CacheError, snapshot};
+use crate::product::symbols::cache::{CacheError, StoredLists};
 use crate::product::symbols::counts::FLUSH_INTERVAL;
 use tradebot_base::backoff::Reconnect;
 use tradebot_base::connection::RedisTrouble;
@@ -139,7 +139,7 @@ impl SharedReads {
             let (memory, ttl) = (&self.markets.get(market).memory, *self.ttl_seconds.get(market));
             loop {
                 let changes = memory.changes();
-                let stored = snapshot(&self.tracking, market).await?;
+                let stored = StoredLists::read(&self.tracking, market).await?;
                 if memory.apply(stored, changes, self.now_unix(), ttl) {
                     break;
                 }
