@@ -2,18 +2,14 @@
 
 pub mod warmup;
 
-use thiserror::Error;
 use tracing::info;
 
 use crate::bridge::TaskSet;
 use crate::config::{BinanceConfig, SymbolsConfig};
-use crate::product::binance::client::Client;
-use crate::product::symbols::cache::SymbolCache;
+use crate::product::symbols::reads::SetupError;
 use crate::product::symbols::refresh::Refresher;
-use tradebot_base::clock::SystemClock;
 use tradebot_base::config::{ConfigError, Reader, RedisConfig, Vars};
-use tradebot_base::connection::{Connection, RedisTrouble};
-use tradebot_base::random::Random;
+use tradebot_base::connection::Connection;
 
 /// Configuration of the tasks.
 #[derive(Debug, Clone)]
@@ -26,17 +22,6 @@ pub struct ContextConfig {
 pub struct Context {
     /// Refreshes the lists.
     pub refresher: Refresher,
-}
-
-/// Why the tasks could not be set up.
-#[derive(Debug, Error)]
-pub enum ContextError {
-    /// A Redis URL is invalid.
-    #[error(transparent)]
-    Redis(#[from] RedisTrouble),
-    /// The machine's TLS cannot be set up.
-    #[error("cannot set up the HTTP client")]
-    Http(#[from] reqwest::Error),
 }
 
 impl Context {
@@ -59,8 +44,8 @@ impl ContextConfig {
     /// Sets up the tasks of the worker `hostname`, with one Redis connection for the cache. Does not connect yet.
     ///
     /// # Errors
-    /// [`ContextError`].
-    pub fn connect(self, redis: &RedisConfig, hostname: &str) -> Result<Context, ContextError> {
+    /// [`SetupError`].
+    pub fn connect(self, redis: &RedisConfig, hostname: &str) -> Result<Context, SetupError> {
         info!(
             spot = %self.binance.base_urls.spot.join(","),
             futures = %self.binance.base_urls.futures.join(","),
@@ -68,11 +53,8 @@ impl ContextConfig {
             "exchange"
         );
         let cache = Connection::new(&redis.cache, &format!("{hostname}-cache"))?;
-        let client = Client::new(self.binance, Random::system())?.with_shared_bans(cache.clone());
-        let cache = SymbolCache::new(cache, self.symbols.ttl_seconds, SystemClock::shared());
-        Ok(Context {
-            refresher: Refresher::new(client, cache, self.symbols),
-        })
+        let refresher = Refresher::new(cache, self.binance, self.symbols)?;
+        Ok(Context { refresher })
     }
 }
 

@@ -4,7 +4,7 @@
 //! stores the pause in Redis, where it expires by itself, and every process checks it before a request. Without Redis,
 //! each process obeys the pauses it was given itself.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::Script;
@@ -54,7 +54,7 @@ impl BanClock {
 
     /// How long the hosts of a market must still be left alone.
     pub(super) async fn left(&self, market: Market) -> Option<Duration> {
-        let local = self.get(market);
+        let local = *self.local(market);
         let now = Instant::now();
         if let Some(until) = local.until.filter(|until| *until > now) {
             if local.unshared {
@@ -77,25 +77,19 @@ impl BanClock {
         };
         let left = Duration::from_millis(u64::try_from(left).ok().filter(|left| *left > 0)?);
         // Keep a copy: Redis may be unreachable next time.
-        self.set_local(
-            market,
-            LocalBan {
-                until: Some(Instant::now() + left),
-                unshared: false,
-            },
-        );
+        *self.local(market) = LocalBan {
+            until: Some(Instant::now() + left),
+            unshared: false,
+        };
         Some(left)
     }
 
     /// Starts a pause.
     pub(super) async fn set(&self, market: Market, wait: Duration) {
-        self.set_local(
-            market,
-            LocalBan {
-                until: Some(Instant::now() + wait),
-                unshared: true,
-            },
-        );
+        *self.local(market) = LocalBan {
+            until: Some(Instant::now() + wait),
+            unshared: true,
+        };
         self.share(market, wait).await;
     }
 
@@ -106,16 +100,7 @@ impl BanClock {
         let mut call = script.prepare_invoke();
         call.key(self.key(market)).arg(wait.as_millis());
         match timeout(PATIENCE, connection.script::<i64>(None, &call)).await {
-            Ok(Ok(_)) => {
-                let local = self.get(market);
-                self.set_local(
-                    market,
-                    LocalBan {
-                        unshared: false,
-                        ..local
-                    },
-                );
-            }
+            Ok(Ok(_)) => self.local(market).unshared = false,
             Ok(Err(error)) => {
                 warn!(%market, error = %error_chain(&error), "cannot share the pause with other processes yet");
             }
@@ -127,20 +112,9 @@ impl BanClock {
         CacheKeys(market).ban(self.network)
     }
 
-    fn get(&self, market: Market) -> LocalBan {
+    fn local(&self, market: Market) -> MutexGuard<'_, LocalBan> {
         // Held for one copy or assignment, never across an await.
-        *self
-            .local
-            .get(market)
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_local(&self, market: Market, local: LocalBan) {
-        *self
-            .local
-            .get(market)
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = local;
+        let local = self.local.get(market).lock();
+        local.unwrap_or_else(PoisonError::into_inner)
     }
 }

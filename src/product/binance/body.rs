@@ -24,8 +24,11 @@ pub(super) async fn read_body(mut answer: Response, cap: usize, capacity: usize)
     Ok(body)
 }
 
-/// The start of an error's body, as one line.
-pub(super) async fn error_text(mut answer: Response) -> String {
+/// The start of an error's body as one line, unless it must not be quoted.
+pub(super) async fn error_text(mut answer: Response, quote: bool) -> String {
+    if !quote {
+        return "signed call".into();
+    }
     let mut body = Vec::new();
     while let Ok(Some(chunk)) = answer.chunk().await {
         body.extend_from_slice(&chunk);

@@ -194,7 +194,13 @@ impl Client {
             .map_err(send_reason)?;
         self.note_weight(market, answer.headers());
         skew::note(market, answer.headers(), self.clock.now().timestamp_millis());
-        let answer = self.check_status(market, answer).await?;
+        let answer = self.check_status(market, answer, true).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(Reason::Status {
+                status: answer.status().as_u16(),
+                text: error_text(answer, true).await,
+            });
+        }
         // The HTTP client has decoded gzip and removed the header; any encoding left is unexpected.
         if let Some(encoding) =
             text(answer.headers(), CONTENT_ENCODING.as_str()).filter(|it| *it != "identity")
@@ -253,11 +259,17 @@ impl Client {
         Ok(())
     }
 
-    async fn check_status(&self, market: Market, answer: Response) -> Result<Response, Reason> {
+    /// Fails on a status that says nothing about the call itself, and starts the pause that a 429 or 418 asks for. Quotes
+    /// the answer only if `quote`.
+    pub(super) async fn check_status(
+        &self,
+        market: Market,
+        answer: Response,
+        quote: bool,
+    ) -> Result<Response, Reason> {
         let status = answer.status();
         let code = status.as_u16();
         match status {
-            StatusCode::OK => Ok(answer),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::IM_A_TEAPOT => {
                 let retry_after = headers::retry_after(answer.headers());
                 self.pause(market, retry_after).await;
@@ -266,31 +278,25 @@ impl Client {
                     retry_after,
                 })
             }
-            StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => Err(Reason::Restricted(error_text(answer).await)),
+            StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => {
+                Err(Reason::Restricted(error_text(answer, quote).await))
+            }
             StatusCode::FORBIDDEN => Err(Reason::Firewall),
             _ if status.is_redirection() => {
-                let target = text(answer.headers(), LOCATION.as_str()).unwrap_or("nowhere");
+                let target = text(answer.headers(), LOCATION.as_str()).filter(|_| quote);
                 // The query may hold anything, so it is not logged.
+                let target = target.map_or(Some("another address"), |target| target.split('?').next());
                 Err(Reason::Redirect(
-                    target
-                        .split('?')
-                        .next()
-                        .unwrap_or_default()
-                        .chars()
-                        .take(120)
-                        .collect(),
+                    target.unwrap_or_default().chars().take(120).collect(),
                 ))
             }
             _ if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
                 Err(Reason::Unavailable {
                     status: code,
-                    text: error_text(answer).await,
+                    text: error_text(answer, quote).await,
                 })
             }
-            _ => Err(Reason::Status {
-                status: code,
-                text: error_text(answer).await,
-            }),
+            _ => Ok(answer),
         }
     }
 

@@ -12,7 +12,6 @@ use std::time::Duration;
 use hmac::{Hmac, KeyInit, Mac};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{ACCEPT, HeaderName, HeaderValue};
-use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use sha2::Sha256;
 use thiserror::Error;
@@ -23,7 +22,6 @@ use zeroize::Zeroizing;
 use super::body::read_body;
 use super::client::{Client, send_reason};
 use super::error::{Reason, UpstreamError};
-use super::headers;
 use super::skew::ClockOffset;
 use tradebot_base::market::Market;
 use tradebot_base::secret::Secret;
@@ -237,40 +235,13 @@ impl Client {
         let answer = request.send().await;
         let answer = answer.map_err(|error| failed(host, path, send_reason(error)))?;
         self.note_weight(Market::Spot, answer.headers());
-        self.check_before_body(&answer)
-            .await
-            .map_err(|reason| failed(host, path, reason))?;
+        let answer = self.check_status(Market::Spot, answer, false).await;
+        let answer = answer.map_err(|reason| failed(host, path, reason))?;
         let status = answer.status().as_u16();
         // It may echo the request, so it is zeroed when dropped.
         let body = read_body(answer, BODY_CAP, 0).await;
         let body = Zeroizing::new(body.map_err(|reason| failed(host, path, reason))?);
         Ok((status, serde_json::from_slice(&body).ok()))
-    }
-
-    /// Fails on a status that needs no look at the body. Keeps no text of the answer.
-    async fn check_before_body(&self, answer: &Response) -> Result<(), Reason> {
-        let status = answer.status();
-        let code = status.as_u16();
-        match status {
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::IM_A_TEAPOT => {
-                let retry_after = headers::retry_after(answer.headers());
-                self.pause(Market::Spot, retry_after).await;
-                Err(Reason::RateLimited {
-                    status: code,
-                    retry_after,
-                })
-            }
-            StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => Err(Reason::Restricted("signed call".into())),
-            StatusCode::FORBIDDEN => Err(Reason::Firewall),
-            _ if status.is_redirection() => Err(Reason::Redirect("another address".into())),
-            _ if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
-                Err(Reason::Unavailable {
-                    status: code,
-                    text: "signed call".into(),
-                })
-            }
-            _ => Ok(()),
-        }
     }
 
     fn offset_state(&self) -> MutexGuard<'_, Option<ClockOffset>> {

@@ -22,7 +22,7 @@ use crate::product::credentials::settings::CredentialSettings;
 use crate::product::credentials::user_lists::{UserLists, UserListsError};
 use crate::product::fleet::overview::OverviewReader;
 use crate::product::symbols::all_symbols::AllSymbols;
-use crate::product::symbols::reads::{ReadsError, ReadsSettings, SymbolReads};
+use crate::product::symbols::reads::{ReadsSettings, SetupError, SymbolReads};
 use tradebot_base::clock::SystemClock;
 use tradebot_base::config::{ConfigError, Reader, RedisConfig, ScheduleConfig, Vars};
 use tradebot_base::connection::RedisTrouble;
@@ -60,7 +60,7 @@ pub enum HttpError {
     Threads(#[from] std::io::Error),
     /// The lists cannot be read.
     #[error(transparent)]
-    Reads(#[from] ReadsError),
+    Reads(#[from] SetupError),
     /// A Redis URL is invalid.
     #[error(transparent)]
     Redis(#[from] RedisTrouble),

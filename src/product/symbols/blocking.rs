@@ -7,7 +7,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::cache::CacheError;
 use super::changes::Changes;
-use super::reads::{self, MarketStatus, Reading, ReadsError, ReadsSettings, Unavailable};
+use super::reads::{self, MarketStatus, Reading, ReadsSettings, SetupError, Unavailable};
 use tradebot_base::market::Market;
 
 /// Blocking form of [`reads::SymbolReads`].
@@ -21,7 +21,7 @@ pub struct SymbolReads {
 pub enum BlockingError {
     /// Redis or the exchange cannot be set up.
     #[error(transparent)]
-    Reads(#[from] ReadsError),
+    Reads(#[from] SetupError),
     /// The thread could not be started.
     #[error("cannot start the thread that reads the symbol lists")]
     Thread(#[from] std::io::Error),

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-pub use settings::{ReadsError, ReadsSettings};
+pub use settings::{ReadsSettings, SetupError};
 
 use super::cache::CacheError;
 use super::changes::Changes;
@@ -151,15 +151,16 @@ impl SymbolReads {
     /// be called within a tokio runtime; [`stop`](Self::stop) ends the background tasks.
     ///
     /// # Errors
-    /// [`ReadsError`] when a URL is invalid or the machine's TLS cannot be set up.
-    pub fn start(settings: ReadsSettings, name: &str) -> Result<Self, ReadsError> {
+    /// [`SetupError`] when a URL is invalid or the machine's TLS cannot be set up.
+    pub fn start(settings: ReadsSettings, name: &str) -> Result<Self, SetupError> {
         let inner = Arc::new(settings.connect(name)?);
+        // Each of these may be cancelled at any point: they update memory, replace whole lists, or send numbered batches.
         for market in Market::ALL {
-            inner.tracker.spawn(Arc::clone(&inner).keep(market));
-            inner.tracker.spawn(Arc::clone(&inner).write_behind(market));
+            inner.spawn(Arc::clone(&inner).keep_fresh(market));
+            inner.spawn(Arc::clone(&inner).write_behind(market));
         }
-        inner.tracker.spawn(Arc::clone(&inner).watch());
-        inner.tracker.spawn(Arc::clone(&inner).write_counts());
+        inner.spawn(Arc::clone(&inner).follow());
+        inner.spawn(Arc::clone(&inner).write_counts());
         inner.tracker.close();
         Ok(Self { inner })
     }
@@ -178,17 +179,8 @@ impl SymbolReads {
     pub async fn read(&self, market: Market) -> Result<Reading, Unavailable> {
         let inner = &self.inner;
         let deadline = Instant::now() + inner.config.timeout;
-        if let Some(reading) = inner.take(market, Level::Memory) {
+        if let Ok(Some(reading)) = timeout_at(deadline, self.look(market)).await {
             return Ok(reading);
-        }
-        if !inner.link.has_looked() {
-            let look = inner
-                .link
-                .first_look(deadline.min(Instant::now() + LOOK_PATIENCE));
-            trace::redis_call("look for the lists", look).await;
-            if let Some(reading) = inner.take(market, Level::Redis) {
-                return Ok(reading);
-            }
         }
         let state = inner.markets.get(market);
         state.counts.miss();
@@ -270,6 +262,12 @@ impl SymbolReads {
 }
 
 impl SharedReads {
+    /// Runs a background task until the stop.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker
+            .spawn(self.stop.clone().run_until_cancelled_owned(task));
+    }
+
     /// Returns the list in memory if a reader may have it, and counts the read.
     fn take(&self, market: Market, level: Level) -> Option<Reading> {
         let state = self.markets.get(market);

@@ -19,10 +19,13 @@ use super::changes::{Diff, NotTrading};
 use super::guard::{self, GuardVerdict, HeldBackList, ProposedList};
 use super::list::SymbolList;
 use super::prepare::{is_listed, order};
-use crate::config::SymbolsConfig;
+use crate::config::{BinanceConfig, SymbolsConfig};
 use crate::product::binance::client::{Client, Fetched};
 use crate::product::binance::exchange_info::Symbol;
+use tradebot_base::clock::SystemClock;
+use tradebot_base::connection::Connection;
 use tradebot_base::market::{Market, PerMarket};
+use tradebot_base::random::Random;
 use tradebot_base::{error_chain, trace};
 use tradebot_wire::python_json;
 
@@ -73,16 +76,23 @@ struct RefreshPurpose<'a> {
 const COMPARISONS: usize = 4;
 
 impl Refresher {
-    /// Creates a refresher.
-    #[must_use]
-    pub fn new(client: Client, cache: SymbolCache, config: SymbolsConfig) -> Self {
-        Self {
+    /// A refresher of the lists behind `connection`, through which its client shares pauses. Does not connect yet.
+    ///
+    /// # Errors
+    /// When the machine's TLS cannot be set up.
+    pub fn new(
+        connection: Connection,
+        binance: BinanceConfig,
+        config: SymbolsConfig,
+    ) -> Result<Self, reqwest::Error> {
+        let client = Client::new(binance, Random::system())?.with_shared_bans(connection.clone());
+        Ok(Self {
             client,
-            cache,
+            cache: SymbolCache::new(connection, config.ttl_seconds, SystemClock::shared()),
             config,
             held_back: PerMarket::default(),
             unsaved: PerMarket::default(),
-        }
+        })
     }
 
     /// The client of the exchange.

@@ -10,8 +10,6 @@ use tokio_util::task::TaskTracker;
 
 use super::{MarketReads, MemoryCache, REDIS_PATIENCE, SharedReads};
 use crate::config::{BinanceConfig, ReadsConfig, SymbolsConfig};
-use crate::product::binance::client::Client;
-use crate::product::symbols::cache::SymbolCache;
 use crate::product::symbols::refresh::Refresher;
 use tradebot_base::clock::SystemClock;
 use tradebot_base::config::{ConfigError, Reader, RedisConfig, Vars};
@@ -33,9 +31,9 @@ pub struct ReadsSettings {
     pub binance: BinanceConfig,
 }
 
-/// Why reads could not be started.
+/// Why Redis or the exchange cannot be set up.
 #[derive(Debug, Error)]
-pub enum ReadsError {
+pub enum SetupError {
     /// The Redis URL is invalid.
     #[error(transparent)]
     Redis(#[from] RedisTrouble),
@@ -61,16 +59,13 @@ impl ReadsSettings {
         Ok(settings)
     }
 
-    pub(super) fn connect(self, name: &str) -> Result<SharedReads, ReadsError> {
-        let (clock, random) = (SystemClock::shared(), Random::system());
+    pub(super) fn connect(self, name: &str) -> Result<SharedReads, SetupError> {
         let changed = Arc::new(Notify::new());
         let tracking =
             Connection::with_tracking(&self.redis, &format!("{name}-tracking"), Arc::clone(&changed))?;
         let commands = Connection::impatient(&self.redis, &format!("{name}-reads"), REDIS_PATIENCE)?;
         let ttl_seconds = self.symbols.ttl_seconds;
-        let client = Client::new(self.binance, Arc::clone(&random))?.with_shared_bans(commands.clone());
-        let cache = SymbolCache::new(commands, ttl_seconds, Arc::clone(&clock));
-        let refresher = Refresher::new(client, cache, self.symbols);
+        let refresher = Refresher::new(commands, self.binance, self.symbols)?;
         let began = Instant::now();
         Ok(SharedReads {
             markets: PerMarket {
@@ -82,8 +77,8 @@ impl ReadsSettings {
             refresher,
             tracking,
             changed,
-            clock,
-            random,
+            clock: SystemClock::shared(),
+            random: Random::system(),
             link: super::tracking::RedisLink::default(),
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),

@@ -137,11 +137,7 @@ impl SharedReads {
     async fn lead_refresh(self: Arc<Self>, market: Market, sender: watch::Sender<Option<RefreshOutcome>>) {
         let flight = &self.markets.get(market).flight;
         let began = Instant::now();
-        let outcome = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => None,
-            outcome = self.refresh(market) => Some(outcome),
-        };
+        let outcome = self.stop.run_until_cancelled(self.refresh(market)).await;
         let mut state = flight.state();
         state.running = None;
         state.took = Some(began.elapsed());
@@ -245,18 +241,9 @@ impl SharedReads {
         pause.mul_f64(0.8 + 0.4 * self.random.fraction())
     }
 
-    /// Refreshes a market's list when a reader got a stale one, or before it expires, until the stop.
-    pub(super) async fn keep(self: Arc<Self>, market: Market) {
-        let stop = self.stop.clone();
-        // Cancelling this loop does not cancel a running refresh, which is a separate task.
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = self.keep_fresh(market) => {}
-        }
-    }
-
-    async fn keep_fresh(self: &Arc<Self>, market: Market) {
+    /// Refreshes a market's list before it expires, or when a reader got a stale one. Cancelling this does not cancel a
+    /// running refresh, which is a separate task.
+    pub(super) async fn keep_fresh(self: Arc<Self>, market: Market) {
         let state = self.markets.get(market);
         if *self.config.warmup_on_startup.get(market) {
             self.link.first_look(Instant::now() + super::REDIS_PATIENCE).await;

@@ -71,15 +71,11 @@ impl RedisLink {
 }
 
 impl SharedReads {
-    /// Writes the counters about once a second, until the stop.
+    /// Writes the counters about once a second.
     pub(super) async fn write_counts(self: Arc<Self>) {
         let mut failing = false;
         loop {
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return,
-                () = sleep(FLUSH_INTERVAL) => {}
-            }
+            sleep(FLUSH_INTERVAL).await;
             match self.flush_counts().await {
                 Ok(()) => failing = false,
                 Err(error) if !failing => {
@@ -99,18 +95,8 @@ impl SharedReads {
         self.flusher.flush(self.refresher.cache(), &counts).await
     }
 
-    /// Follows Redis until the stop.
-    pub(super) async fn watch(self: Arc<Self>) {
-        let stop = self.stop.clone();
-        // Cancel-safe: the loop only updates memory.
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = self.follow() => {}
-        }
-    }
-
-    async fn follow(&self) {
+    /// Keeps memory as Redis has it.
+    pub(super) async fn follow(self: Arc<Self>) {
         let mut backoff = Reconnect::new(self.random.fork());
         loop {
             if let Err(error) = self.look().await {

@@ -15,18 +15,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 impl SharedReads {
-    /// Writes each list of a market that Redis did not take, once Redis is back, until the stop.
+    /// Writes each list of a market that Redis did not take, once Redis is back.
     pub(super) async fn write_behind(self: Arc<Self>, market: Market) {
-        let stop = self.stop.clone();
-        // Cancelling a write is safe whether or not it happened: the next list replaces it.
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = self.write_each_behind(market) => {}
-        }
-    }
-
-    async fn write_each_behind(&self, market: Market) {
         let state = self.markets.get(market);
         let mut failed = 0_u32;
         loop {
