@@ -178,7 +178,7 @@ pub enum LookupStep<'a> {
 
 /// The outcomes that are counted, as metrics name them.
 pub const OUTCOMES: [&str; 10] = [
-    "everybodys",
+    "public",
     "private",
     "token",
     "database",

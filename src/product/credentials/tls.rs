@@ -35,41 +35,27 @@ pub enum TlsError {
     Verifier(String),
 }
 
-/// What to verify about a server's certificate, besides the handshake signature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Checks {
-    Nothing,
-    Authority,
-    AuthorityAndHost,
-}
-
 /// The connector for a database.
 ///
 /// # Errors
 /// [`TlsError`].
 pub fn connector(url: &DatabaseUrl) -> Result<MakeRustlsConnect, TlsError> {
     let provider = Arc::new(ring::default_provider());
-    let checks = match url.tls {
-        TlsMode::Disable | TlsMode::Prefer => Checks::Nothing,
-        // As in libpq, a file of trusted certificates turns `require` into `verify-ca`.
-        TlsMode::Require if url.root_certificates.is_none() => Checks::Nothing,
-        TlsMode::Require | TlsMode::VerifyCa => Checks::Authority,
-        TlsMode::VerifyFull => Checks::AuthorityAndHost,
-    };
-    let authority = if checks == Checks::Nothing {
-        None
-    } else {
+    // As in libpq, a file of trusted certificates turns `require` into `verify-ca`.
+    let verifies =
+        url.tls >= TlsMode::VerifyCa || (url.tls == TlsMode::Require && url.root_certificates.is_some());
+    let authority = if verifies {
         let builder =
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots(url)?), Arc::clone(&provider));
-        let built = builder
-            .build()
-            .map_err(|error| TlsError::Verifier(error.to_string()))?;
-        Some(built)
+        let built = builder.build();
+        Some(built.map_err(|error| TlsError::Verifier(error.to_string()))?)
+    } else {
+        None
     };
     let verifier = ModeVerifier {
         provider: Arc::clone(&provider),
-        checks,
         authority,
+        verifies_host: url.tls == TlsMode::VerifyFull,
     };
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -109,8 +95,9 @@ fn roots(url: &DatabaseUrl) -> Result<RootCertStore, TlsError> {
 #[derive(Debug)]
 struct ModeVerifier {
     provider: Arc<CryptoProvider>,
-    checks: Checks,
+    /// Verifies certificates, if the mode requires it.
     authority: Option<Arc<WebPkiServerVerifier>>,
+    verifies_host: bool,
 }
 
 impl ServerCertVerifier for ModeVerifier {
@@ -131,7 +118,7 @@ impl ServerCertVerifier for ModeVerifier {
             // The name is checked last, so everything else has passed.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if self.checks == Checks::Authority => Ok(ServerCertVerified::assertion()),
+            )) if !self.verifies_host => Ok(ServerCertVerified::assertion()),
             other => other,
         }
     }

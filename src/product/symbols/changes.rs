@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use redis::Value;
-use redis::streams::StreamRangeReply;
+use redis::streams::{StreamId, StreamRangeReply};
 use serde::{Deserialize, Serialize};
 
 use super::cache::{CacheError, SymbolCache};
@@ -135,20 +134,9 @@ impl SymbolCache {
         let mut pipeline = redis::pipe();
         pipeline.atomic();
         pipeline
-            .cmd("XRANGE")
-            .arg(STREAM)
-            .arg(start)
-            .arg("+")
-            .arg("COUNT")
-            .arg(limit.saturating_add(1));
-        pipeline
-            .cmd("XRANGE")
-            .arg(STREAM)
-            .arg("-")
-            .arg("+")
-            .arg("COUNT")
-            .arg(1);
-        pipeline.cmd("XLEN").arg(STREAM);
+            .xrange_count(STREAM, start, "+", limit.saturating_add(1))
+            .xrange_count(STREAM, "-", "+", 1)
+            .xlen(STREAM);
         let read: Result<(StreamRangeReply, StreamRangeReply, usize), _> =
             self.connection.pipeline(&pipeline).await;
         let (mut read, oldest, length) = read.map_err(CacheError::Changes)?;
@@ -163,11 +151,7 @@ impl SymbolCache {
                     .is_some_and(|oldest| id_numbers(&oldest.id) <= id_numbers(since))
             });
         Ok(Changes {
-            changes: read
-                .ids
-                .iter()
-                .filter_map(|entry| change(&entry.id, &entry.map))
-                .collect(),
+            changes: read.ids.iter().filter_map(change).collect(),
             complete,
             more,
         })
@@ -183,20 +167,13 @@ fn id_numbers(text: &str) -> (u64, u64) {
     )
 }
 
-fn change(id: &str, fields: &HashMap<String, Value>) -> Option<Change> {
-    let text = |name: &str| match fields.get(name)? {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text.as_str()),
-        _ => None,
-    };
-    let market = Market::ALL
-        .into_iter()
-        .find(|market| Some(market.name()) == text("market"))?;
+fn change(entry: &StreamId) -> Option<Change> {
+    let name: String = entry.get("market")?;
     Some(Change {
-        id: id.to_owned(),
-        market,
-        at: text("at")?.parse().ok()?,
-        diff: serde_json::from_str(text("change")?).ok()?,
+        id: entry.id.clone(),
+        market: Market::ALL.into_iter().find(|market| market.name() == name)?,
+        at: entry.get("at")?,
+        diff: serde_json::from_str(&entry.get::<String>("change")?).ok()?,
     })
 }
 

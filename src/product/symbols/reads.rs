@@ -186,7 +186,9 @@ impl SymbolReads {
         state.counts.miss();
         let flown = timeout_at(deadline, inner.join_refresh(market)).await;
         let failure = match flown {
-            Ok(Ok(list)) => return Ok(inner.fetched(market, list)),
+            Ok(Ok(held)) => {
+                return Ok(held.reading(Level::Upstream, state.memory.now_ms(), inner.now_unix()));
+            }
             Ok(Err(failure)) => failure,
             Err(_) => Arc::new(RefreshFailure::slow(inner.config.timeout)),
         };
@@ -290,24 +292,6 @@ impl SharedReads {
     fn may_be_stale(&self, held: &HeldList) -> bool {
         held.age(self.now_unix())
             .is_some_and(|age| age <= self.config.max_stale && !self.config.max_stale.is_zero())
-    }
-
-    /// A reading of a list that was just fetched.
-    fn fetched(&self, market: Market, list: Arc<SymbolList>) -> Reading {
-        let memory = &self.markets.get(market).memory;
-        match memory.get().filter(|held| Arc::ptr_eq(&held.list, &list)) {
-            Some(held) => held.reading(Level::Upstream, memory.now_ms(), self.now_unix()),
-            None => Reading {
-                list,
-                level: Level::Upstream,
-                age: Some(Duration::ZERO),
-                ttl: self
-                    .ttl(market)
-                    .map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
-                stale: false,
-                at: self.now_unix(),
-            },
-        }
     }
 
     /// The lifetime of a market's lists; `None` if they never expire.

@@ -71,17 +71,19 @@ impl MemoryCache {
     }
 
     /// Stores a list that was just fetched. It expires after `ttl`, or never.
-    pub(super) fn put(&self, list: Arc<SymbolList>, ttl: Option<Duration>, unsaved: bool) {
+    pub(super) fn put(&self, list: SymbolList, ttl: Option<Duration>, unsaved: bool) -> Arc<HeldList> {
         let expires_ms =
             ttl.map(|ttl| self.now_ms() + i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 2));
         let mut version = self.version();
         version.changes += 1;
-        self.held.store(Some(Arc::new(HeldList {
-            list,
+        let held = Arc::new(HeldList {
+            list: Arc::new(list),
             expires_ms,
             last_good: false,
             unsaved,
-        })));
+        });
+        self.held.store(Some(Arc::clone(&held)));
+        held
     }
 
     /// Takes over what was read from Redis; `ttl_seconds` is the lifetime of new lists. Returns `false` if this process has
@@ -187,7 +189,7 @@ mod tests {
         let memory = MemoryCache::new(Instant::now());
         let before = memory.changes();
         let list = SymbolList::read(LIST, Some(100), None).expect("a list");
-        memory.put(Arc::new(list), Some(Duration::from_secs(60)), false);
+        memory.put(list, Some(Duration::from_secs(60)), false);
         assert!(!memory.apply(StoredLists::default(), before, 100, 60));
         let held = memory.get().expect("the list");
         assert!(held.is_fresh(memory.now_ms()), "{held:?}");

@@ -8,9 +8,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
-use super::{MarketStatus, SharedReads};
+use super::{HeldList, MarketStatus, SharedReads};
 use crate::product::symbols::cache::{FetchedBy, LEASE, LeaseReply, LeaseRequest, WriteOutcome};
-use crate::product::symbols::list::SymbolList;
 use tradebot_base::market::Market;
 use tradebot_base::{error_chain, trace};
 
@@ -25,7 +24,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// How long after a warm-up's list has expired to refresh it here. By then the warm-ups must have stopped.
 const WARMUP_GRACE: Duration = Duration::from_secs(2);
 
-type RefreshOutcome = Result<Arc<SymbolList>, Arc<RefreshFailure>>;
+type RefreshOutcome = Result<Arc<HeldList>, Arc<RefreshFailure>>;
 
 /// The running refresh of one market, and how the last ones went.
 #[derive(Debug, Default)]
@@ -193,7 +192,7 @@ impl SharedReads {
                 .get()
                 .filter(|held| held.is_fresh(memory.now_ms()) && memory.seen_refresh() != known)
             {
-                return Ok(Arc::clone(&held.list));
+                return Ok(held);
             }
             if Instant::now() > give_up_at {
                 return Err(Arc::new(RefreshFailure::slow(PATIENCE_WITH_OTHERS)));
@@ -207,9 +206,8 @@ impl SharedReads {
             .await
         {
             Ok(refreshed) => {
-                let list = Arc::new(refreshed.list);
                 let unsaved = refreshed.written.is_none();
-                memory.put(Arc::clone(&list), self.ttl(market), unsaved);
+                let held = memory.put(refreshed.list, self.ttl(market), unsaved);
                 if refreshed.written != Some(WriteOutcome::Yes) {
                     // Redis may have a newer list, reported before this one was stored: read it again.
                     self.changed.notify_one();
@@ -217,7 +215,7 @@ impl SharedReads {
                 if unsaved {
                     self.markets.get(market).unsaved.notify_one();
                 }
-                Ok(list)
+                Ok(held)
             }
             Err(error) => {
                 let reason = error_chain(&error);
