@@ -1,4 +1,5 @@
-//! Lists by a user's own exchange key: token, user, stored key, decryption, then the exchange's networks in order.
+//! Lists for users with their own exchange keys: verify the token, find the user, decrypt the stored key, try the exchange's
+//! networks in order.
 //!
 //! [`jwt`] verifies tokens, [`users`] queries PostgreSQL, [`fernet`] decrypts the keys stored there. [`user_lists`] puts
 //! them together and returns a private list, the public list, or the reason for falling back to the public list.

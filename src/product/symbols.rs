@@ -1,8 +1,9 @@
 //! The symbol lists: what they contain, in which order, how Redis stores them, and how they are read.
 //!
-//! [`refresh`] writes: fetch, [`prepare`], [`guard`], [`cache`]. [`reads`] reads, and refreshes if there is no fresh list.
+//! [`refresh`] fetches a list, [`prepare`]s it, checks it with [`guard`] and writes it to [`cache`]. [`reads`] reads lists, and
+//! refreshes them if none is fresh.
 //! [`changes`] lists what refreshes changed. Processes coordinate through Redis keys: the refresh lease, the held-back list,
-//! and pauses that the exchange asks for.
+//! and the exchange's pauses.
 //!
 //! # In other programs
 //! The lists, keys, counters and refreshes, as the worker and the endpoint use them:

@@ -1,8 +1,8 @@
-//! How long the exchange wants no requests: one pause that all processes share.
+//! Pauses that the exchange demands, shared by all processes.
 //!
 //! The exchange counts requests by address and bans an address that ignores a 429. A process that gets one therefore
 //! stores the pause in Redis, where it expires by itself, and every process checks it before a request. Without Redis,
-//! each process obeys the pauses it was given itself.
+//! each process obeys the pauses that it received.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -52,7 +52,7 @@ impl BanClock {
         self
     }
 
-    /// How long the hosts of a market must still be left alone.
+    /// How long the pause of a market's hosts still lasts.
     pub(super) async fn left(&self, market: Market) -> Option<Duration> {
         let local = *self.local(market);
         let now = Instant::now();
@@ -67,11 +67,11 @@ impl BanClock {
         let left = match timeout(PATIENCE, connection.command::<i64>(&ask)).await {
             Ok(Ok(left)) => left,
             Ok(Err(error)) => {
-                debug!(%market, error = %error_chain(&error), "cannot read the pause of other processes");
+                debug!(%market, error = %error_chain(&error), "cannot read the shared pause from Redis");
                 return None;
             }
             Err(_) => {
-                debug!(%market, "timed out reading the pause of other processes");
+                debug!(%market, "timed out reading the shared pause from Redis");
                 return None;
             }
         };
@@ -102,9 +102,9 @@ impl BanClock {
         match timeout(PATIENCE, connection.script::<i64>(None, &call)).await {
             Ok(Ok(_)) => self.local(market).unshared = false,
             Ok(Err(error)) => {
-                warn!(%market, error = %error_chain(&error), "cannot share the pause with other processes yet");
+                warn!(%market, error = %error_chain(&error), "cannot write the shared pause to Redis yet");
             }
-            Err(_) => warn!(%market, "timed out sharing the pause with other processes"),
+            Err(_) => warn!(%market, "timed out writing the shared pause to Redis"),
         }
     }
 

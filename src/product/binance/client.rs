@@ -259,7 +259,7 @@ impl Client {
         Ok(())
     }
 
-    /// Fails on a status that says nothing about the call itself, and starts the pause that a 429 or 418 asks for. Quotes
+    /// Fails on a status that does not depend on the call's parameters, and starts a pause after a 429 or 418. Errors quote
     /// the answer only if `quote`.
     pub(super) async fn check_status(
         &self,
@@ -319,7 +319,7 @@ impl Client {
         }
         let heavy = used.is_some_and(|used| used >= self.config.weight_threshold);
         if heavy {
-            warn!(%market, used_weight = used, "request weight is above the threshold, slowing down");
+            warn!(%market, used_weight = used, "the request weight is above the threshold, slowing down");
         }
         self.throttle(market).heavy_until = heavy.then(|| Instant::now() + Duration::from_secs(60));
     }
@@ -369,7 +369,7 @@ fn query(market: Market) -> &'static str {
     }
 }
 
-/// Several times the largest real body. Real bodies compress up to 60:1, so a ratio would not tell an attack.
+/// Several times the largest real body. Real bodies compress up to 60:1, so a ratio would not reveal an attack.
 fn body_cap(market: Market) -> usize {
     match market {
         Market::Spot => 64 << 20,

@@ -12,18 +12,18 @@ use super::exchange_info::ListingError;
 pub struct UpstreamError {
     /// The URL that was requested, without its query.
     pub url: String,
-    /// What happened.
+    /// The cause.
     #[source]
     pub reason: Reason,
 }
 
-/// What happened to a request.
+/// The cause of a failed request.
 #[derive(Debug, Error)]
 pub enum Reason {
     /// No connection: DNS, TLS, refused, unreachable.
     #[error("no connection: {0}")]
     Connect(String),
-    /// It ran out of time.
+    /// The deadline passed.
     #[error("no complete answer within {} s", .0.as_secs_f64().round())]
     Deadline(Duration),
     /// The connection broke, the body was shorter than announced, or it could not be decompressed.
@@ -37,13 +37,13 @@ pub enum Reason {
     RateLimited {
         /// 429, or 418 for a ban.
         status: u16,
-        /// How long to pause, if the exchange gave a usable `Retry-After`.
+        /// How long to pause, if `Retry-After` is usable.
         retry_after: Option<Duration>,
     },
-    /// No request was made: an earlier answer asked for a pause that is not over.
+    /// No request was made, because of a pause that an earlier answer demanded.
     #[error("no request made: the exchange asked for a pause, which lasts another {} s", .0.as_secs())]
     Paused(Duration),
-    /// 451, or an error object that says the same: the exchange does not serve this location.
+    /// 451, or the equivalent error object: the exchange does not serve this location.
     #[error("the exchange does not serve this location (status 451): {0}")]
     Restricted(String),
     /// 403: the exchange's firewall.

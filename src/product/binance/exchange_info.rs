@@ -30,20 +30,20 @@ pub struct Symbol {
     pub status: String,
 }
 
-/// What is kept of an `exchangeInfo` answer.
+/// An `exchangeInfo` answer, without the members that are not used.
 #[derive(Debug, Default, PartialEq)]
 pub struct Listing {
     /// Symbols in the exchange's order, each name once.
     pub symbols: Vec<Symbol>,
     /// Entries that could not be read and were left out.
     pub malformed: usize,
-    /// Entries left out because their name had come before.
+    /// Entries left out because an earlier one has the same name.
     pub repeated: usize,
-    /// The answer comes from a sandbox, and its symbols are made up.
+    /// Whether the answer is the sandbox's, with made-up symbols.
     pub sandbox: bool,
     /// The exchange's clock, Unix milliseconds.
     pub server_time: Option<i64>,
-    /// Signs of which market and network it comes from.
+    /// Signs of its market and network.
     pub marks: Marks,
 }
 
@@ -54,7 +54,7 @@ pub struct Marks {
     pub spot: usize,
     /// `contractType`; counts every entry if the document has a `futuresType`.
     pub futures: usize,
-    /// The `deliveryDate` that only the futures testnet gives to perpetual contracts.
+    /// The `deliveryDate` that perpetual contracts have only on the futures testnet.
     pub testnet: usize,
     /// Whether the rate limit is the one of the futures testnet.
     pub testnet_weight: bool,

@@ -11,7 +11,7 @@ pub(super) fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// The pause that the exchange asks for, if it gives a usable one.
+/// The pause in `Retry-After`, if it is usable.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     text(headers, RETRY_AFTER.as_str()).and_then(parse_retry_after)
 }

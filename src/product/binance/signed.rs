@@ -29,7 +29,7 @@ use tradebot_base::secret::Secret;
 const ACCOUNT: &str = "/api/v3/account";
 const TIME: &str = "/api/v3/time";
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-mbx-apikey");
-/// How long after its timestamp the exchange accepts a request, in ms. Its own default, sent explicitly.
+/// How long after its timestamp the exchange accepts a request, in ms: the exchange's default, sent explicitly.
 const RECV_WINDOW_MS: u32 = 5_000;
 /// How long to trust a measured clock offset, since clocks drift.
 const OFFSET_LIFETIME: Duration = Duration::from_secs(30 * 60);
@@ -37,7 +37,7 @@ const OFFSET_LIFETIME: Duration = Duration::from_secs(30 * 60);
 const BODY_CAP: usize = 4 << 20;
 /// Hosts without account endpoints.
 const PUBLIC_ONLY: &[&str] = &["data-api.binance.vision"];
-/// Everything but the unreserved characters of RFC 3986.
+/// All but the unreserved characters of RFC 3986.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -56,7 +56,7 @@ pub struct ApiKey {
 /// Why a signed call failed.
 #[derive(Debug, Error)]
 pub enum SignedError {
-    /// The exchange says -2014, or the key cannot be sent in a header. A retry would fail the same way.
+    /// -2014, or the key cannot be sent in a header. A retry would fail the same way.
     #[error("the API key is malformed (-2014)")]
     KeyFormat,
     /// -2015 or -2008: unknown on this network, not allowed from this address, or lacking the permission.
@@ -85,7 +85,7 @@ pub enum SignedError {
         "no configured host of this network may receive an API key: use an https host with account endpoints"
     )]
     NoHost,
-    /// No answer, or one that does not concern the key.
+    /// The call failed for a reason that does not concern the key.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
 }
@@ -134,7 +134,7 @@ impl Client {
         Err(last)
     }
 
-    /// The last measured offset of the exchange's clock, in milliseconds ahead of ours. Explains a refusal.
+    /// How far the exchange's clock was ahead of ours when last measured, in milliseconds. May explain a refusal.
     #[must_use]
     pub fn clock_offset_ms(&self) -> Option<i64> {
         self.offset_state().map(|offset| offset.ms)

@@ -56,7 +56,7 @@ pub fn clock_offset(market: Market) -> Option<f64> {
         .map(|seconds| if offset < 0 { -seconds } else { seconds })
 }
 
-/// How far the sender's clock is ahead of ours in milliseconds, if its headers say. A skew that the whole seconds of
+/// How far the sender's clock is ahead of ours in milliseconds, if it sends `Date`. A skew that the whole seconds of
 /// `Date` can explain counts as 0.
 pub(in crate::product) fn offset_ms(headers: &HeaderMap, now_ms: i64) -> Option<i64> {
     let date = httpdate::parse_http_date(text(headers, DATE.as_str())?).ok()?;

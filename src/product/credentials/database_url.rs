@@ -3,7 +3,7 @@
 //! SQLAlchemy has its own URL grammar, in which a password may contain `/`, `?` and `#` unescaped. `tokio_postgres::Config`
 //! splits such URLs elsewhere and refuses asyncpg's options, so this is SQLAlchemy's grammar. Options that only tune asyncpg
 //! (statement caches, its timeouts) are accepted and ignored; any other unknown option is refused by name, since it might
-//! change where the connection goes or how safely.
+//! change the server or the encryption.
 
 use std::fmt;
 use std::path::PathBuf;

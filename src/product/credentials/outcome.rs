@@ -19,9 +19,9 @@ use tradebot_base::market::Network;
 /// The list that a user gets.
 #[derive(Debug, Clone)]
 pub enum UserList {
-    /// The key is good on the deployment's own network, whose list is the public one.
+    /// The deployment's network accepts the key. Its list is the public one.
     Public(Network),
-    /// The key is good on another network. Its list is for this user and must not be written to a shared cache key.
+    /// Another network accepts the key. Its list is for this user and must not be written to a shared cache key.
     Private(Arc<PrivateList>),
 }
 
@@ -46,7 +46,7 @@ pub enum Fallback {
     /// The token is not accepted.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The database gave no answer.
+    /// The database query failed.
     #[error(transparent)]
     Database(#[from] DatabaseError),
     /// No user has this e-mail address.
@@ -66,14 +66,14 @@ pub enum Fallback {
         /// What is wrong with the first of them.
         reason: FernetError,
     },
-    /// No network gave a list for the key.
-    #[error("no network gave a list for key {key} of user {user}: {}", Reasons(.reasons))]
+    /// Every network failed.
+    #[error("no network returned a list for key {key} of user {user}: {}", Reasons(.reasons))]
     Networks {
         /// `users.id`.
         user: i64,
         /// `api_keys.id`.
         key: i64,
-        /// Why each network gave none.
+        /// The failure of each network.
         reasons: Vec<(Network, NetworkFailure)>,
     },
     /// The lookup ran out of time.
@@ -82,7 +82,7 @@ pub enum Fallback {
 }
 
 impl Fallback {
-    /// Whether an operator should see it: not if it repeats a remembered refusal.
+    /// Whether to warn the operator. A remembered refusal has been logged before.
     pub(super) fn deserves_a_warning(&self) -> bool {
         match self {
             Self::Undecryptable { .. } | Self::OutOfTime(_) => true,
@@ -94,13 +94,13 @@ impl Fallback {
     }
 }
 
-/// Why one network gave no list.
+/// Why a network returned no list.
 #[derive(Debug, Error)]
 pub enum NetworkFailure {
     /// The account could not be read.
     #[error(transparent)]
     Signed(#[from] SignedError),
-    /// It refused the key a short while ago, so it was not asked again.
+    /// It refused the key a short while ago, so no request was made.
     #[error("{}", remembered(.0))]
     Remembered(KeyVerdict),
     /// The key is good, but the list could not be fetched.
@@ -119,8 +119,8 @@ pub enum NetworkFailure {
 
 fn remembered(verdict: &KeyVerdict) -> &'static str {
     match verdict {
-        KeyVerdict::BadFormat => "not asked: it recently rejected the key as malformed (-2014)",
-        _ => "not asked: it recently refused the key",
+        KeyVerdict::BadFormat => "no request made: it recently rejected the key as malformed (-2014)",
+        _ => "no request made: it recently refused the key",
     }
 }
 
@@ -167,7 +167,7 @@ pub enum LookupStep<'a> {
         /// How far its clock is ahead of ours, if measured.
         offset_ms: Option<i64>,
     },
-    /// A network gave no list.
+    /// A network failed.
     Failed {
         /// The network.
         network: Network,

@@ -1,4 +1,4 @@
-//! Environment variables for lists by users' own keys.
+//! Environment variables of the lists for users with their own keys.
 
 use std::time::Duration;
 
@@ -38,16 +38,16 @@ const PLACEHOLDERS: &[&str] = &[
     "yoursecret",
 ];
 
-/// Whether users' own keys are used, and how.
+/// Whether and how to use users' own keys.
 #[derive(Debug)]
 pub enum CredentialSettings {
-    /// They are not used. The text says why, for the log and for `credentials check`.
+    /// Off, with the reason for the log and `credentials check`.
     Off(String),
-    /// They are used.
+    /// On.
     On(Box<EnabledCredentials>),
 }
 
-/// What looking up users' lists needs.
+/// Settings of lookups.
 #[derive(Debug)]
 pub struct EnabledCredentials {
     /// The database with users and their keys.

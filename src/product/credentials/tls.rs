@@ -16,12 +16,12 @@ use super::database_url::{DatabaseUrl, TlsMode};
 /// Why TLS cannot be set up.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    /// The file named by `PGSSLROOTCERT` or `sslrootcert`.
+    /// The file of `PGSSLROOTCERT` or `sslrootcert` is unusable.
     #[error("cannot read certificates from {file}: {reason}")]
     File {
         /// The file.
         file: String,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
     /// No trusted certificates.
@@ -115,7 +115,7 @@ impl ServerCertVerifier for ModeVerifier {
         let verified =
             authority.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verified {
-            // The name is checked last, so everything else has passed.
+            // The name is checked last, so all other checks have passed.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !self.verifies_host => Ok(ServerCertVerified::assertion()),

@@ -5,8 +5,8 @@
 //!   that can be decrypted is used, and no other key is sent anywhere.
 //! * That key is tried on the networks in the configured order. Any failure on one leads to the next. Access to the
 //!   account proves the key, for spot and futures alike.
-//! * A network's list is the same for all its users. On the deployment's own network it is the public list, read from the
-//!   cache; the list of any other network is kept in memory for a minute and shared.
+//! * A network's list is the same for all its users. For the deployment's network it is the public list in the cache; the
+//!   list of another network is kept in memory for a minute and shared.
 //!
 //! Does not write to Redis. A lookup ends within its budget, which leaves the request time to serve the public list.
 
@@ -62,7 +62,7 @@ pub struct UserLists {
     database_is_down: AtomicBool,
 }
 
-/// A network's client, and its lists if it is not the deployment's own network.
+/// A network's client, and its lists unless they are the public ones.
 struct NetworkClient {
     network: Network,
     client: Client,
@@ -73,8 +73,8 @@ struct NetworkClient {
 type CachedList = (Instant, Arc<PrivateList>);
 
 impl UserLists {
-    /// Sets up lookups without connecting to anything. `own` is the client of the deployment's network, with which the
-    /// other networks' clients share pauses.
+    /// Sets up lookups without connecting. The clients of other networks share the pauses of `own`, the client of the
+    /// deployment's network.
     ///
     /// # Errors
     /// [`UserListsError`].
@@ -88,7 +88,7 @@ impl UserLists {
         }
         info!(
             database = %enabled.database, tls = ?enabled.database.tls, networks = ?enabled.networks,
-            "users' own keys are used"
+            "serving lists by users' own keys"
         );
         let networks = enabled.networks.iter().map(|&network| {
             let client = own.on(network)?;
@@ -300,7 +300,7 @@ impl UserLists {
         Ok(list)
     }
 
-    /// Warns about what an operator can act on. A bad token is only debug output: anyone can send one.
+    /// Warns if the operator can act. A bad token is only debug output: anyone can send one.
     fn log_outcome(&self, market: Market, outcome: &Result<UserList, Fallback>) {
         if !matches!(outcome, Err(Fallback::Token(_) | Fallback::Database(_)))
             && self.database_is_down.swap(false, Ordering::Relaxed)
@@ -309,10 +309,10 @@ impl UserLists {
         }
         match outcome {
             Ok(UserList::Public(network)) => {
-                debug!(%market, %network, "a user's key is good here and gets the public list");
+                debug!(%market, %network, "the deployment's network accepts the user's key, serving the public list");
             }
             Ok(UserList::Private(list)) => {
-                debug!(%market, network = %list.network, "a user gets the list of another network");
+                debug!(%market, network = %list.network, "serving the list of another network to a user");
             }
             Err(Fallback::Database(error)) => self.log_database_error(error),
             Err(reason) if reason.deserves_a_warning() => {

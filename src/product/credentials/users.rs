@@ -171,7 +171,7 @@ fn config(url: &DatabaseUrl, timeout: Duration) -> Config {
             TlsMode::Prefer => SslMode::Prefer,
             TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => SslMode::Require,
         })
-        // The server cancels a slow query even after we have given up, and refuses writes.
+        // The server cancels a slow query even after our timeout, and refuses writes.
         .options(format!(
             "-c statement_timeout={} -c default_transaction_read_only=on",
             timeout.as_millis().max(1)
@@ -192,7 +192,7 @@ fn user(rows: &[Row]) -> Result<Option<User>, tokio_postgres::Error> {
         keys: Vec::new(),
     };
     for row in rows {
-        // A user without keys comes as one row of nulls.
+        // A user without keys is one row of nulls.
         let Some(key_id) = row.try_get::<_, Option<i64>>(2)? else {
             continue;
         };

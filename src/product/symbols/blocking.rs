@@ -16,19 +16,19 @@ pub struct SymbolReads {
     runtime: Runtime,
 }
 
-/// Why reading could not begin.
+/// Why reads cannot start.
 #[derive(Debug, Error)]
 pub enum BlockingError {
     /// Redis or the exchange cannot be set up.
     #[error(transparent)]
     Reads(#[from] SetupError),
-    /// The thread could not be started.
+    /// The thread cannot be started.
     #[error("cannot start the thread that reads the symbol lists")]
     Thread(#[from] std::io::Error),
 }
 
 impl SymbolReads {
-    /// Starts reading. See [`reads::SymbolReads::start`].
+    /// Starts a thread that follows Redis, and fetches missing lists if so configured. Does not wait for either.
     ///
     /// # Errors
     /// [`BlockingError`].
@@ -44,13 +44,13 @@ impl SymbolReads {
         Ok(Self { reads, runtime })
     }
 
-    /// Does not block. See [`reads::SymbolReads::peek`].
+    /// Returns a list from memory without blocking, as [`reads::SymbolReads::peek`].
     #[must_use]
     pub fn peek(&self, market: Market) -> Option<Reading> {
         self.reads.peek(market)
     }
 
-    /// See [`reads::SymbolReads::read`].
+    /// Returns a list from the first level that has one, as [`reads::SymbolReads::read`].
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -58,7 +58,7 @@ impl SymbolReads {
         self.runtime.block_on(self.reads.read(market))
     }
 
-    /// See [`reads::SymbolReads::changes`].
+    /// Returns at most `limit` changes after the stream id `since`, as [`reads::SymbolReads::changes`].
     ///
     /// # Errors
     /// [`CacheError`].
@@ -66,13 +66,13 @@ impl SymbolReads {
         self.runtime.block_on(self.reads.changes(since, limit))
     }
 
-    /// Does not block. See [`reads::SymbolReads::status`].
+    /// Returns the state of a market in this process without blocking.
     #[must_use]
     pub fn status(&self, market: Market) -> MarketStatus {
         self.reads.status(market)
     }
 
-    /// Writes the counters and stops. Without it, the last second of counts is lost.
+    /// Writes the counters to Redis and stops. If a program ends without it, the last second of counts is lost.
     pub fn stop(self) {
         self.runtime.block_on(self.reads.stop());
     }

@@ -27,7 +27,7 @@ pub enum ListNetwork {
     Mainnet,
     /// Its testnets.
     Testnet,
-    /// Our own stand-in for the exchange. Nothing in such a list is real.
+    /// The sandbox. Nothing in such a list is real.
     Sandbox,
 }
 
@@ -45,12 +45,12 @@ pub struct ListSource {
     /// The exchange's clock in its answer, in Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_time: Option<i64>,
-    /// What fetched it.
+    /// Which kind of refresh fetched it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<FetchedBy>,
 }
 
-/// What fetched a list.
+/// Which kind of refresh fetched a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FetchedBy {
@@ -60,7 +60,7 @@ pub enum FetchedBy {
     Reader,
 }
 
-/// What Redis has of a market's list.
+/// A market's keys in Redis.
 #[derive(Debug, Default)]
 pub struct StoredLists {
     /// The primary list, if it has not expired.
@@ -85,10 +85,10 @@ pub enum CacheError {
     Redis {
         /// The market.
         market: Market,
-        /// Why.
+        /// The cause.
         source: RedisTrouble,
     },
-    /// A sandbox list would have replaced a real one.
+    /// A sandbox list must not replace a real one.
     #[error(
         "refused to put sandbox data over the real {market} list in {place}: \
          use another Redis, for example with `up --sandbox --private-redis`, or delete the {market} list first"
@@ -96,10 +96,10 @@ pub enum CacheError {
     SandboxOverReal {
         /// The market.
         market: Market,
-        /// The Redis, without secrets.
+        /// The address of Redis, without secrets.
         place: String,
     },
-    /// Other processes kept replacing the list while this one was compared with it.
+    /// Other processes kept replacing the list during the comparison.
     #[error("other processes keep replacing the {market} list, try again")]
     Contended {
         /// The market.
@@ -113,7 +113,7 @@ pub enum CacheError {
     StreamId(String),
 }
 
-/// Names of a market's keys. The existing deployment dictates those of lists and counters.
+/// Names of a market's keys. Those of lists and counters are the existing deployment's.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheKeys(pub Market);
 
@@ -154,13 +154,13 @@ impl CacheKeys {
         format!("cache:symbols:{}:fence", self.0)
     }
 
-    /// Negative entry: why the last refresh for a reader failed. While it exists, no reader tries again.
+    /// Negative cache: why the last refresh for a reader failed. While it exists, no reader tries again.
     #[must_use]
     pub fn failure(self) -> String {
         format!("cache:symbols:{}:failure", self.0)
     }
 
-    /// Facts about a list that is held back until a second fetch confirms it.
+    /// The held-back list, until a second fetch confirms it.
     #[must_use]
     pub fn held_back(self) -> String {
         format!("cache:symbols:{}:held_back", self.0)

@@ -1,4 +1,4 @@
-//! What refreshes changed: a bounded Redis stream, written together with the lists.
+//! Changes to the lists: a bounded Redis stream, written together with the lists.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -36,8 +36,8 @@ pub struct Change {
 pub struct Diff {
     /// Symbols that are new to the list.
     pub added: Vec<Symbol>,
-    /// Symbols that are gone from the exchange's answer. For spot, which is asked for trading symbols only, that includes
-    /// those that stopped trading.
+    /// Symbols that are gone from the exchange's answer. Spot answers have trading symbols only, so this includes those that
+    /// stopped trading.
     pub removed: Vec<Symbol>,
     /// Symbols whose status changed, so that they entered or left the list.
     pub status_changed: Vec<StatusChange>,
@@ -66,7 +66,7 @@ pub struct Changes {
 }
 
 impl Diff {
-    /// What differs in `after`. `paused_before` and `paused_after` are the symbols that did not trade.
+    /// Compares two lists; `None` if they are the same. `paused_before` and `paused_after` are the symbols not trading.
     pub(super) fn between(
         before: &SymbolList,
         paused_before: &NotTrading,

@@ -1,8 +1,8 @@
 //! Counts reads under the existing deployment's names, without a round trip per read.
 //!
-//! Reads count in memory; about once a second the difference goes to Redis as a numbered batch. Redis remembers the last
-//! batch of each process, so a batch whose answer was lost can be sent again and is added only once. While Redis is down,
-//! counts wait in memory.
+//! Reads are counted in memory, and written to Redis about once a second as a numbered batch. Redis remembers the last batch
+//! of each process, so a batch that is sent again after a lost answer is added only once. While Redis is down, counts stay
+//! in memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -36,7 +36,7 @@ type Totals = [u64; 4];
 
 #[derive(Debug, Default)]
 struct FlushState {
-    /// What Redis has confirmed.
+    /// The totals that Redis has confirmed.
     written: Totals,
     /// The number of the last batch, and the totals after it until Redis confirms them.
     batch: u64,

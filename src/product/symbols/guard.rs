@@ -16,16 +16,16 @@ use crate::config::SymbolsConfig;
 use crate::product::binance::exchange_info::{Listing, Symbol};
 use tradebot_base::market::Market;
 
-/// How far the exchange's clock may appear to go back, since hosts differ.
+/// How far back the exchange's clock may jump between answers, since hosts differ.
 const CLOCK_TOLERANCE_MS: i64 = 2_000;
-/// By how many percent a second list may differ in size from the one it confirms.
+/// The largest difference in size, in percent, between a held-back list and the one that confirms it.
 const AGREEMENT_PERCENT: usize = 5;
 
 /// A reason to hold a list back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ListConcern {
-    /// It comes from another network than the current list.
+    /// It describes another network than the current list.
     Network {
         /// The network of the current list.
         from: ListNetwork,
@@ -97,7 +97,7 @@ pub(super) fn judge(
     config: &SymbolsConfig,
     now_ms: i64,
 ) -> GuardVerdict {
-    // The write script lets a sandbox list replace only sandbox lists, so nothing can be lost.
+    // The write script lets a sandbox list replace only sandbox lists, so no real list is at risk.
     if proposed.network == ListNetwork::Sandbox {
         return GuardVerdict::Accept;
     }
@@ -122,7 +122,7 @@ pub(super) fn judge(
             confirm_in: config.confirm_after,
         };
     };
-    // If our clock was set back, the wait would be endless, so it starts again.
+    // If our clock was set back, the wait starts again.
     let waited = now_ms - first.first_seen_ms;
     if waited >= confirm_after && candidate.is_another_answer_than(&first) {
         return GuardVerdict::Confirmed(candidate.concerns);
@@ -200,7 +200,7 @@ impl fmt::Display for ListConcern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Network { from, to } => {
-                write!(f, "it comes from {to:?}, but the current list from {from:?}")
+                write!(f, "it describes {to:?}, but the current list describes {from:?}")
             }
             Self::Older => f.write_str("by the exchange's clock it is older than the current list"),
             Self::NoAnchors { missing } => write!(f, "{} is missing", missing.join(", ")),

@@ -49,7 +49,7 @@ use tradebot_base::{error_chain, trace};
 
 /// How long a reader waits for this process to read Redis for the first time.
 const LOOK_PATIENCE: Duration = Duration::from_millis(500);
-/// How long work that readers wait for may itself wait for Redis.
+/// How long work that delays readers waits for Redis.
 const REDIS_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a stop waits for the last counters to be written.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
@@ -103,7 +103,7 @@ pub struct MarketStatus {
     pub reading: Option<Reading>,
     /// Reads by this process that found a fresh list.
     pub hits: u64,
-    /// Reads by this process that did not.
+    /// Reads by this process that found none.
     pub misses: u64,
     /// Refreshes by this process that succeeded.
     pub refreshes: u64,
@@ -115,7 +115,7 @@ pub struct MarketStatus {
     pub failing: Option<(String, Duration)>,
 }
 
-/// Reads the lists of one Redis. Clones share everything.
+/// Reads the lists of one Redis. Clones share their state.
 #[derive(Clone)]
 pub struct SymbolReads {
     inner: Arc<SharedReads>,
@@ -175,7 +175,7 @@ impl SymbolReads {
     /// Returns a market's list from the first level that has one, within the configured time.
     ///
     /// # Errors
-    /// [`Unavailable`] when no level has one: no list was ever fetched, and the exchange does not give one now.
+    /// [`Unavailable`] when no level has one: no list was ever fetched, and fetching one fails now.
     pub async fn read(&self, market: Market) -> Result<Reading, Unavailable> {
         let inner = &self.inner;
         let deadline = Instant::now() + inner.config.timeout;

@@ -72,7 +72,7 @@ struct RefreshPurpose<'a> {
     write_behind: bool,
 }
 
-/// How often to compare a list again because another process has written in between.
+/// How many times to compare a list because another process keeps writing.
 const COMPARISONS: usize = 4;
 
 impl Refresher {
@@ -236,7 +236,7 @@ impl Refresher {
             });
         }
         if malformed + repeated > 0 {
-            warn!(%market, host = base_url, malformed, repeated, "some entries of the list were left out");
+            warn!(%market, host = base_url, malformed, repeated, "left out entries of the list that are malformed or repeated");
         }
         let not_trading = listing
             .symbols
@@ -345,7 +345,7 @@ impl Refresher {
         match guard::judge(&proposed, in_place, held_back, &self.config, now_ms) {
             GuardVerdict::Accept => Ok(()),
             GuardVerdict::Confirmed(concerns) => {
-                warn!(%market, host = fresh.host, concerns = guard::describe(&concerns), "a second fetch confirms the list");
+                warn!(%market, host = fresh.host, concerns = guard::describe(&concerns), "a second fetch confirmed the held-back list");
                 Ok(())
             }
             GuardVerdict::HoldBack {
@@ -353,7 +353,7 @@ impl Refresher {
                 confirm_in,
             } => {
                 let concerns = candidate.concerns().to_vec();
-                warn!(%market, host = fresh.host, concerns = guard::describe(&concerns), "the list is held back");
+                warn!(%market, host = fresh.host, concerns = guard::describe(&concerns), "held the list back until a second fetch confirms it");
                 if reachable
                     && let Err(error) = self
                         .cache

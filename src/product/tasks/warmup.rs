@@ -41,7 +41,7 @@ async fn warm_up(market: Market) -> TaskResult<String> {
     }
 }
 
-/// The Python exception that fits an error.
+/// The Python exception type for an error.
 fn exception_type(error: &RefreshError) -> &'static str {
     match error {
         RefreshError::Upstream { source, .. } => match source.reason {

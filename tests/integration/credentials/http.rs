@@ -349,7 +349,7 @@ async fn nothing_that_leaves_the_service_holds_a_secret() {
     service.process.signal(tradebot_test_support::Signal::SIGTERM);
     service.process.wait_exit(PATIENCE);
     let output = service.process.output();
-    assert!(output.contains("users' own keys are used"), "{output}");
+    assert!(output.contains("serving lists by users' own keys"), "{output}");
     let signatures: Vec<&str> = scene
         .filled
         .tokens

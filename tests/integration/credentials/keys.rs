@@ -198,7 +198,7 @@ async fn refusals_are_told_apart_and_remembered() {
         assert_eq!(scene.testnet.keys_seen().len() - before, sent, "{email}");
         let again = look_up(&branch, email).await;
         if email != "good" {
-            assert!(again.contains("not asked: it "), "{email}: {again}");
+            assert!(again.contains("no request made: it "), "{email}: {again}");
             assert_eq!(
                 again.contains("(-2014)"),
                 expected == "(-2014)",

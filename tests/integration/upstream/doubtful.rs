@@ -39,7 +39,7 @@ async fn a_list_that_has_shrunk_is_written_by_the_retry_if_it_still_has() {
         assert_eq!(retry["result"]["exc_type"], "ValueError", "{retry}");
         let message = retry["result"]["exc_message"][0].as_str().unwrap_or_default();
         assert!(
-            message.contains("held back until it is confirmed: it has lost more"),
+            message.contains("held back until a second fetch confirms it: it has lost more"),
             "{message}"
         );
         assert_eq!(world.lists(Market::Spot).await, before);
@@ -61,7 +61,7 @@ async fn a_list_that_has_shrunk_is_written_by_the_retry_if_it_still_has() {
         let gone: Result<(), _> = redis::cmd("FLUSHALL").query_async(&mut world.db()).await;
         gone.expect("an empty server");
     }
-    worker.wait_for_line("a second fetch confirms the list", PATIENCE);
+    worker.wait_for_line("a second fetch confirmed the held-back list", PATIENCE);
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn a_list_of_another_network_than_the_one_in_place_waits_for_a_second_fetc
     let (_, result) = world.run_last_try(Market::Spot).await;
     let message = result["result"]["exc_message"][0].as_str().unwrap_or_default();
     assert!(
-        message.contains("it comes from Testnet, but the current list from Mainnet"),
+        message.contains("it describes Testnet, but the current list describes Mainnet"),
         "{message}"
     );
     assert_eq!(world.lists(Market::Spot).await, mainnet);

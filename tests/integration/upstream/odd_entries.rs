@@ -55,7 +55,7 @@ async fn an_unreadable_entry_is_left_out_and_the_rest_is_listed() {
             .exchange
             .always(spot, Reply::json(list_with(std::slice::from_ref(entry))));
         assert_eq!(listed(&world, Market::Spot).await, 200, "{entry}");
-        let line = worker.wait_for_nth_line("some entries of the list were left out", number + 1, PATIENCE);
+        let line = worker.wait_for_nth_line("left out entries of the list", number + 1, PATIENCE);
         assert!(
             line.contains("malformed=1") && line.contains("market=spot"),
             "{line}"

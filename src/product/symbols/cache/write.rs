@@ -1,4 +1,4 @@
-//! Writes a list, and reads what it must be compared with first.
+//! Writes lists, and reads the list in place for the comparison before.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use crate::product::symbols::guard::HeldBackList;
 use tradebot_base::market::Market;
 use tradebot_wire::python_json;
 
-/// The current list and its surroundings, to compare a new list with.
+/// The current list and the keys that accompany it.
 #[derive(Debug, Default)]
 pub(in crate::product::symbols) struct ListInPlace {
     pub(in crate::product::symbols) last_good: Option<Bytes>,
@@ -18,7 +18,7 @@ pub(in crate::product::symbols) struct ListInPlace {
     pub(in crate::product::symbols) not_trading: NotTrading,
 }
 
-/// A list to write, with everything that belongs to it.
+/// A list to write, with the keys that accompany it.
 pub(in crate::product::symbols) struct ListWrite<'a> {
     pub(in crate::product::symbols) list: &'a Bytes,
     /// The symbols of all quote assets and statuses.
@@ -46,7 +46,7 @@ pub(in crate::product::symbols) enum WriteOutcome {
 }
 
 impl SymbolCache {
-    /// Reads what a new list must be compared with.
+    /// Reads the list in place, for comparison with a new one.
     ///
     /// # Errors
     /// [`CacheError::Redis`].
@@ -76,7 +76,7 @@ impl SymbolCache {
         })
     }
 
-    /// Writes a list with everything that belongs to it, in one script.
+    /// Writes a list and the keys that accompany it, in one script.
     ///
     /// # Errors
     /// [`CacheError`]. Nothing was written, unless only the answer of Redis was lost.

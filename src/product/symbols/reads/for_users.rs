@@ -1,4 +1,4 @@
-//! Reads of the public list for requests that may get a user's own list instead.
+//! Reads for requests that may get a user's private list instead of the public one.
 
 use tokio::time::Instant;
 
@@ -22,12 +22,12 @@ impl SymbolReads {
         self.inner.take(market, Level::Redis)
     }
 
-    /// Counts a miss for a request that got a user's own list.
+    /// Counts a miss for a request that got a private list.
     pub fn count_miss(&self, market: Market) {
         self.inner.markets.get(market).counts.miss();
     }
 
-    /// The client of the exchange, to share its pauses with other calls to the same hosts.
+    /// The client of the exchange, whose pauses other calls to the same hosts must share.
     #[must_use]
     pub fn client(&self) -> &Client {
         self.inner.refresher.client()

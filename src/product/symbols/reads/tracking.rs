@@ -52,7 +52,7 @@ impl RedisLink {
     /// Waits for the first attempt to end, at most until `deadline`.
     pub(super) async fn first_look(&self, deadline: Instant) {
         let mut seen = self.0.subscribe();
-        // Running out of time is not an error: the reader goes on without Redis.
+        // A timeout is not an error: the reader continues without Redis.
         let _ = timeout_at(deadline, seen.wait_for(|seen| seen.looks > 0)).await;
     }
 
@@ -95,7 +95,7 @@ impl SharedReads {
         self.flusher.flush(self.refresher.cache(), &counts).await
     }
 
-    /// Keeps memory as Redis has it.
+    /// Keeps memory coherent with Redis.
     pub(super) async fn follow(self: Arc<Self>) {
         let mut backoff = Reconnect::new(self.random.fork());
         loop {

@@ -12,8 +12,8 @@ use tradebot_base::market::Market;
 /// Why a refresh left the stored lists unchanged.
 #[derive(Debug, Error)]
 pub enum RefreshError {
-    /// The list could not be fetched.
-    #[error("no {market} list from the exchange")]
+    /// Fetching failed.
+    #[error("cannot fetch the {market} list from the exchange")]
     Upstream {
         /// The market.
         market: Market,
@@ -21,8 +21,7 @@ pub enum RefreshError {
         #[source]
         source: UpstreamError,
     },
-    /// No symbol of the answer qualifies for the list. That is what maintenance looks like, and must not empty a list that
-    /// users trade by.
+    /// No symbol of the answer qualifies for the list, as during maintenance. That must not empty the list.
     #[error(
         "{host} lists no trading {market} symbol quoted in {quote} ({symbols} symbols in all, {malformed} unreadable)"
     )]
@@ -39,7 +38,7 @@ pub enum RefreshError {
         malformed: usize,
     },
     /// The list is of another market or network.
-    #[error("{host} answered with the wrong list for {market}: {what}")]
+    #[error("{host} returned the wrong list for {market}: {what}")]
     Contradiction {
         /// The market.
         market: Market,
@@ -49,7 +48,7 @@ pub enum RefreshError {
         what: &'static str,
     },
     /// The list looks wrong, and is held back until a second fetch finds the same.
-    #[error("the {market} list of {host} is held back until it is confirmed: {}", guard::describe(.concerns))]
+    #[error("the {market} list of {host} is held back until a second fetch confirms it: {}", guard::describe(.concerns))]
     HeldBack {
         /// The market.
         market: Market,
@@ -60,7 +59,7 @@ pub enum RefreshError {
         /// How long to wait before a fetch can confirm it.
         confirm_in: Duration,
     },
-    /// The list could not be written.
+    /// Writing failed.
     #[error("cannot write the {market} list")]
     Cache {
         /// The market.
@@ -72,7 +71,7 @@ pub enum RefreshError {
 }
 
 impl RefreshError {
-    /// How long to wait before the next refresh: as the exchange asked, or until it can confirm a held-back list.
+    /// How long to wait before the next refresh: the exchange's pause, or until a fetch can confirm a held-back list.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
