@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use crate::worker::Pool;
-use tradebot_base::config::{ConfigError, LogConfig, ProcessEnvironment, Reader};
+use tradebot_base::config::{ConfigError, LogConfig, Reader};
 use tradebot_base::telemetry;
 
 /// Exit code for a command line or an environment that cannot be used (`EX_USAGE`).
@@ -96,34 +96,11 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// Starts the logs at `level` or that of the environment, unless `settings` or the logs' own settings have mistakes: then
-/// it reports all of them.
-fn with_logs<T>(settings: Result<T, ConfigError>, level: Option<&str>) -> Result<T> {
-    let (settings, logs) = both(settings, read_logs(level))?;
-    telemetry::init(&logs.level, logs.format).context("cannot start the logs")?;
-    Ok(settings)
-}
-
-fn read_logs(level: Option<&str>) -> Result<LogConfig, ConfigError> {
-    let mut reader = Reader::new(&ProcessEnvironment);
-    let mut config = LogConfig::read(&mut reader);
-    if let Some(level) = level {
-        if !telemetry::understands(level) {
-            reader.complain("--loglevel", level, telemetry::LEVELS);
-        }
-        level.clone_into(&mut config.level);
-    }
+/// Reports every mistake in the settings, or starts the logs at `level`, which replaces the environment's.
+fn start_logs(mut reader: Reader<'_>, level: Option<&str>) -> Result<()> {
+    let logs = LogConfig::read(&mut reader, level);
     reader.finish()?;
-    Ok(config)
-}
-
-/// Both values, or the mistakes of both.
-fn both<A, B>(one: Result<A, ConfigError>, other: Result<B, ConfigError>) -> Result<(A, B), ConfigError> {
-    match (one, other) {
-        (Ok(one), Ok(other)) => Ok((one, other)),
-        (Err(one), Err(other)) => Err(one.and(other)),
-        (Err(mistakes), Ok(_)) | (Ok(_), Err(mistakes)) => Err(mistakes),
-    }
+    telemetry::init("tradebot-symbols", &logs).context("cannot start the logs")
 }
 
 /// Prints a line. A closed output is an error like any other.

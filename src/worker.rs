@@ -16,7 +16,7 @@ use tracing::info;
 use crate::bridge::{self, BridgeError, TaskSet};
 use crate::config::WorkerConfig;
 use tradebot_base::clock::{SharedClock, SystemClock};
-use tradebot_base::config::{ConfigError, Reader, RedisConfig, Vars};
+use tradebot_base::config::{Reader, RedisConfig};
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::lifecycle::Stop;
 use tradebot_base::node;
@@ -102,17 +102,14 @@ pub struct WorkerSettings {
 }
 
 impl WorkerSettings {
-    /// Reads the environment; the command line's part is given.
-    ///
-    /// # Errors
-    /// [`ConfigError`] with every mistake found.
-    pub fn read(vars: &dyn Vars, args: &WorkerArgs) -> Result<Self, ConfigError> {
-        let mut reader = Reader::new(vars);
-        let redis = RedisConfig::read(&mut reader);
-        let worker = WorkerConfig::read(&mut reader);
+    /// Reads the environment variables and combines them with the command line.
+    #[must_use]
+    pub fn read(reader: &mut Reader<'_>, args: &WorkerArgs) -> Self {
+        let redis = RedisConfig::read(reader);
+        let worker = WorkerConfig::read(reader);
         let names = args.queues.iter().map(|queue| queue.trim().to_owned());
         let queues: Vec<String> = names.filter(|queue| !queue.is_empty()).collect();
-        let rate_limit = rate_limit(&mut reader);
+        let rate_limit = rate_limit(reader);
         if queues.is_empty() {
             reader.complain("--queues", &args.queues.join(","), "at least one queue");
         }
@@ -125,11 +122,10 @@ impl WorkerSettings {
                 "a number from 1 to 10000",
             );
         }
-        reader.finish()?;
         let machine = node::machine();
         let hostname = node::expand(&args.hostname, &machine);
         let state_file = args.statedb.as_ref();
-        Ok(Self {
+        Self {
             state_file: state_file.map(|path| PathBuf::from(node::format(path, &hostname))),
             mingle: !args.without_mingle,
             rate_limit,
@@ -143,7 +139,7 @@ impl WorkerSettings {
                 task_events: args.task_events || worker.send_task_events,
                 sent_events: worker.send_sent_event,
             },
-        })
+        }
     }
 
     /// The Redis servers.

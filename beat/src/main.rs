@@ -165,13 +165,9 @@ fn settings(args: &Args) -> Result<BeatSettings> {
     let mut reader = Reader::new(&ProcessEnvironment);
     let redis = RedisConfig::read(&mut reader);
     let warmups = ScheduleConfig::read(&mut reader);
-    let logs = LogConfig::read(&mut reader);
-    let level = args.loglevel.as_deref().unwrap_or(&logs.level);
-    if args.loglevel.is_some() && !telemetry::understands(level) {
-        reader.complain("--loglevel", level, telemetry::LEVELS);
-    }
+    let logs = LogConfig::read(&mut reader, args.loglevel.as_deref());
     reader.finish()?;
-    telemetry::init_as("tradebot-beat", level, logs.format)?;
+    telemetry::init("tradebot-beat", &logs)?;
     let file = warmups.file.as_ref().map(PathBuf::from);
     Ok(BeatSettings {
         redis,

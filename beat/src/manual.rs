@@ -26,7 +26,7 @@ pub(crate) fn page() -> Result<String> {
         variables: variables_of(|reader| {
             RedisConfig::read(reader);
             ScheduleConfig::read(reader);
-            LogConfig::read(reader);
+            LogConfig::read(reader, None);
         }),
         files: FILES,
         see_also: vec!["tradebot-symbols".to_owned()],

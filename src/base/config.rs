@@ -106,11 +106,14 @@ pub struct LogConfig {
 }
 
 impl LogConfig {
-    /// Reads the section.
-    pub fn read(reader: &mut Reader<'_>) -> Self {
-        let level = reader.text("LOG_LEVEL");
+    /// Reads the section. `level`, the command line's `--loglevel`, replaces `LOG_LEVEL`.
+    pub fn read(reader: &mut Reader<'_>, level: Option<&str>) -> Self {
+        let (name, level) = match level {
+            Some(level) => ("--loglevel", level.to_owned()),
+            None => ("LOG_LEVEL", reader.text("LOG_LEVEL")),
+        };
         if !telemetry::understands(&level) {
-            reader.complain("LOG_LEVEL", &level, telemetry::LEVELS);
+            reader.complain(name, &level, telemetry::LEVELS);
         }
         let format = match reader.text("LOG_FORMAT").to_ascii_lowercase().as_str() {
             "json" => LogFormat::Json,

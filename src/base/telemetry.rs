@@ -9,6 +9,8 @@ use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{LevelFilter, ParseError};
 
+use crate::config::LogConfig;
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LogFormat {
@@ -31,28 +33,20 @@ pub fn understands(level: &str) -> bool {
     filter.split(',').all(is_clear) && EnvFilter::try_new(&filter).is_ok()
 }
 
-/// Installs the process's log output at `level` (`info`, `debug`, …; Celery's names in any case are known).
-/// A second call has no effect. Traces, where they are wanted, are of the service `tradebot-symbols`.
+/// Starts the process's log output, and with a collector configured its traces as those of `service`. A second call has
+/// no effect.
 ///
 /// # Errors
-/// When `level` is no level and no `tracing` filter expression.
-pub fn init(level: &str, format: LogFormat) -> Result<(), ParseError> {
-    init_as("tradebot-symbols", level, format)
-}
-
-/// As [`init`], with traces of another service.
-///
-/// # Errors
-/// When `level` is no level and no `tracing` filter expression.
+/// When the level is neither a level nor a `tracing` filter expression.
 #[cfg_attr(
     not(feature = "otel"),
     expect(unused_variables, reason = "only traces name their service")
 )]
-pub fn init_as(service: &'static str, level: &str, format: LogFormat) -> Result<(), ParseError> {
-    let filter = EnvFilter::try_new(filter_of(level))?;
+pub fn init(service: &'static str, logs: &LogConfig) -> Result<(), ParseError> {
+    let filter = EnvFilter::try_new(filter_of(&logs.level))?;
     #[cfg(feature = "otel")]
     if let Some(provider) = exporter::provider(service) {
-        exporter::init(filter, format, provider);
+        exporter::init(filter, logs.format, provider);
         return Ok(());
     }
     let builder = tracing_subscriber::fmt()
@@ -60,7 +54,7 @@ pub fn init_as(service: &'static str, level: &str, format: LogFormat) -> Result<
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     // Fails only if a subscriber is installed already, in which case that one goes on.
-    let _ = match format {
+    let _ = match logs.format {
         LogFormat::Human => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };

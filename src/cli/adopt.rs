@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::{report, say, with_logs};
+use super::{report, say, start_logs};
 use crate::product::doctor::{Adoption, Comparison, EnvFile, VariableUse};
 use tradebot_base::clock::SystemClock;
+use tradebot_base::config::{ProcessEnvironment, Reader};
 use tradebot_base::market::Market;
 
 /// Prepares the switch from the Python system. Changes nothing.
@@ -32,7 +33,7 @@ pub(super) struct Args {
 const PROGRESS: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(args: Args) -> Result<u8> {
-    with_logs(Ok(()), None)?;
+    start_logs(Reader::new(&ProcessEnvironment), None)?;
     let file = EnvFile::read(&args.env_file)?;
     let adoption = Adoption::read(&file, &args.queues, SystemClock::shared())?;
     let (used, unused): (Vec<&VariableUse>, Vec<&VariableUse>) =

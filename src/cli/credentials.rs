@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 
-use super::{say, with_logs};
+use super::{say, start_logs};
 use crate::config::{BinanceConfig, SymbolsConfig};
 use crate::product::binance::client::Client;
 use crate::product::credentials::outcome::{Fallback, LookupStep, UserList};
@@ -61,7 +61,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     let mut reader = Reader::new(&ProcessEnvironment);
     let settings = CredentialSettings::read(&mut reader);
     let (binance, symbols) = (BinanceConfig::read(&mut reader), SymbolsConfig::read(&mut reader));
-    with_logs(reader.finish(), None)?;
+    start_logs(reader, None)?;
     let enabled = match settings {
         CredentialSettings::On(enabled) => *enabled,
         CredentialSettings::Off(why) => bail!("users' own keys are not used: {why}"),

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{report, say, with_logs};
+use super::{report, say, start_logs};
 use crate::product::doctor::{Doctor, DoctorSettings, Finding, KINDS, Picture};
 use tradebot_base::clock::SystemClock;
-use tradebot_base::config::ProcessEnvironment;
+use tradebot_base::config::{ProcessEnvironment, Reader};
 use tradebot_base::lifecycle::{Stop, sleep_unless_stopping};
 
 /// Examines Redis, lists, queues, workers, beats, exchange and settings, and says what is wrong.
@@ -73,8 +73,10 @@ impl ExamineArgs {
         text: Form<'_, String>,
         json: Form<'_, serde_json::Value>,
     ) -> Result<Vec<Finding>> {
-        let settings = DoctorSettings::read(&ProcessEnvironment, &self.queues, self.foreign_beat);
-        let doctor = Doctor::new(with_logs(settings, None)?, SystemClock::shared())?;
+        let mut reader = Reader::new(&ProcessEnvironment);
+        let settings = DoctorSettings::read(&mut reader, &self.queues, self.foreign_beat);
+        start_logs(reader, None)?;
+        let doctor = Doctor::new(settings, SystemClock::shared())?;
         let stop = Stop::new();
         if self.watch {
             stop.on_signals(Duration::from_secs(1))

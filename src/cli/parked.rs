@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{say, with_logs};
+use super::{say, start_logs};
 use tradebot_base::config::{ProcessEnvironment, Reader, RedisConfig};
 use tradebot_base::connection::Connection;
 use tradebot_core::transport::{Parked, ParkedPages};
@@ -51,7 +51,7 @@ struct Choice {
 pub(super) async fn run(args: Args) -> Result<()> {
     let mut reader = Reader::new(&ProcessEnvironment);
     let redis = RedisConfig::read(&mut reader);
-    with_logs(reader.finish(), None)?;
+    start_logs(reader, None)?;
     let list = ParkedList {
         connection: Connection::new(&redis.broker, "parked")?,
         keys: Keys::with_prefix(&redis.key_prefix),

@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::Result;
 use tracing::warn;
 
-use super::with_logs;
+use super::start_logs;
 use crate::product::sandbox::{Catalog, SandboxServer};
+use tradebot_base::config::{ProcessEnvironment, Reader};
 use tradebot_base::lifecycle::Stop;
 
 /// Serves made-up or captured symbol lists in the exchange's format.
@@ -31,7 +32,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<()> {
-    with_logs(Ok(()), args.loglevel.as_deref())?;
+    start_logs(Reader::new(&ProcessEnvironment), args.loglevel.as_deref())?;
     let stop = Stop::new();
     stop.on_signals(Duration::from_secs(3))?;
     let catalog = Catalog::from_files(args.spot_file.as_deref(), args.futures_file.as_deref())?;

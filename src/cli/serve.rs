@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{both, with_logs};
+use super::start_logs;
 use crate::config::WorkerConfig;
 use crate::product::http::run::{HttpEndpoint, HttpSettings};
 use tradebot_base::config::{ProcessEnvironment, Reader};
@@ -35,8 +35,8 @@ pub(super) async fn run(args: Args) -> Result<()> {
     let threads = args.threads.map_or_else(cpus, usize::from);
     let mut reader = Reader::new(&ProcessEnvironment);
     let drain = WorkerConfig::read(&mut reader).shutdown_timeout;
-    let settings = HttpSettings::read(&ProcessEnvironment, args.listen, threads, args.queues, drain);
-    let ((), settings) = with_logs(both(reader.finish(), settings), args.loglevel.as_deref())?;
+    let settings = HttpSettings::read(&mut reader, args.listen, threads, args.queues, drain);
+    start_logs(reader, args.loglevel.as_deref())?;
     let stop = Stop::new();
     stop.on_signals(drain + Duration::from_secs(2))?;
     let name = node::expand("serve@%h", &node::machine());

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use self::child::Child;
 use self::private_redis::PrivateRedis;
 use self::view::View;
-use super::with_logs;
+use super::start_logs;
 use crate::config::{BinanceConfig, HttpConfig, SymbolsConfig, WorkerConfig};
 use crate::product::sandbox::{Catalog, SandboxServer};
 use tradebot_base::clock::SystemClock;
@@ -64,7 +64,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     BinanceConfig::read(&mut reader);
     ScheduleConfig::read(&mut reader);
     let http = HttpConfig::read(&mut reader).listen;
-    with_logs(reader.finish(), args.loglevel.as_deref())?;
+    start_logs(reader, args.loglevel.as_deref())?;
     let stop = Stop::new();
     stop.on_signals(worker.shutdown_timeout + Duration::from_secs(2))?;
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::Result;
 use tracing::error;
 
-use super::{both, with_logs};
+use super::start_logs;
 use crate::product::http::run::{HttpEndpoint, HttpError, HttpSettings};
 use crate::product::tasks::{self, Context};
 use crate::worker::{self, Pool, WorkerArgs, WorkerSettings};
-use tradebot_base::config::ProcessEnvironment;
+use tradebot_base::config::{ProcessEnvironment, Reader};
 use tradebot_base::error_chain;
 use tradebot_core::engine::Engine;
 
@@ -35,15 +35,14 @@ impl Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<()> {
-    let settings = WorkerSettings::read(&ProcessEnvironment, &args.worker);
-    let context = Context::read(&ProcessEnvironment);
-    let level = args.worker.loglevel.as_deref();
-    let (settings, context) = with_logs(both(settings, context), level)?;
+    let mut reader = Reader::new(&ProcessEnvironment);
+    let settings = WorkerSettings::read(&mut reader, &args.worker);
+    let context = Context::read(&mut reader);
     let http = args.http.map(|address| {
         let drain = settings.shutdown_timeout().saturating_sub(Duration::from_secs(1));
-        HttpSettings::read(&ProcessEnvironment, Some(address), 1, args.worker.queues, drain)
+        HttpSettings::read(&mut reader, Some(address), 1, args.worker.queues.clone(), drain)
     });
-    let http = http.transpose()?;
+    start_logs(reader, args.worker.loglevel.as_deref())?;
     let context = Arc::new(context.connect(settings.redis(), settings.hostname())?);
     let Some(http) = http else {
         worker::run(settings, tasks::task_set(), context).await?;

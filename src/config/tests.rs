@@ -13,7 +13,7 @@ fn read_all(vars: &BTreeMap<&str, &str>) -> Result<(RedisConfig, SymbolsConfig, 
     let binance = BinanceConfig::read(&mut reader);
     ScheduleConfig::read(&mut reader);
     HttpConfig::read(&mut reader);
-    LogConfig::read(&mut reader);
+    LogConfig::read(&mut reader, None);
     reader.finish()?;
     Ok((redis, symbols, binance))
 }

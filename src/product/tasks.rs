@@ -8,7 +8,7 @@ use crate::bridge::TaskSet;
 use crate::config::{BinanceConfig, SymbolsConfig};
 use crate::product::symbols::reads::SetupError;
 use crate::product::symbols::refresh::Refresher;
-use tradebot_base::config::{ConfigError, Reader, RedisConfig, Vars};
+use tradebot_base::config::{Reader, RedisConfig};
 use tradebot_base::connection::Connection;
 
 /// Configuration of the tasks.
@@ -26,17 +26,12 @@ pub struct Context {
 
 impl Context {
     /// Reads the tasks' environment variables.
-    ///
-    /// # Errors
-    /// [`ConfigError`] with every mistake found.
-    pub fn read(vars: &dyn Vars) -> Result<ContextConfig, ConfigError> {
-        let mut reader = Reader::new(vars);
-        let config = ContextConfig {
-            symbols: SymbolsConfig::read(&mut reader),
-            binance: BinanceConfig::read(&mut reader),
-        };
-        reader.finish()?;
-        Ok(config)
+    #[must_use]
+    pub fn read(reader: &mut Reader<'_>) -> ContextConfig {
+        ContextConfig {
+            symbols: SymbolsConfig::read(reader),
+            binance: BinanceConfig::read(reader),
+        }
     }
 }
 

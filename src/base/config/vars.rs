@@ -41,15 +41,6 @@ impl Vars for std::collections::BTreeMap<&str, &str> {
 #[error("configuration: {}", .0.join("; "))]
 pub struct ConfigError(pub Vec<String>);
 
-impl ConfigError {
-    /// The mistakes of both.
-    #[must_use]
-    pub fn and(mut self, other: Self) -> Self {
-        self.0.extend(other.0);
-        self
-    }
-}
-
 /// Reads variables; a value that is absent or empty has the table's default.
 pub struct Reader<'a> {
     vars: &'a dyn Vars,
@@ -80,8 +71,7 @@ impl<'a> Reader<'a> {
     /// Notes a mistake. The value is shown: call it for values that are no secrets.
     pub fn complain(&mut self, name: &str, value: &str, expected: &str) {
         let value: String = value.chars().take(60).collect();
-        self.mistakes
-            .push(format!("{name} is `{value}`, expected {expected}"));
+        self.note(format!("{name} is `{value}`, expected {expected}"));
     }
 
     /// A text.
@@ -111,7 +101,14 @@ impl<'a> Reader<'a> {
 
     /// Notes a mistake without the value, which is a secret or may hold one.
     pub fn complain_of(&mut self, name: &str, reason: impl fmt::Display) {
-        self.mistakes.push(format!("{name} cannot be used: {reason}"));
+        self.note(format!("{name} cannot be used: {reason}"));
+    }
+
+    /// Several sections may read the same variable.
+    fn note(&mut self, mistake: String) {
+        if !self.mistakes.contains(&mistake) {
+            self.mistakes.push(mistake);
+        }
     }
 
     /// The URL of a Redis. A mistake is told without the value, which may hold a password.

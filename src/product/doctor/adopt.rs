@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::compare::{self, Comparison};
 use super::{Doctor, DoctorSettings, EnvFile, Finding, Picture};
 use tradebot_base::clock::SharedClock;
-use tradebot_base::config::{ConfigError, VARIABLES, Vars};
+use tradebot_base::config::{ConfigError, Reader, VARIABLES, Vars};
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::error_chain;
 use tradebot_base::market::Market;
@@ -42,7 +42,9 @@ impl Adoption {
     pub fn read(file: &EnvFile, queues: &[String], clock: SharedClock) -> Result<Self, ConfigError> {
         let uses = file.names().map(|name| use_of(file, name)).collect();
         // The Python system's Celery beat cannot be seen, and is what is to be replaced.
-        let settings = DoctorSettings::read(file, queues, true)?;
+        let mut reader = Reader::new(file);
+        let settings = DoctorSettings::read(&mut reader, queues, true);
+        reader.finish()?;
         Ok(Self {
             uses,
             settings,

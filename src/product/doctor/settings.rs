@@ -5,7 +5,7 @@ use crate::config::{BinanceConfig, SymbolsConfig, WorkerConfig};
 use crate::product::credentials::database_url::DatabaseUrl;
 use crate::product::credentials::fernet::Keyring;
 use crate::product::fleet::servers::is_local;
-use tradebot_base::config::{ConfigError, Reader, RedisConfig, ScheduleConfig, Vars};
+use tradebot_base::config::{Reader, RedisConfig, ScheduleConfig};
 use tradebot_base::market::Market;
 use tradebot_base::secret::Secret;
 
@@ -28,19 +28,16 @@ pub struct DoctorSettings {
 }
 
 impl DoctorSettings {
-    /// Reads the environment.
-    ///
-    /// # Errors
-    /// [`ConfigError`] with every mistake found.
-    pub fn read(vars: &dyn Vars, queues: &[String], foreign_beat: bool) -> Result<Self, ConfigError> {
-        let mut reader = Reader::new(vars);
+    /// Reads and judges the settings of all parts of a deployment.
+    #[must_use]
+    pub fn read(reader: &mut Reader<'_>, queues: &[String], foreign_beat: bool) -> Self {
         let database = reader.optional("DATABASE_URL");
         let mut settings = Self {
-            redis: RedisConfig::read(&mut reader),
-            worker: WorkerConfig::read(&mut reader),
-            symbols: SymbolsConfig::read(&mut reader),
-            binance: BinanceConfig::read(&mut reader),
-            schedule: ScheduleConfig::read(&mut reader),
+            redis: RedisConfig::read(reader),
+            worker: WorkerConfig::read(reader),
+            symbols: SymbolsConfig::read(reader),
+            binance: BinanceConfig::read(reader),
+            schedule: ScheduleConfig::read(reader),
             queues: queues.to_vec(),
             listen: reader.optional("HTTP_LISTEN"),
             database: database
@@ -53,11 +50,10 @@ impl DoctorSettings {
         found.extend(settings.judge_limits());
         found.extend(settings.judge_upstream(production));
         if production && settings.database.is_some() {
-            found.extend(judge_keys(&mut reader));
+            found.extend(judge_keys(reader));
         }
-        reader.finish()?;
         settings.findings = found;
-        Ok(settings)
+        settings
     }
 
     fn judge_schedule(&self) -> Vec<Finding> {
@@ -163,7 +159,7 @@ mod tests {
             ("FUTURES_SYMBOLS_CACHE_TTL_SECONDS", "900"),
         ]);
         all.extend(vars.iter().copied());
-        let settings = DoctorSettings::read(&all, &[], false).unwrap();
+        let settings = DoctorSettings::read(&mut Reader::new(&all), &[], false);
         settings.findings.iter().map(|found| found.kind.code).collect()
     }
 

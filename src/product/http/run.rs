@@ -24,7 +24,7 @@ use crate::product::fleet::overview::OverviewReader;
 use crate::product::symbols::all_symbols::AllSymbols;
 use crate::product::symbols::reads::{ReadsSettings, SetupError, SymbolReads};
 use tradebot_base::clock::SystemClock;
-use tradebot_base::config::{ConfigError, Reader, RedisConfig, ScheduleConfig, Vars};
+use tradebot_base::config::{Reader, RedisConfig, ScheduleConfig};
 use tradebot_base::connection::RedisTrouble;
 use tradebot_base::error_chain;
 use tradebot_base::market::PerMarket;
@@ -72,29 +72,23 @@ pub enum HttpError {
 impl HttpSettings {
     /// Reads the settings. The command line's `address` wins over the environment's. The status page shows the length
     /// of `queues`. A stop waits `drain` for requests in flight.
-    ///
-    /// # Errors
-    /// [`ConfigError`] with every mistake, including a missing address.
+    #[must_use]
     pub fn read(
-        vars: &dyn Vars,
+        reader: &mut Reader<'_>,
         address: Option<SocketAddr>,
         threads: usize,
         queues: Vec<String>,
         drain: Duration,
-    ) -> Result<Self, ConfigError> {
-        let mut reader = Reader::new(vars);
-        let config = HttpConfig::read(&mut reader);
-        let redis = RedisConfig::read(&mut reader);
-        let interval = ScheduleConfig::read(&mut reader).warmup_interval;
+    ) -> Self {
+        let config = HttpConfig::read(reader);
+        let redis = RedisConfig::read(reader);
+        let interval = ScheduleConfig::read(reader).warmup_interval;
         let listen = config.listen.as_deref().unwrap_or_default();
-        let address = address.or_else(|| listen.parse().ok());
-        if address.is_none() {
-            reader.complain(
-                "HTTP_LISTEN",
-                listen,
-                "`address:port`, or give one on the command line",
-            );
-        }
+        let address = address.or_else(|| listen.parse().ok()).unwrap_or_else(|| {
+            let expected = "`address:port`, or give one on the command line";
+            reader.complain("HTTP_LISTEN", listen, expected);
+            ([0, 0, 0, 0], 0).into()
+        });
         let origins = match &config.only_origin {
             None => AllowedOrigins::Any,
             Some(origin) => AllowedOrigins::Only(HeaderValue::from_str(origin).unwrap_or_else(|_| {
@@ -102,18 +96,9 @@ impl HttpSettings {
                 HeaderValue::from_static("null")
             })),
         };
-        let credentials = CredentialSettings::read(&mut reader);
-        let mistakes = reader.finish();
-        let reads = ReadsSettings::read(vars);
-        let reads = match (mistakes, reads) {
-            (Ok(()), reads) => reads?,
-            (Err(mistakes), Err(others)) => return Err(mistakes.and(others)),
-            (Err(mistakes), Ok(_)) => return Err(mistakes),
-        };
-        let Some(address) = address else {
-            return Err(ConfigError(Vec::new()));
-        };
-        Ok(Self {
+        let credentials = CredentialSettings::read(reader);
+        let reads = ReadsSettings::section(reader);
+        Self {
             address,
             threads,
             limits: Limits {
@@ -149,7 +134,7 @@ impl HttpSettings {
             },
             reads,
             credentials,
-        })
+        }
     }
 }
 

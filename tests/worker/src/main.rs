@@ -47,14 +47,11 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<()> {
     let mut reader = Reader::new(&ProcessEnvironment);
-    let logs = LogConfig::read(&mut reader);
+    let logs = LogConfig::read(&mut reader, args.worker.loglevel.as_deref());
+    let settings = WorkerSettings::read(&mut reader, &args.worker);
     reader.finish()?;
-    telemetry::init(
-        args.worker.loglevel.as_deref().unwrap_or(&logs.level),
-        logs.format,
-    )?;
+    telemetry::init("tradebot-symbols", &logs)?;
 
-    let settings = WorkerSettings::read(&ProcessEnvironment, &args.worker)?;
     let tasks = TaskSet::new()
         .with::<tasks::noop>()
         .with::<tasks::echo>()

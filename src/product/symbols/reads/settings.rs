@@ -49,14 +49,19 @@ impl ReadsSettings {
     /// [`ConfigError`] with every mistake found.
     pub fn read(vars: &dyn Vars) -> Result<Self, ConfigError> {
         let mut reader = Reader::new(vars);
-        let settings = Self {
-            redis: RedisConfig::read(&mut reader).cache,
-            reads: ReadsConfig::read(&mut reader),
-            symbols: SymbolsConfig::read(&mut reader),
-            binance: BinanceConfig::read(&mut reader),
-        };
+        let settings = Self::section(&mut reader);
         reader.finish()?;
         Ok(settings)
+    }
+
+    /// Reads the settings as one section of a program's.
+    pub(crate) fn section(reader: &mut Reader<'_>) -> Self {
+        Self {
+            redis: RedisConfig::read(reader).cache,
+            reads: ReadsConfig::read(reader),
+            symbols: SymbolsConfig::read(reader),
+            binance: BinanceConfig::read(reader),
+        }
     }
 
     pub(super) fn connect(self, name: &str) -> Result<SharedReads, SetupError> {
