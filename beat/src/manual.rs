@@ -1,10 +1,10 @@
 //! The manual page.
 
-use anyhow::{Context, Result};
+use std::io;
+
 use clap::CommandFactory;
-use clap_mangen::Man;
 use tradebot_base::config::{LogConfig, RedisConfig, ScheduleConfig};
-use tradebot_base::manual::{Extras, title, variables_of};
+use tradebot_base::manual::{self, Extras, variables_of};
 
 use crate::args::Args;
 
@@ -14,15 +14,10 @@ const FILES: &[(&str, &str)] = &[(
 )];
 
 /// The manual page in roff.
-pub(crate) fn page() -> Result<String> {
+pub(crate) fn page() -> io::Result<String> {
     let mut program = Args::command().disable_help_subcommand(true);
     program.build();
     let extras = Extras {
-        after_help: program
-            .get_after_help()
-            .map(ToString::to_string)
-            .into_iter()
-            .collect(),
         variables: variables_of(|reader| {
             RedisConfig::read(reader);
             ScheduleConfig::read(reader);
@@ -31,13 +26,5 @@ pub(crate) fn page() -> Result<String> {
         files: FILES,
         see_also: vec!["tradebot-symbols".to_owned()],
     };
-    let mut page = title("tradebot-beat").into_bytes();
-    let man = Man::new(program);
-    man.render_name_section(&mut page)?;
-    man.render_synopsis_section(&mut page)?;
-    man.render_description_section(&mut page)?;
-    man.render_options_section(&mut page)?;
-    man.render_subcommands_section(&mut page)?;
-    page.extend_from_slice(extras.sections().as_bytes());
-    String::from_utf8(page).context("cannot print the manual page: it is not UTF-8")
+    manual::page(&program, &extras)
 }

@@ -10,6 +10,7 @@ pub mod connection;
 mod error_chain;
 pub mod failpoint;
 pub mod lifecycle;
+#[cfg(feature = "manual")]
 pub mod manual;
 pub mod market;
 pub mod node;

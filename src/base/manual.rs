@@ -1,146 +1,147 @@
-//! Manual pages: the sections that the definition of a command line has no place for.
+//! Manual pages in roff: what `clap_mangen` makes of a command line, and exit codes, environment, files and examples.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::io;
+
+use clap::Command;
+use clap_mangen::Man;
+use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
 use crate::config::{Reader, VARIABLES, Variable, Vars};
 
-/// What a page says beside names, options and subcommands.
+/// Sections that the definition of a command line does not contain.
 #[derive(Debug, Default)]
 pub struct Extras<'a> {
-    /// Texts that follow the help of a command, with its examples and exit codes.
-    pub after_help: Vec<String>,
     /// Environment variables.
     pub variables: Vec<&'static Variable>,
-    /// Files, and what is in them.
+    /// Files and their contents.
     pub files: &'a [(&'a str, &'a str)],
     /// Pages of section 1.
     pub see_also: Vec<String>,
 }
 
-/// The beginning of a page of section 1.
+/// The page of a command. Exit codes and examples are paragraphs of its help text.
+///
+/// # Errors
+/// When `clap_mangen` fails to write a section.
+pub fn page(command: &Command, extras: &Extras<'_>) -> io::Result<String> {
+    let man = Man::new(command.clone())
+        // roff would drop an empty argument.
+        .date(" ")
+        .source(concat!("tradebot-symbols ", env!("CARGO_PKG_VERSION")))
+        .manual("User Commands");
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    if command.get_arguments().next().is_some() {
+        man.render_options_section(&mut page)?;
+    }
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut page)?;
+    }
+    extra_sections(command, extras).to_writer(&mut page)?;
+    String::from_utf8(page).map_err(io::Error::other)
+}
+
+/// The variables that `read` reads, in the order of the table.
 #[must_use]
-pub fn title(name: &str) -> String {
-    let version = concat!("tradebot-symbols ", env!("CARGO_PKG_VERSION"));
-    // The first two lines define the apostrophe that the text of options is written with.
-    format!(
-        ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n.TH \"{}\" 1 \"\" \"{}\" \"User Commands\"\n",
-        text(name),
-        text(version)
-    )
+pub fn variables_of(read: impl FnOnce(&mut Reader<'_>)) -> Vec<&'static Variable> {
+    let recorder = ReadRecorder::default();
+    read(&mut Reader::new(&recorder));
+    let names = recorder.0.into_inner();
+    VARIABLES
+        .iter()
+        .filter(|variable| names.contains(variable.name))
+        .collect()
 }
 
-impl Extras<'_> {
-    /// The sections EXIT STATUS, ENVIRONMENT, FILES, EXAMPLES and SEE ALSO as roff, those that are not empty.
-    #[must_use]
-    pub fn sections(&self) -> String {
-        let mut page = String::new();
-        let (exit, examples) = (self.exit_codes(), self.examples());
-        let mut section = |title: &str, body: String| {
-            if !body.is_empty() {
-                // Writing to a text cannot fail.
-                let _ = write!(page, ".SH {title}\n{body}");
-            }
-        };
-        section("EXIT STATUS", exit.map(|codes| line(&codes)).collect());
-        let variables = self.variables.iter();
-        let variables = variables.map(|variable| {
-            let default = match variable.default {
-                "" => String::new(),
-                default => format!(" [{}]", text(default)),
-            };
-            entry(
-                &format!("\\fB{}\\fR{default}", text(variable.name)),
-                variable.meaning,
-            )
-        });
-        section("ENVIRONMENT", variables.collect());
-        let files = self.files.iter();
-        let files = files.map(|(name, what)| entry(&format!("\\fI{}\\fR", text(name)), what));
-        section("FILES", files.collect());
-        let examples: String = examples.map(|example| line(&example)).collect();
-        if !examples.is_empty() {
-            section("EXAMPLES", format!(".nf\n{examples}.fi\n"));
-        }
-        let others: Vec<String> = self
-            .see_also
-            .iter()
-            .map(|page| format!("\\fB{}\\fR(1)", text(page)))
-            .collect();
-        if !others.is_empty() {
-            section("SEE ALSO", format!("{}\n", others.join(",\n")));
-        }
-        page
-    }
-
-    /// The paragraphs behind one of these words, without it.
-    fn paragraphs(&self, words: &'static [&'static str]) -> impl Iterator<Item = &str> {
-        let all = self.after_help.iter().flat_map(|help| help.split("\n\n"));
-        all.filter_map(move |paragraph| words.iter().find_map(|word| paragraph.strip_prefix(word)))
-    }
-
-    fn exit_codes(&self) -> impl Iterator<Item = String> {
-        let codes = self.paragraphs(&["Exit codes:"]);
-        codes.map(|codes| codes.split_whitespace().collect::<Vec<_>>().join(" "))
-    }
-
-    fn examples(&self) -> impl Iterator<Item = String> {
-        let examples = self.paragraphs(&["Examples:", "Example:"]);
-        let lines = examples.flat_map(str::lines).map(str::trim);
-        lines.filter(|line| !line.is_empty()).map(str::to_owned)
-    }
-}
-
-/// An environment without variables that notes which are asked for.
+/// An empty environment that records the names of the variables read.
 #[derive(Default)]
-struct Asked(RefCell<BTreeSet<String>>);
+struct ReadRecorder(RefCell<BTreeSet<String>>);
 
-impl Vars for Asked {
+impl Vars for ReadRecorder {
     fn get(&self, name: &str) -> Option<String> {
         self.0.borrow_mut().insert(name.to_owned());
         None
     }
 }
 
-/// The variables that `read` reads, in the order of the table.
-#[must_use]
-pub fn variables_of(read: impl FnOnce(&mut Reader<'_>)) -> Vec<&'static Variable> {
-    let asked = Asked::default();
-    read(&mut Reader::new(&asked));
-    let asked = asked.0.into_inner();
-    VARIABLES
-        .iter()
-        .filter(|variable| asked.contains(variable.name))
+fn extra_sections(command: &Command, extras: &Extras<'_>) -> Roff {
+    let mut roff = Roff::new();
+    let mut section = |title: &str, body: Roff| {
+        if body != Roff::new() {
+            roff.control("SH", [title]).extend([body]);
+        }
+    };
+    let mut exit = Roff::new();
+    for codes in paragraphs(command, &["Exit codes:"]) {
+        exit.text(marked(&codes.split_whitespace().collect::<Vec<_>>().join(" ")));
+    }
+    section("EXIT STATUS", exit);
+    let mut variables = Roff::new();
+    for Variable {
+        name,
+        default,
+        meaning,
+    } in &extras.variables
+    {
+        let mut head = vec![bold(*name)];
+        if !default.is_empty() {
+            head.push(roman(format!(" [{default}]")));
+        }
+        variables.control("TP", []).text(head).text(marked(meaning));
+    }
+    section("ENVIRONMENT", variables);
+    let mut files = Roff::new();
+    for (name, contents) in extras.files {
+        files
+            .control("TP", [])
+            .text([italic(*name)])
+            .text(marked(contents));
+    }
+    section("FILES", files);
+    let mut examples = Roff::new();
+    for command in [command].into_iter().chain(command.get_subcommands()) {
+        for lines in paragraphs(command, &["Examples:", "Example:"]) {
+            for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+                examples.text([roman(line)]);
+            }
+        }
+    }
+    if examples != Roff::new() {
+        let mut verbatim = Roff::new();
+        verbatim.control("nf", []).extend([examples]);
+        verbatim.control("fi", []);
+        section("EXAMPLES", verbatim);
+    }
+    let mut see_also = Roff::new();
+    for (number, page) in extras.see_also.iter().enumerate() {
+        let more = number + 1 < extras.see_also.len();
+        see_also.text([bold(page), roman(if more { "(1)," } else { "(1)" })]);
+    }
+    section("SEE ALSO", see_also);
+    roff
+}
+
+/// The paragraphs of a command's help text that begin with one of `words`, without that word.
+fn paragraphs(command: &Command, words: &[&str]) -> Vec<String> {
+    let help = command.get_after_help().map(ToString::to_string);
+    help.unwrap_or_default()
+        .split("\n\n")
+        .filter_map(|paragraph| words.iter().find_map(|word| paragraph.strip_prefix(word)))
+        .map(str::to_owned)
         .collect()
 }
 
-fn entry(head: &str, body: &str) -> String {
-    format!(".TP\n{head}\n{}", line(body))
-}
-
-/// A line of text, what stands between backticks in bold.
-fn line(plain: &str) -> String {
-    let parts = plain.split('`').enumerate();
-    let marked = parts.map(|(number, part)| match number % 2 {
-        0 => text(part),
-        _ => format!("\\fB{}\\fR", text(part)),
-    });
-    let marked: String = marked.collect();
-    // Such a line would be a request.
-    let guard = if marked.starts_with(['.', '\'']) {
-        "\\&"
-    } else {
-        ""
-    };
-    format!("{guard}{marked}\n")
-}
-
-fn text(plain: &str) -> String {
-    plain
-        .replace('\\', "\\e")
-        .replace('-', "\\-")
-        .replace('\'', "\\(aq")
+/// A line of text with the words between backticks in bold.
+fn marked(text: &str) -> Vec<Inline> {
+    let parts = text.split('`').enumerate();
+    parts
+        .map(|(number, part)| if number % 2 == 0 { roman(part) } else { bold(part) })
+        .collect()
 }
 
 #[cfg(test)]
@@ -150,25 +151,25 @@ mod tests {
     #[test]
     fn texts_become_sections() {
         let extras = Extras {
-            after_help: vec![
-                "Exit codes: 0 good,\n  1 not\n\nExamples:\n  a -b 'c'\n  .d".to_owned(),
-                "Example: e \\f".to_owned(),
-            ],
             variables: vec![&VARIABLES[2]],
             files: &[("x.toml", "What `y` reads")],
-            see_also: vec!["a-b".to_owned()],
+            see_also: vec!["a-b".to_owned(), "c".to_owned()],
         };
+        let command = Command::new("a")
+            .after_help("Exit codes: 0 good,\n  1 not\n\nExamples:\n  a -b c\n  .d")
+            .subcommand(Command::new("e").after_help("Exit codes: 2 bad\n\nExample: e \\f"));
         assert_eq!(
-            extras.sections(),
+            extra_sections(&command, &extras).to_roff(),
             concat!(
-                ".SH EXIT STATUS\n0 good, 1 not\n",
+                ".SH \"EXIT STATUS\"\n0 good, 1 not\n",
                 ".SH ENVIRONMENT\n.TP\n\\fBREDIS_URL\\fR\n",
                 "Redis that holds the symbol lists; \\fBCELERY_BROKER_URL\\fR if absent\n",
                 ".SH FILES\n.TP\n\\fIx.toml\\fR\nWhat \\fBy\\fR reads\n",
-                ".SH EXAMPLES\n.nf\na \\-b \\(aqc\\(aq\n\\&.d\ne \\ef\n.fi\n",
-                ".SH SEE ALSO\n\\fBa\\-b\\fR(1)\n",
+                ".SH EXAMPLES\n.nf\na \\-b c\n\\&.d\ne \\\\f\n.fi\n",
+                ".SH \"SEE ALSO\"\n\\fBa\\-b\\fR(1),\n\\fBc\\fR(1)\n",
             )
         );
-        assert_eq!(Extras::default().sections(), "");
+        let bare = extra_sections(&Command::new("a"), &Extras::default());
+        assert_eq!(bare, Roff::new());
     }
 }
