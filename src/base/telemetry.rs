@@ -6,26 +6,29 @@ mod exporter;
 use std::io::IsTerminal;
 use std::str::FromStr;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::{LevelFilter, ParseError};
+use tracing_subscriber::filter::{FilterExt, LevelFilter, ParseError, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
 
 use crate::config::LogConfig;
+use crate::trace;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LogFormat {
     /// For a terminal.
     #[default]
     Human,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// What a level may be, for messages about one that is not.
+/// The valid levels, for error messages.
 pub const LEVELS: &str = "debug, info, warning, error, or a filter expression";
 
-/// Whether `level` is a level or a filter expression. A lone word that is no level would be read as a filter
-/// for the module of that name, and silence everything else: it is a typing error.
+/// Whether `level` is a level or a filter expression. Any other single word is a typing error: as a filter it would select
+/// the module of that name and silence everything else.
 #[must_use]
 pub fn understands(level: &str) -> bool {
     let filter = filter_of(level);
@@ -43,31 +46,30 @@ pub fn understands(level: &str) -> bool {
     expect(unused_variables, reason = "only traces name their service")
 )]
 pub fn init(service: &'static str, logs: &LogConfig) -> Result<(), ParseError> {
-    let filter = EnvFilter::try_new(filter_of(&logs.level))?;
-    #[cfg(feature = "otel")]
-    if let Some(provider) = exporter::provider(service) {
-        exporter::init(filter, logs.format, provider);
-        return Ok(());
-    }
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    // Spans for traces are the exporter's alone.
+    let filter = EnvFilter::try_new(filter_of(&logs.level))?.and(filter_fn(|about| !trace::is_span(about)));
+    let lines = fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    // Fails only if a subscriber is installed already, in which case that one goes on.
-    let _ = match logs.format {
-        LogFormat::Human => builder.with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let lines = match logs.format {
+        LogFormat::Human => lines.with_target(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
+    let subscriber = registry().with(lines.with_filter(filter));
+    #[cfg(feature = "otel")]
+    let subscriber = subscriber.with(exporter::layer(service));
+    // Fails only if a subscriber is installed already; that one stays.
+    let _ = subscriber.try_init();
     Ok(())
 }
 
-/// Sends what is left of traces. The last thing that a process does.
+/// Sends the remaining traces. Call it last.
 pub fn finish() {
     #[cfg(feature = "otel")]
     exporter::finish();
 }
 
-/// Celery's level names in the words of `tracing`. `tradebot_symbols=LEVEL` sets the level of every crate of the worker.
+/// Translates Celery's level names. `tradebot_symbols=LEVEL` sets the level of every crate of the worker.
 fn filter_of(level: &str) -> String {
     let level = level.to_ascii_lowercase();
     match level.as_str() {

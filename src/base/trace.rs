@@ -8,10 +8,15 @@ use std::fmt::Display;
 use std::sync::OnceLock;
 
 use tracing::field::Empty;
-use tracing::{Instrument, Span, info_span};
+use tracing::{Instrument, Metadata, Span, info_span};
 
 /// The target of all spans. Log output leaves it out, and the exporter takes nothing else.
 pub const TARGET: &str = "tradebot_symbols::trace";
+
+/// Whether this describes one of our spans.
+pub(crate) fn is_span(about: &Metadata<'_>) -> bool {
+    about.is_span() && about.target() == TARGET
+}
 
 /// Reads a header by its name.
 pub type ReadHeader<'a> = &'a dyn Fn(&str) -> Option<&'a str>;

@@ -1,7 +1,6 @@
 //! Spans to an OpenTelemetry collector, with OTLP over HTTP. Configured by OpenTelemetry's own variables.
 
 use std::env;
-use std::io::IsTerminal;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -11,23 +10,37 @@ use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing::{Metadata, Span};
+use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::filter::{FilterExt, filter_fn};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::registry::LookupSpan;
 
-use super::LogFormat;
 use crate::trace::{self, ContextCarrier, ReadHeader, SetHeader};
 
 /// How long a stop waits for the collector.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 
-/// `None` unless a collector is named.
-pub(super) fn provider(service: &'static str) -> Option<SdkTracerProvider> {
+/// Exports spans to the collector; `None` if none is configured.
+pub(super) fn layer<S>(service: &'static str) -> Option<impl Layer<S>>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    let provider = provider(service)?;
+    trace::turn_on(ContextCarrier {
+        extract: adopt_context,
+        inject: write_context,
+    });
+    let spans = tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer("tradebot-symbols"))
+        .with_location(false)
+        .with_threads(false);
+    Some(spans.with_filter(filter_fn(trace::is_span)))
+}
+
+fn provider(service: &'static str) -> Option<SdkTracerProvider> {
     #[expect(
         clippy::disallowed_methods,
         reason = "the exporter reads OpenTelemetry's variables itself, and this is before any configuration"
@@ -62,35 +75,9 @@ pub(super) fn provider(service: &'static str) -> Option<SdkTracerProvider> {
     Some(PROVIDER.get_or_init(|| provider).clone())
 }
 
-/// Log output as without traces, and the spans to the collector.
-pub(super) fn init(filter: EnvFilter, format: LogFormat, provider: SdkTracerProvider) {
-    let is_span_of_ours = |about: &Metadata<'_>| about.is_span() && about.target() == trace::TARGET;
-    let lines = filter.and(filter_fn(move |about| !is_span_of_ours(about)));
-    let logs = fmt::layer()
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    let logs = match format {
-        LogFormat::Human => logs.with_target(false).boxed(),
-        LogFormat::Json => logs.json().flatten_event(true).boxed(),
-    };
-    let spans = tracing_opentelemetry::layer()
-        .with_tracer(provider.tracer("tradebot-symbols"))
-        .with_location(false)
-        .with_threads(false);
-    // Fails only if a subscriber is installed already, in which case that one goes on.
-    let _ = tracing_subscriber::registry()
-        .with(logs.with_filter(lines))
-        .with(spans.with_filter(filter_fn(is_span_of_ours)))
-        .try_init();
-    trace::turn_on(ContextCarrier {
-        extract: adopt_context,
-        inject: write_context,
-    });
-}
-
 pub(super) fn finish() {
     if let Some(provider) = PROVIDER.get()
-        && let Err(error) = provider.shutdown_with_timeout(LAST_WORDS)
+        && let Err(error) = provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT)
     {
         tracing::warn!(%error, "the last traces did not reach the collector");
     }
@@ -115,7 +102,7 @@ impl Extractor for HeaderReader<'_> {
     }
 
     fn keys(&self) -> Vec<&str> {
-        // The W3C propagator asks for its headers by name.
+        // The W3C propagator reads its headers by name.
         Vec::new()
     }
 }
