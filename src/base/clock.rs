@@ -1,15 +1,13 @@
-//! The wall clock, injected so that a test can hold it.
+//! The wall clock, injected so that a test can set it.
 //!
-//! Wall time only names things here (an `eta`, a `date_done`, a score in `unacked_index`); waiting is
-//! always done on tokio's monotonic timer.
+//! It only dates things (`eta`, `date_done`, scores in `unacked_index`). Timers use tokio's monotonic clock.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// Where "now" comes from.
+/// A source of the current time.
 pub trait Clock: Debug + Send + Sync {
     /// The current UTC time.
     fn now(&self) -> DateTime<Utc>;
@@ -24,7 +22,7 @@ pub trait Clock: Debug + Send + Sync {
         micros / 1e6
     }
 
-    /// The current time as whole Unix seconds. For what is asked at every request: no calendar is consulted.
+    /// The current time as whole Unix seconds.
     fn unix_time(&self) -> i64 {
         self.now().timestamp()
     }
@@ -52,14 +50,6 @@ impl Clock for SystemClock {
     )]
     fn now(&self) -> DateTime<Utc> {
         Utc::now()
-    }
-
-    fn unix_time(&self) -> i64 {
-        match SystemTime::now().duration_since(UNIX_EPOCH) {
-            Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-            // A clock before 1970.
-            Err(_) => self.now().timestamp(),
-        }
     }
 }
 
@@ -91,17 +81,6 @@ impl Clock for ManualClock {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_shortcut_to_whole_seconds_tells_the_same_time() {
-        let before = SystemClock.now().timestamp();
-        let shortcut = SystemClock.unix_time();
-        let after = SystemClock.now().timestamp();
-        assert!(
-            (before..=after).contains(&shortcut),
-            "{before} {shortcut} {after}"
-        );
-    }
 
     #[test]
     fn a_clock_before_1970_counts_downwards() {

@@ -10,26 +10,12 @@ pub fn machine() -> String {
         .unwrap_or_else(|| "localhost".into())
 }
 
-/// Expands a node name: `%h` is the full machine name, `%n` its first part, `%d` the rest, `%%` a percent
-/// sign. A name without `@` gets the machine's name behind it.
+/// Expands a node name: `%h` is the full machine name, `%n` its first part, `%d` the rest, `%%` a percent sign. Appends
+/// the machine's name to a name without `@`.
 #[must_use]
 pub fn expand(pattern: &str, machine: &str) -> String {
     let (first, domain) = machine.split_once('.').unwrap_or((machine, ""));
-    let mut name = String::new();
-    let mut characters = pattern.chars();
-    while let Some(character) = characters.next() {
-        if character != '%' {
-            name.push(character);
-            continue;
-        }
-        match characters.next() {
-            Some('h') => name.push_str(machine),
-            Some('n') => name.push_str(first),
-            Some('d') => name.push_str(domain),
-            Some('%') | None => name.push('%'),
-            Some(other) => name.extend(['%', other]),
-        }
-    }
+    let name = substitute(pattern, [first, machine, domain]);
     if name.contains('@') {
         name
     } else {
@@ -37,15 +23,18 @@ pub fn expand(pattern: &str, machine: &str) -> String {
     }
 }
 
-/// Puts a node's name into a pattern, of a file's name for example: `%n` is the part before its `@`, `%h` the part
-/// behind, `%d` what follows its first dot, `%%` a percent sign.
+/// Puts a node's name into a pattern, such as a file name: `%n` is the part before the `@`, `%h` the part after it, `%d`
+/// what follows its first dot, `%%` a percent sign.
 #[must_use]
 pub fn format(pattern: &str, node: &str) -> String {
     let (name, host) = node.split_once('@').unwrap_or((node, ""));
     let domain = host.split_once('.').map_or("", |(_, domain)| domain);
-    let parts = pattern
-        .split("%%")
-        .map(|part| part.replace("%n", name).replace("%h", host).replace("%d", domain));
+    substitute(pattern, [name, host, domain])
+}
+
+fn substitute(pattern: &str, [n, h, d]: [&str; 3]) -> String {
+    let parts = pattern.split("%%");
+    let parts = parts.map(|part| part.replace("%n", n).replace("%h", h).replace("%d", d));
     parts.collect::<Vec<_>>().join("%")
 }
 

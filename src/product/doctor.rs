@@ -9,14 +9,13 @@
 //! with (`fleet::trend`). Ages go by the clock of the server that holds the data.
 
 mod adopt;
+mod broker;
 mod compare;
 mod database;
 mod env_file;
 mod exchange;
 mod finding;
 mod lists;
-mod members;
-mod queues;
 mod servers;
 mod settings;
 
@@ -33,11 +32,10 @@ pub use finding::{Finding, FindingKind, KINDS, Severity};
 pub use settings::DoctorSettings;
 
 use crate::product::fleet::backlog::Backlog;
-use crate::product::fleet::endpoint::EndpointProbe;
+use crate::product::fleet::healthcheck::EndpointProbe;
 use crate::product::fleet::lists::{self as fleet_lists, MarketLists};
 use crate::product::fleet::members::FleetMembers;
-use crate::product::fleet::probe::{PROBE_TIMEOUT, ProbeFailure};
-use crate::product::fleet::servers::ServerFacts;
+use crate::product::fleet::servers::{PROBE_TIMEOUT, ProbeFailure, ServerFacts};
 use crate::product::fleet::{FleetReader, ReadLimits};
 use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::RedisTrouble;
@@ -134,11 +132,11 @@ impl Doctor {
             found.extend(lists::judge(market, lists, &self.settings));
         }
         if let Some(broker) = &picture.broker {
-            found.extend(queues::judge(broker, &self.settings));
+            found.extend(broker::judge_backlog(broker, &self.settings));
         }
         if let Some(fleet) = &picture.fleet {
             let now = picture.broker_time();
-            found.extend(members::judge(
+            found.extend(broker::judge_members(
                 fleet,
                 picture.broker.as_ref(),
                 &self.settings,

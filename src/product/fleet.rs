@@ -10,8 +10,6 @@
 pub mod backlog;
 pub mod counters;
 #[cfg(feature = "worker")]
-pub mod endpoint;
-#[cfg(feature = "worker")]
 pub mod healthcheck;
 #[cfg(feature = "worker")]
 pub mod lists;
@@ -19,8 +17,6 @@ pub mod liveness;
 #[cfg(feature = "worker")]
 pub mod members;
 pub(crate) mod overview;
-#[cfg(feature = "worker")]
-pub mod probe;
 pub mod queues;
 pub(crate) mod readiness;
 #[cfg(feature = "worker")]
@@ -45,6 +41,19 @@ pub struct ReadLimits {
     pub members: usize,
     /// How many steps of 2,000 keys the search for beats may take.
     pub scan_steps: usize,
+}
+
+impl ReadLimits {
+    /// Limits time alone.
+    #[cfg(feature = "worker")]
+    #[must_use]
+    pub const fn patience(patience: Duration) -> Self {
+        Self {
+            patience,
+            members: usize::MAX,
+            scan_steps: usize::MAX,
+        }
+    }
 }
 
 /// Reads the state of a deployment.

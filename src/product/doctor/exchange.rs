@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::finding::{self, Finding, Problem};
 use crate::product::binance::skew;
-use crate::product::fleet::endpoint::http_client;
+use crate::product::fleet::healthcheck::http_client;
 use crate::product::fleet::span;
 use tradebot_base::clock::Clock;
 use tradebot_base::error_chain;

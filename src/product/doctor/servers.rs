@@ -1,8 +1,7 @@
 //! Findings about the Redis servers.
 
 use super::finding::{self, Finding, FindingKind, Problem};
-use crate::product::fleet::probe::ProbeFailure;
-use crate::product::fleet::servers::{PINGS, ServerFacts};
+use crate::product::fleet::servers::{PINGS, ProbeFailure, ServerFacts};
 
 /// Clocks that are further apart than this disagree; the probe itself takes time.
 const SKEW_SECONDS: f64 = 5.0;

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use redis::cmd;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::FleetReader;
 use super::counters::{MarketCounters, integer};
 use super::trend::{self, Recent};
+use crate::product::binance::exchange_info::Symbol;
 use crate::product::symbols::cache::{CacheKeys, ListSource};
 use tradebot_base::clock::Clock;
 use tradebot_base::connection::RedisTrouble;
@@ -63,20 +64,6 @@ pub struct MarketLists {
     pub unusable: BTreeMap<String, String>,
 }
 
-/// A symbol as readers expect it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ExpectedSymbol {
-    #[serde(rename = "symbol")]
-    _symbol: String,
-    #[serde(rename = "baseAsset")]
-    base_asset: String,
-    #[serde(rename = "quoteAsset")]
-    _quote_asset: String,
-    #[serde(rename = "status")]
-    _status: String,
-}
-
 impl ListValue {
     fn of(found: &str, text: Option<&[u8]>, anchors: &[String]) -> Self {
         let Some(text) = text else {
@@ -85,7 +72,7 @@ impl ListValue {
                 other => Self::WrongType { found: other.into() },
             };
         };
-        match serde_json::from_slice::<Vec<ExpectedSymbol>>(text) {
+        match serde_json::from_slice::<Vec<Symbol>>(text) {
             Err(error) => Self::Unreadable {
                 reason: format!(
                     "{:?} error at line {} column {}",

@@ -1,20 +1,32 @@
 //! The Redis servers: whether they answer and accept writes, and how they are set up.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use redis::cmd;
 use serde::Serialize;
 use url::Url;
 
-use super::probe::ProbeFailure;
 use tradebot_base::clock::Clock;
 use tradebot_base::config::RedisConfig;
 use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::error_chain;
 use tradebot_base::secret::RedisUrl;
 
 /// Round trips that are timed.
 pub(crate) const PINGS: usize = 3;
+
+/// How long the doctor waits for any one part of the deployment.
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a part could not be read.
+#[derive(Debug, Clone, Serialize)]
+pub struct ProbeFailure {
+    /// The error code that a server's refusal began with, such as `NOAUTH`.
+    pub code: Option<String>,
+    /// The whole reason, without secrets.
+    pub text: String,
+}
 
 /// What one server says about itself.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -135,6 +147,36 @@ impl ServerFacts {
                 (Some(one), Some(other)) => one == other,
                 _ => self.place == other.place,
             }
+    }
+}
+
+impl ProbeFailure {
+    /// Runs a probe for as long as any may take.
+    pub(crate) async fn limit<T>(
+        probe: impl Future<Output = Result<T, RedisTrouble>>,
+    ) -> Result<T, ProbeFailure> {
+        match tokio::time::timeout(PROBE_TIMEOUT, probe).await {
+            Ok(answer) => answer.map_err(Self::from),
+            Err(_) => Err(Self {
+                code: None,
+                text: format!("no answer within {} s", PROBE_TIMEOUT.as_secs()),
+            }),
+        }
+    }
+}
+
+impl From<RedisTrouble> for ProbeFailure {
+    fn from(trouble: RedisTrouble) -> Self {
+        let text = error_chain(&trouble);
+        let code = match &trouble {
+            RedisTrouble::Refused { code, .. } => Some(code.clone()),
+            // The Redis client reports a failed login as an error kind, and keeps the code in the text only.
+            _ => ["WRONGPASS", "NOAUTH"]
+                .into_iter()
+                .find(|code| text.contains(code))
+                .map(str::to_owned),
+        };
+        Self { code, text }
     }
 }
 
