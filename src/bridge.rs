@@ -1,18 +1,18 @@
 //! The bridge to rusty-celery (the crate `celery`): the only module that imports it.
 //!
-//! The crate contributes the `#[celery::task]` macro, typed tasks, dispatch by name and the loop that spawns
-//! them. Everything that could be observed from outside is decided by [`tradebot_core::engine`]: the crate is
-//! given a message only when it is to run now, with its `eta`, `expires`, limits and embedded signatures
-//! taken out, and what it decides afterwards (acknowledge, retry) is ignored. How one delivery passes:
+//! The crate contributes the `#[celery::task]` macro, typed tasks, dispatch by name and the loop that spawns them. All
+//! observable behavior is [`tradebot_core::engine`]'s: the crate gets a message only when it is time to run it, without
+//! `eta`, `expires`, limits and embedded signatures, and its own decisions (acknowledge, retry) are ignored. The path of
+//! one delivery:
 //!
 //! 1. the engine's consumer sends a `Job` into the channel that `stream` reads;
-//! 2. the stream checks the arguments, leaves the job in `handoff` under its delivery tag and gives the
-//!    crate a `delivery` whose `correlation_id` is that tag;
-//! 3. the crate finds the task by name and runs `managed::Managed`, which takes the job out of the handoff
-//!    and has the engine execute the real task's future;
-//! 4. a delivery that the crate drops without having run it is handed back.
+//! 2. the stream checks the arguments, stores the job in `handoff` under a number and gives the crate a `delivery` with
+//!    that number as its `correlation_id`;
+//! 3. the crate finds the task by name and runs `managed::Managed`, which takes the job from the handoff and lets the
+//!    engine execute the real task;
+//! 4. if the crate drops a delivery without running it, the job returns to the engine.
 //!
-//! The crate's own Redis broker never carries a message. It loses them.
+//! The crate's own Redis broker is not used: it loses messages.
 
 mod app;
 mod broker;
@@ -27,8 +27,8 @@ pub use app::{BridgeError, run};
 pub use context::{fail, state};
 pub use task_set::TaskSet;
 
-/// What a task function of this worker returns.
+/// The return type of task functions.
 pub use celery::task::TaskResult;
 
-/// The attribute that makes a task out of a function; it expands to paths of the crate.
+/// The attribute that turns a function into a task. It expands to paths of the crate.
 pub use celery::task;

@@ -1,4 +1,4 @@
-//! Building the crate's app around the engine, and running both until a stop.
+//! Builds the crate's app around the engine and runs both until a stop.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex};
@@ -16,37 +16,37 @@ use super::task_set::TaskSet;
 use tradebot_base::clock::SharedClock;
 use tradebot_core::engine::Engine;
 
-/// How long settlements may go on once a cold stop was asked for.
+/// How long settlements may take after a cold stop.
 const COLD_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Why a worker ended that was not asked to.
+/// Why a worker ended without a stop, or with work left.
 #[derive(Debug, Error)]
 pub enum BridgeError {
-    /// The crate's app could not be put together.
-    #[error("the task app could not be built")]
+    /// The crate's app cannot be built.
+    #[error("cannot build the task app")]
     Build(#[source] CeleryError),
-    /// The loopback port that the build needs could not be opened.
-    #[error("no loopback port could be opened while building the task app")]
+    /// The build needs a loopback port.
+    #[error("cannot open a loopback port to build the task app")]
     Loopback(#[source] std::io::Error),
-    /// The crate's loop ended by itself.
+    /// The crate's loop ended without a stop.
     #[error("the task loop ended unexpectedly")]
     Loop(#[source] CeleryError),
-    /// The engine's consumer is gone.
+    /// The engine's consumer ended.
     #[error("the consumer ended unexpectedly")]
     Consumer,
-    /// The heartbeat is gone, and with it the protection of what this worker holds.
+    /// The heartbeat ended: other workers will restore this worker's messages.
     #[error("the heartbeat ended unexpectedly")]
     Heartbeat,
-    /// Not everything taken could be settled before the process had to end.
+    /// Some messages were not settled in time.
     #[error("some messages could not be settled before the stop; they are in unacked and will be restored")]
     NotDrained,
 }
 
-/// Runs `tasks` on `engine` until a stop is asked for and everything taken is settled or handed back.
-/// `state` is what tasks find through [`state`](super::state).
+/// Runs `tasks` on `engine` until a stop, and until every received message is settled or returned. Tasks get `state` from
+/// [`state`](super::state).
 ///
 /// # Errors
-/// [`BridgeError`]; after an unexpected end the process should exit and be started again.
+/// [`BridgeError`]. Restart the process after an unexpected end.
 pub async fn run(
     engine: Arc<Engine>,
     tasks: TaskSet,
@@ -87,12 +87,12 @@ pub async fn run(
     let mut heartbeat_end = std::pin::pin!(engine.heartbeat_ended());
     let (mut loop_ended, mut heartbeat_ended) = (false, false);
     loop {
-        // Neither branch is polled again once it has ended.
+        // A future that has ended must not be polled again.
         tokio::select! {
             ended = &mut crate_loop, if !loop_ended => {
                 loop_ended = true;
                 match ended {
-                    // It heard the signal itself, before us perhaps.
+                    // It also receives the signal, perhaps before us.
                     Ok(()) => engine.stop().stop_warm(),
                     Err(CeleryError::ForcedShutdown) => engine.stop().stop_cold(),
                     Err(reason) => {
@@ -103,7 +103,7 @@ pub async fn run(
             }
             () = &mut heartbeat_end, if !heartbeat_ended => {
                 heartbeat_ended = true;
-                // While stopping it is the engine that ends it.
+                // During a stop the engine ends it.
                 if !engine.stop().is_stopping() {
                     return Err(BridgeError::Heartbeat);
                 }
@@ -116,8 +116,8 @@ pub async fn run(
     }
 }
 
-/// The builder insists on connecting its own broker first. It is given a socket that accepts and says
-/// nothing; the old client sends nothing either, and both are gone before the first message.
+/// The builder insists on connecting to a broker. It gets a socket that accepts and stays silent, as its client does;
+/// both are closed before the first message.
 async fn build(hostname: &str, broker: KombuBroker) -> Result<Celery, BridgeError> {
     let listener = TcpListener::bind(("127.0.0.1", 0))
         .await

@@ -1,4 +1,4 @@
-//! The broker put into the crate's app: a thin face of the engine.
+//! The engine as a broker of the crate's app.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +8,7 @@ use celery::broker::{Broker, Delivery, DeliveryStream};
 use celery::error::BrokerError;
 use celery::protocol::Message;
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
 use super::stream::JobStream;
@@ -18,13 +18,13 @@ use tradebot_core::engine::{Engine, Job};
 use tradebot_wire::body::Body;
 use tradebot_wire::task_message::{self, TaskMessage};
 
-/// See the module.
+/// Delivers the engine's jobs, and publishes messages that tasks send.
 pub(super) struct KombuBroker {
     pub(super) engine: Arc<Engine>,
     pub(super) tasks: Arc<TaskSet>,
     pub(super) state: Arc<dyn Any + Send + Sync>,
     pub(super) clock: SharedClock,
-    /// Taken by the first and only consumer.
+    /// The only consumer takes it.
     pub(super) jobs: Mutex<Option<mpsc::Receiver<Job>>>,
 }
 
@@ -39,12 +39,11 @@ impl Broker for KombuBroker {
         _queue: &str,
         _error_handler: Box<dyn Fn(BrokerError) + Send + Sync + 'static>,
     ) -> Result<(String, Box<dyn DeliveryStream>), BrokerError> {
-        // One stream carries all queues. Transport errors stay inside the engine, which retries sooner than
-        // the crate's reconnect would.
+        // One stream carries all queues. The engine handles transport errors: it retries sooner than the crate.
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(jobs) = jobs else {
             return Err(BrokerError::UnknownQueue(
-                "the engine's stream is consumed already".into(),
+                "the engine's stream already has a consumer".into(),
             ));
         };
         let stream = JobStream {
@@ -56,7 +55,7 @@ impl Broker for KombuBroker {
         Ok(("engine".into(), Box::new(stream)))
     }
 
-    /// The crate cancels on a signal; the engine heard the same signal itself.
+    /// Does nothing: the crate cancels on a signal, which the engine receives as well.
     async fn cancel(&self, _consumer_tag: &str) -> Result<(), BrokerError> {
         Ok(())
     }
@@ -69,15 +68,11 @@ impl Broker for KombuBroker {
         delivery.resend(self, eta).await
     }
 
-    /// Publishes what a task or a program sends through the crate, with the headers Python needs and the
-    /// crate leaves out.
+    /// Publishes a message sent through the crate, with the headers that Python needs and the crate omits.
     async fn send(&self, message: &Message, queue: &str) -> Result<(), BrokerError> {
-        let (args, kwargs): (Vec<Value>, serde_json::Map<String, Value>) = {
-            let (args, kwargs, _): (Vec<Value>, serde_json::Map<String, Value>, Value) =
-                serde_json::from_slice(&message.raw_body)?;
-            (args, kwargs)
-        };
-        let mut headers = serde_json::Map::new();
+        let (args, kwargs, _): (Vec<Value>, Map<String, Value>, Value) =
+            serde_json::from_slice(&message.raw_body)?;
+        let mut headers = Map::new();
         let (hard, soft) = message.headers.timelimit;
         headers.insert("timelimit".into(), json!([hard, soft]));
         let task = TaskMessage {
@@ -86,7 +81,7 @@ impl Broker for KombuBroker {
             body: Body {
                 args,
                 kwargs,
-                embed: serde_json::Map::new(),
+                embed: Map::new(),
             },
             queue: queue.to_owned(),
             eta: message.headers.eta,

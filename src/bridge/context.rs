@@ -1,4 +1,4 @@
-//! What a running task can reach: the worker's state, and a way to fail with a typed exception.
+//! The context of a running task: the worker's state, and a typed exception to fail with.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,21 +10,21 @@ use tradebot_core::engine::{Failure, FailureKind};
 use tradebot_wire::result::Exception;
 
 tokio::task_local! {
-    static CURRENT: Current;
+    static CURRENT: TaskContext;
 }
 
-/// The surroundings of one running task.
-pub(super) struct Current {
+/// The context of one running task.
+pub(super) struct TaskContext {
     state: Arc<dyn Any + Send + Sync>,
     failure: Mutex<Option<Failure>>,
 }
 
-/// Runs a task's future with its surroundings, and returns the typed failure it left, if any.
+/// Runs a task's future in its context. Also returns the typed failure, if the task left one.
 pub(super) async fn within<T>(
     state: Arc<dyn Any + Send + Sync>,
     run: impl Future<Output = T>,
 ) -> (T, Option<Failure>) {
-    let current = Current {
+    let current = TaskContext {
         state,
         failure: Mutex::default(),
     };
@@ -46,8 +46,7 @@ pub(super) async fn within<T>(
 /// The worker's state of type `S`, as given to [`run`](super::run).
 ///
 /// # Panics
-/// Outside a task of this worker, or when the worker was started with another type: both are mistakes in the
-/// program, not in its input.
+/// Outside a task of this worker, or when the worker was started with another type. Both are programming errors.
 #[must_use]
 pub fn state<S: Send + Sync + 'static>() -> Arc<S> {
     let state = CURRENT.with(|current| Arc::clone(&current.state));
@@ -56,9 +55,9 @@ pub fn state<S: Send + Sync + 'static>() -> Arc<S> {
         .unwrap_or_else(|_| panic!("the worker's state is not a {}", std::any::type_name::<S>()))
 }
 
-/// Makes the error with which a task fails with `exception`, not to be retried before `retry_after`.
+/// An error that fails the task with `exception`, to be retried after `retry_after` at the earliest.
 ///
-/// The crate's error type holds only text; the exception travels beside it.
+/// The crate's error type holds only text, so the exception is kept in the task's context.
 #[must_use]
 pub fn fail(exception: Exception, retry_after: Option<Duration>) -> TaskError {
     let error = TaskError::ExpectedError(exception.line());
@@ -66,7 +65,7 @@ pub fn fail(exception: Exception, retry_after: Option<Duration>) -> TaskError {
         exception,
         kind: FailureKind::Retryable(retry_after),
     };
-    // Outside a task there is nobody to report to, and the text is all there is.
+    // Outside a task only the text remains.
     let _ = CURRENT.try_with(|current| {
         *current.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
     });

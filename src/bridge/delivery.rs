@@ -1,7 +1,6 @@
-//! A delivery as the crate wants it: a message without anything the crate would act on.
+//! A delivery for the crate: a message without any header that the crate acts on.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use celery::broker::{Broker, Delivery};
@@ -11,15 +10,14 @@ use chrono::{DateTime, Utc};
 
 use super::handoff::{self, Handoff, Place};
 
-/// One delivery. Dropping it hands the job back if nobody has taken it.
+/// One delivery. Dropping it returns a job that was not taken.
 pub(super) struct KombuDelivery {
     place: Place,
-    /// Asked for once.
-    message: Mutex<Option<Message>>,
+    message: Message,
 }
 
 impl KombuDelivery {
-    /// A delivery of a job. What the crate decodes is an empty body: the parameters travel with the job.
+    /// A delivery of a job, with an empty body: the parameters stay with the job.
     pub(super) fn new(handoff: Handoff) -> Self {
         let job = &handoff.job;
         let headers = MessageHeaders {
@@ -40,10 +38,7 @@ impl KombuDelivery {
             headers,
             raw_body: b"[[],{},{}]".to_vec(),
         };
-        Self {
-            place,
-            message: Mutex::new(Some(message)),
-        }
+        Self { place, message }
     }
 }
 
@@ -65,14 +60,13 @@ impl fmt::Debug for KombuDelivery {
 
 impl TryDeserializeMessage for KombuDelivery {
     fn try_deserialize_message(&self) -> Result<Message, ProtocolError> {
-        let message = self.message.lock().unwrap_or_else(PoisonError::into_inner).take();
-        message.ok_or_else(|| ProtocolError::MissingRequiredHeader("a message that was taken already".into()))
+        Ok(self.message.clone())
     }
 }
 
 #[async_trait]
 impl Delivery for KombuDelivery {
-    /// The engine has enqueued the next try already.
+    /// Does nothing: the engine has already enqueued the next try.
     async fn resend(&self, _broker: &dyn Broker, _eta: Option<DateTime<Utc>>) -> Result<(), BrokerError> {
         Ok(())
     }
@@ -81,8 +75,8 @@ impl Delivery for KombuDelivery {
         self.ack().await
     }
 
-    /// The engine acknowledges together with the outcome. If the crate acknowledges a task that it never
-    /// ran, its parameters were refused by the task's type after our own check had let them pass.
+    /// The engine acknowledges together with the outcome. A job that still waits here was never run: the task's type
+    /// refused parameters that our own check had accepted.
     async fn ack(&self) -> Result<(), BrokerError> {
         if let Some(handoff) = handoff::take(self.place) {
             handoff

@@ -1,7 +1,7 @@
-//! `Managed<T>`: the task that is registered with the crate in place of `T`.
+//! `Managed<T>`: the task registered with the crate in place of `T`, under the same name.
 //!
-//! It has `T`'s name and parameters. Running it takes the job from the handoff, builds the real task and
-//! lets the engine execute it; to the crate it always succeeds.
+//! It takes its job from the handoff, builds the real task and lets the engine execute it. To the crate it always
+//! succeeds.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tradebot_core::engine::retry::RetryPolicy;
 use tradebot_core::engine::{Failure, FailureKind, Limits, TaskPolicy};
 use tradebot_wire::result::Exception;
 
-/// See the module.
+/// A task that the engine executes.
 pub(super) struct Managed<T>
 where
     T: Task + 'static,
@@ -28,14 +28,14 @@ where
     options: TaskOptions,
 }
 
-/// What the crate decodes: nothing. The real parameters travel with the job.
+/// The parameters that the crate decodes: none. The real ones are part of the job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct NoParameters {}
+pub(super) struct EmptyParameters {}
 
-/// What the crate is told a task returned. It logs this; the real value is none of its business.
-pub(super) struct Handled;
+/// The return value for the crate, which logs it. The engine stores the real one.
+pub(super) struct HandledByEngine;
 
-impl fmt::Debug for Handled {
+impl fmt::Debug for HandledByEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("handled")
     }
@@ -50,8 +50,8 @@ where
     const NAME: &'static str = T::NAME;
     const ARGS: &'static [&'static str] = &[];
 
-    type Params = NoParameters;
-    type Returns = Handled;
+    type Params = EmptyParameters;
+    type Returns = HandledByEngine;
 
     fn from_request(request: Request<Self>, options: TaskOptions) -> Self {
         Self { request, options }
@@ -65,19 +65,19 @@ where
         &self.options
     }
 
-    async fn run(&self, _: NoParameters) -> TaskResult<Handled> {
+    async fn run(&self, _: EmptyParameters) -> TaskResult<HandledByEngine> {
         let Some(handoff) = Place::of_text(&self.request.correlation_id).and_then(handoff::take) else {
-            // Only a message that did not come through our stream could lead here, and there is no other.
+            // Every message comes through our stream, so this cannot happen.
             return Err(TaskError::UnexpectedError(
-                "the delivery is not known to this worker".into(),
+                "this worker does not know the delivery".into(),
             ));
         };
         let params = match handoff.parameters.downcast::<T::Params>() {
             Ok(params) => *params,
             Err(_) => {
-                let why = "the parameters are another task's";
+                let why = "the parameters belong to another task";
                 handoff.engine.refuse(handoff.job, why).await;
-                return Ok(Handled);
+                return Ok(HandledByEngine);
             }
         };
         let task = T::from_request(self.inner_request(&handoff.job, params.clone()), self.options);
@@ -88,7 +88,7 @@ where
                 .and_then(|value| serde_json::to_value(value).map_err(|error| not_serializable(&error)))
         };
         handoff.engine.execute(handoff.job, &policy::<T>(), run).await;
-        Ok(Handled)
+        Ok(HandledByEngine)
     }
 
     fn acks_late(&self) -> bool {
@@ -113,7 +113,7 @@ where
     T: Task + 'static,
     T::Returns: Serialize,
 {
-    /// The request that the real task sees: with what was taken out of the message put back.
+    /// The real task's request, with the properties that were left out of the crate's message.
     fn inner_request(&self, job: &tradebot_core::engine::Job, params: T::Params) -> Request<T> {
         let (hard, soft) = job.message.timelimit();
         Request {
@@ -145,7 +145,7 @@ fn whole_seconds(seconds: f64) -> u32 {
     whole
 }
 
-/// The options of the task macro, read as Celery means them: a task retries by itself when it says how often.
+/// The options of the task macro in Celery's sense: a task with `max_retries` retries automatically.
 pub(super) fn policy<T: Task>() -> TaskPolicy {
     let options = T::DEFAULTS;
     let seconds = |limit: Option<u32>| limit.map(|seconds| std::time::Duration::from_secs(seconds.into()));
@@ -165,7 +165,7 @@ pub(super) fn policy<T: Task>() -> TaskPolicy {
     }
 }
 
-/// Reads the crate's error as a failure.
+/// Converts the crate's error.
 fn failure<T: Task>(error: TaskError) -> Failure {
     match error {
         TaskError::ExpectedError(text) => Failure {

@@ -1,4 +1,4 @@
-//! The stream of deliveries that the crate's loop consumes.
+//! The stream of deliveries for the crate's loop.
 
 use std::any::Any;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use super::handoff::Handoff;
 use super::task_set::TaskSet;
 use tradebot_core::engine::{Engine, Job};
 
-/// Jobs as deliveries. It never ends: the crate's loop would spin on a stream that did.
+/// Jobs as deliveries. It never ends: on a stream that has ended the crate's loop spins.
 pub(super) struct JobStream {
     pub(super) engine: Arc<Engine>,
     pub(super) tasks: Arc<TaskSet>,
@@ -23,7 +23,7 @@ pub(super) struct JobStream {
 }
 
 impl JobStream {
-    /// Matches the arguments with the task's parameters; a mismatch fails the task here and now.
+    /// Binds the arguments to the task's parameters. A mismatch fails the task at once.
     fn deliver(&self, job: Job) -> Option<KombuDelivery> {
         match self.tasks.parameters(job.message.task(), &job.body) {
             Ok(parameters) => {
@@ -63,7 +63,7 @@ impl Stream for JobStream {
 impl DeliveryStream for JobStream {}
 
 impl Drop for JobStream {
-    /// What is still in the channel was received and never started.
+    /// Returns the jobs that were received and never started.
     fn drop(&mut self) {
         self.jobs.close();
         while let Ok(job) = self.jobs.try_recv() {

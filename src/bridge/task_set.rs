@@ -1,4 +1,4 @@
-//! The tasks of a worker: registered here once, known from here to the engine and to the crate.
+//! The tasks of a worker, for the engine and for the crate.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -20,19 +20,19 @@ type Registering<'a> = Pin<Box<dyn Future<Output = Result<(), CeleryError>> + 'a
 /// Tasks made with `#[celery::task]`.
 #[derive(Default)]
 pub struct TaskSet {
-    entries: BTreeMap<&'static str, Entry>,
+    entries: BTreeMap<&'static str, RegisteredTask>,
 }
 
-struct Entry {
+struct RegisteredTask {
     parameters: &'static [&'static str],
-    /// Gives the parameters the type that the task declares.
+    /// Decodes the parameters into the task's own type.
     decode: fn(Value) -> Result<Box<dyn Any + Send>, serde_json::Error>,
     register: fn(&Celery) -> Registering<'_>,
     policy: TaskPolicy,
 }
 
 impl TaskSet {
-    /// No tasks yet.
+    /// An empty set.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -45,7 +45,7 @@ impl TaskSet {
         T: Task + 'static,
         T::Returns: Serialize,
     {
-        let entry = Entry {
+        let entry = RegisteredTask {
             parameters: T::ARGS,
             decode: |parameters| Ok(Box::new(serde_json::from_value::<T::Params>(parameters)?)),
             register: |app| Box::pin(app.register_task::<Managed<T>>()),
@@ -61,10 +61,10 @@ impl TaskSet {
         self.entries.keys().map(|name| (*name).to_owned()).collect()
     }
 
-    /// What each task was registered with.
+    /// The limits and retries that each task declares.
     #[must_use]
     pub fn policies(&self) -> BTreeMap<String, TaskPolicy> {
-        let policy = |(name, entry): (&&'static str, &Entry)| ((*name).to_owned(), entry.policy);
+        let policy = |(name, entry): (&&'static str, &RegisteredTask)| ((*name).to_owned(), entry.policy);
         self.entries.iter().map(policy).collect()
     }
 
@@ -75,8 +75,8 @@ impl TaskSet {
         Ok(())
     }
 
-    /// A task's parameters from positional and keyword arguments, matched as a Python call would. The error is
-    /// worded like the `TypeError` that Python raises.
+    /// Binds positional and keyword arguments to a task's parameters, as a Python call does. The error has the text of
+    /// Python's `TypeError`.
     pub(super) fn parameters(&self, task: &str, body: &Body) -> Result<Box<dyn Any + Send>, String> {
         let Some(entry) = self.entries.get(task) else {
             return Err(format!("{task} is not registered"));
@@ -87,7 +87,7 @@ impl TaskSet {
     }
 }
 
-impl Entry {
+impl RegisteredTask {
     fn bind(&self, function: &str, body: &Body) -> Result<Map<String, Value>, String> {
         if body.args.len() > self.parameters.len() {
             let (taken, given) = (self.parameters.len(), body.args.len());
