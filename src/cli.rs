@@ -19,7 +19,7 @@ use std::io::Write;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::worker::Pool;
+use crate::worker::PoolKind;
 use tradebot_base::config::{ConfigError, LogConfig, Reader};
 use tradebot_base::telemetry;
 
@@ -63,7 +63,7 @@ enum Verb {
 pub fn run(cli: Cli) -> Result<u8> {
     let pool = match &cli.verb {
         Verb::Worker(args) => args.pool(),
-        _ => Pool::Async,
+        _ => PoolKind::Async,
     };
     let runtime = pool.runtime().context("cannot start the async runtime")?;
     // rusty-celery's task loop is not `Send`, so it runs here on the main task.
@@ -103,7 +103,7 @@ fn start_logs(mut reader: Reader<'_>, level: Option<&str>) -> Result<()> {
     telemetry::init("tradebot-symbols", &logs).context("cannot start the logs")
 }
 
-/// Prints a line. A closed output is an error like any other.
+/// Prints a line. A closed output is an error.
 fn say(text: &str) -> Result<()> {
     write_out(format!("{text}\n").as_bytes())
 }

@@ -1,7 +1,6 @@
-//! Configuration from the environment: the variables of the existing deployment, and a few new ones.
+//! The settings of worker, lists, exchange and HTTP endpoint, from environment variables.
 //!
-//! [`VARIABLES`] is the one list of them, with defaults; the README's table is compared with it by a test.
-//! All variables are read before any mistake is reported, so that an operator sees every mistake at once.
+//! [`tradebot_base::config`] has the list of all variables and the reader.
 
 use std::time::Duration;
 
@@ -15,21 +14,21 @@ pub struct WorkerConfig {
     pub time_limit: Duration,
     /// Soft limit of a task.
     pub soft_time_limit: Duration,
-    /// How many messages are held until their `eta`.
+    /// How many messages a worker holds until their `eta`.
     pub eta_task_limit: usize,
-    /// How long a warm stop may take.
+    /// The time limit of a warm stop.
     pub shutdown_timeout: Duration,
-    /// Whether task events are sent from the start, as with `-E`.
+    /// Whether to send task events from the start, as with `-E`.
     pub send_task_events: bool,
-    /// Whether the tasks that the worker publishes are told of by `task-sent`.
+    /// Whether the worker sends `task-sent` for each task that it publishes.
     pub send_sent_event: bool,
-    /// Whether `STARTED` is stored.
+    /// Whether to store the state `STARTED`.
     pub track_started: bool,
-    /// Whether results are ignored of messages that do not say.
+    /// Whether to store no result unless the message asks for one.
     pub ignore_result: bool,
-    /// Whether errors are stored even so.
+    /// Whether to store failures even then.
     pub store_errors: bool,
-    /// Whether results tell of the message, too.
+    /// Whether results include name, arguments, worker, retries and queue.
     pub result_extended: bool,
 }
 
@@ -52,20 +51,20 @@ impl WorkerConfig {
     }
 }
 
-/// Which symbols are kept, in which order, for how long.
+/// The contents, order and lifetime of the lists.
 #[derive(Debug, Clone)]
 pub struct SymbolsConfig {
     /// Lifetime of the primary keys in seconds; zero or less keeps them for ever.
     pub ttl_seconds: PerMarket<i64>,
-    /// Only symbols quoted in this asset are listed.
+    /// The quote asset of all listed symbols.
     pub quote_asset: String,
     /// Base assets that come first, in this order.
     pub popular_bases: PerMarket<Vec<String>>,
-    /// Base assets that a list must have.
+    /// Base assets that every list must contain.
     pub anchor_bases: Vec<String>,
-    /// A list that lost more than this share of its symbols, in percent, is held back.
+    /// The share of its symbols, in percent, that a list may lose without being held back.
     pub max_shrink_percent: u32,
-    /// How long a list is held back at least before a second fetch confirms it.
+    /// The minimum time before a second fetch may confirm a held-back list.
     pub confirm_after: Duration,
 }
 
@@ -89,16 +88,16 @@ impl SymbolsConfig {
     }
 }
 
-/// Reading the lists: what a reader waits for, and what is done ahead of one.
+/// How readers get the lists.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadsConfig {
-    /// Up to which age a list past its lifetime is served at once; zero: never.
+    /// The age up to which an expired list is served; zero: never.
     pub max_stale: Duration,
-    /// The longest that a reader waits.
+    /// The longest time a reader waits for a refresh.
     pub timeout: Duration,
-    /// Share of its lifetime after which a list is refreshed ahead, in percent; `None`: never ahead.
+    /// The share of its lifetime, in percent, after which a list is refreshed early; `None`: never.
     pub refresh_ahead_percent: Option<u32>,
-    /// Whether a list that is not there is fetched at the start.
+    /// Whether to fetch a missing list at the start.
     pub warmup_on_startup: PerMarket<bool>,
 }
 
@@ -123,15 +122,15 @@ impl ReadsConfig {
 pub struct BinanceConfig {
     /// Whether the public lists come from the testnets.
     pub testnet: bool,
-    /// Scheme and host of each upstream of the chosen network, in the order in which they are tried.
+    /// The hosts of the chosen network, with their scheme, in the order in which they are tried.
     pub base_urls: PerMarket<Vec<String>>,
-    /// The same of the network that was not chosen.
+    /// The hosts of the other network.
     pub other_base_urls: PerMarket<Vec<String>>,
     /// Attempts per fetch.
     pub max_attempts: u32,
-    /// Wait after the first failed attempt; the n-th waits n times as long, ±20 %.
+    /// The wait after the first failed attempt; after the n-th it is n times as long, ±20 %.
     pub backoff_base: Duration,
-    /// Used request weight from which requests are slowed down.
+    /// The used request weight above which requests slow down.
     pub weight_threshold: u32,
 }
 
@@ -184,25 +183,25 @@ impl BinanceConfig {
 pub struct HttpConfig {
     /// The address to listen on, if one is set.
     pub listen: Option<String>,
-    /// Status of an answer to a request for a list that cannot be had: 503, or 500 as the existing system has it.
+    /// The status when no list is available: 503, or 500 as in the Python system.
     pub error_status: u16,
-    /// The only origin whose scripts may read answers; `None` lets all.
+    /// The only origin whose scripts may read answers; `None`: any.
     pub only_origin: Option<String>,
-    /// Connections at a time.
+    /// Maximum number of connections.
     pub max_connections: usize,
-    /// Bytes of a request's header.
+    /// Maximum size of a request's header.
     pub max_header_bytes: usize,
-    /// Bytes of a request's body.
+    /// Maximum size of a request's body.
     pub max_body_bytes: usize,
-    /// For the header of a request to arrive.
+    /// Time limit for receiving a request's header.
     pub header_timeout: Duration,
-    /// Between two requests of a connection.
+    /// Time limit between two requests of a connection.
     pub idle_timeout: Duration,
-    /// For a client to take an answer.
+    /// Time limit for a client to receive an answer.
     pub send_timeout: Duration,
-    /// For a request to be answered.
+    /// Time limit for answering a request.
     pub request_timeout: Duration,
-    /// How long other caches may go on with an old list while no new one can be had.
+    /// How long caches may serve an old list while no new one is available.
     pub stale_if_error: Duration,
 }
 

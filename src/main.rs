@@ -1,4 +1,4 @@
-//! `tradebot-symbols`: see the library for the map of the code.
+//! The program `tradebot-symbols`. The library's documentation has a map of the code.
 
 use std::process::ExitCode;
 
@@ -6,17 +6,17 @@ use clap::Parser;
 use tradebot_base::telemetry;
 use tradebot_symbols::cli::{self, Cli};
 
-/// A third less time per task than with the system's allocator.
+/// A task takes a third less time than with the system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(answer) => {
-            // Help and version are answers too. Nobody is left to tell if the output is closed.
-            let _ = answer.print();
-            return ExitCode::from(if answer.use_stderr() { cli::EXIT_USAGE } else { 0 });
+        Err(error) => {
+            // Includes help and version. If the output is closed, there is nowhere to report that.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { cli::EXIT_USAGE } else { 0 });
         }
     };
     let ended = cli::run(cli);
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         Err(error) => {
             #[expect(
                 clippy::print_stderr,
-                reason = "the last word of a program that may have no log output yet"
+                reason = "the program may fail before it has a log output"
             )]
             {
                 eprintln!("tradebot-symbols: {error:#}");

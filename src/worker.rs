@@ -1,7 +1,6 @@
-//! A worker: any set of tasks on the engine, put together from the configuration.
+//! A worker: any set of tasks on the engine, built from the configuration.
 //!
-//! The product's worker and the test worker are both made here; see `tests/worker` for the smallest example
-//! of a worker with tasks of one's own.
+//! `tests/worker` is the smallest example of a worker with its own tasks.
 
 use std::any::Any;
 use std::path::PathBuf;
@@ -28,54 +27,54 @@ use tradebot_core::results::{ResultOptions, Results};
 use tradebot_core::transport::Transport;
 use tradebot_wire::keys::Keys;
 
-/// Celery's `task_default_queue`. Whatever a worker consumes, what follows from its tasks goes here unless the
-/// signature names a queue: a worker with a queue of its own still has its callbacks run by the others.
+/// Celery's `task_default_queue`. Callbacks go here unless their signature names a queue, whichever queues a worker
+/// consumes.
 const DEFAULT_QUEUE: &str = "celery";
 
-/// What a worker is told on its command line, spelled as Celery spells it.
+/// A worker's command line, in Celery's spelling.
 #[derive(Debug, Clone, clap::Args)]
 pub struct WorkerArgs {
     /// Queues to consume, separated by commas
     #[arg(short = 'Q', long, value_delimiter = ',', default_value = "celery")]
     pub queues: Vec<String>,
-    /// Tasks run at a time; the number of CPUs if absent
+    /// Number of tasks to run at a time [default: the number of CPUs]
     #[arg(short, long)]
     pub concurrency: Option<usize>,
-    /// What runs the tasks
+    /// Threads that run the tasks
     #[arg(short = 'P', long, value_enum, default_value_t)]
-    pub pool: Pool,
+    pub pool: PoolKind,
     /// Node name; %h, %n and %d stand for the machine's name and its parts
     #[arg(short = 'n', long, default_value = "symbols@%h")]
     pub hostname: String,
-    /// debug, info, warning or error; LOG_LEVEL if absent
+    /// Log level: debug, info, warning or error [default: LOG_LEVEL]
     #[arg(short, long)]
     pub loglevel: Option<String>,
     /// Send task events from the start, for Flower and `celery events`
     #[arg(short = 'E', long)]
     pub task_events: bool,
-    /// File in which revoked tasks outlive a restart; %h and %n stand for the node's host and name
+    /// File that keeps revoked task ids across restarts; %h and %n stand for the node's host and name
     #[arg(short = 'S', long, value_name = "PATH")]
     pub statedb: Option<String>,
-    /// Do not ask other workers at the start what was revoked
+    /// Do not fetch revoked task ids from other workers at the start
     #[arg(long)]
     pub without_mingle: bool,
 }
 
-/// What runs a worker's tasks.
+/// The threads that run a worker's tasks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Pool {
-    /// One thread, which all tasks share; they must not block it. Least overhead, like Celery's gevent pool
+pub enum PoolKind {
+    /// One thread for all tasks, which must not block it. Least overhead, like Celery's gevent pool
     #[default]
     Async,
-    /// One thread per CPU: a task that computes for long holds up fewer others
+    /// One thread per CPU. A long computation delays fewer other tasks
     Threads,
 }
 
-impl Pool {
-    /// The runtime for [`run`]. The heartbeat has a thread of its own in either.
+impl PoolKind {
+    /// The runtime for [`run`]. The heartbeat has a separate thread in both cases.
     ///
     /// # Errors
-    /// When the system gives no threads or no event queue.
+    /// When the system provides no threads or no event queue.
     pub fn runtime(self) -> std::io::Result<tokio::runtime::Runtime> {
         match self {
             Self::Async => tokio::runtime::Builder::new_current_thread(),
@@ -86,7 +85,7 @@ impl Pool {
     }
 }
 
-/// Everything a worker needs to know besides its tasks.
+/// The settings of a worker.
 #[derive(Debug, Clone)]
 pub struct WorkerSettings {
     redis: RedisConfig,
@@ -148,7 +147,7 @@ impl WorkerSettings {
         &self.redis
     }
 
-    /// How long a warm stop may take.
+    /// The time limit of a warm stop.
     #[must_use]
     pub fn shutdown_timeout(&self) -> Duration {
         self.worker.shutdown_timeout
@@ -208,7 +207,7 @@ impl WorkerSettings {
     }
 }
 
-/// Celery's `task_default_rate_limit`, which a rate limit set by remote control replaces.
+/// Celery's `task_default_rate_limit`. Remote control can replace it.
 fn rate_limit(reader: &mut Reader<'_>) -> Option<RateLimit> {
     let name = "CELERY_TASK_DEFAULT_RATE_LIMIT";
     let text = reader.optional(name)?;
@@ -219,25 +218,24 @@ fn rate_limit(reader: &mut Reader<'_>) -> Option<RateLimit> {
     limit.ok()
 }
 
-/// Why a worker could not run.
+/// Why a worker cannot run.
 #[derive(Debug, Error)]
 pub enum WorkerError {
-    /// A Redis URL cannot be used.
+    /// A Redis URL is invalid.
     #[error(transparent)]
     Redis(#[from] RedisTrouble),
     /// The system refuses signal handlers or a thread.
-    #[error("the worker cannot be set up")]
+    #[error("cannot install signal handlers or start a thread")]
     System(#[from] std::io::Error),
     /// The task app ended.
     #[error(transparent)]
     Bridge(#[from] BridgeError),
 }
 
-/// Runs a worker with `tasks` until it is told to stop; `state` is what they find through
-/// [`bridge::state`].
+/// Runs a worker with `tasks` until a stop. Tasks get `state` from [`bridge::state`].
 ///
 /// # Errors
-/// [`WorkerError`]. A Redis that is not there yet is no error: the worker waits for it.
+/// [`WorkerError`]. An unreachable Redis is not an error: the worker waits for it.
 pub async fn run(
     settings: WorkerSettings,
     tasks: TaskSet,
@@ -246,8 +244,8 @@ pub async fn run(
     run_beside(settings, tasks, state, |_| std::future::ready(())).await
 }
 
-/// Like [`run`], with something else that runs in the same process: `beside` gets the engine, and has to end once its
-/// [`Engine::stop`] is warm. The worker goes on if it ends before.
+/// Like [`run`], with a second service in the same process: `beside` gets the engine and must end after a warm
+/// [`Engine::stop`]. If it ends earlier, the worker continues.
 ///
 /// # Errors
 /// As [`run`].
@@ -275,7 +273,7 @@ pub async fn run_beside<F: Future<Output = ()>>(
     let stop = engine.stop().clone();
     let working = async {
         let ended = bridge::run(engine, tasks, state, clock).await;
-        // Whatever ended the worker ends what runs beside it.
+        // Ends the service beside it as well.
         stop.stop_warm();
         ended
     };
@@ -284,7 +282,7 @@ pub async fn run_beside<F: Future<Output = ()>>(
     Ok(ended?)
 }
 
-/// Starts remote control, which has a connection of its own to the broker, and to the results once a task is revoked.
+/// Starts remote control. It has separate connections: to the broker, and to the results once a task is revoked.
 fn control(
     settings: &WorkerSettings,
     engine: &Arc<Engine>,
@@ -313,8 +311,8 @@ fn control(
     )?)
 }
 
-/// Three connections per worker: the broker's, the heartbeat's and remote control's. Another, for results, is opened when first needed:
-/// when results are not in the broker's database, or when a chain fails and its rest with it.
+/// Builds the engine. A worker has three connections: to the broker, for the heartbeat and for remote control. A fourth,
+/// for results, is opened when results are in another database, or when a chain fails together with its rest.
 fn engine(
     settings: &WorkerSettings,
     tasks: &TaskSet,

@@ -21,7 +21,7 @@ use tradebot_base::market::Market;
     after_help = "Exit codes: the same as those of `doctor`\n\nExample: tradebot-symbols adopt --env-file .env"
 )]
 pub(super) struct Args {
-    /// The file, in the format of docker compose
+    /// Path of the .env file, in the format of docker compose
     #[arg(long, value_name = "FILE")]
     env_file: PathBuf,
     /// Queues that the Python workers serve, separated by commas
@@ -29,7 +29,7 @@ pub(super) struct Args {
     queues: Vec<String>,
 }
 
-/// How often to report progress.
+/// The interval of progress reports.
 const PROGRESS: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(args: Args) -> Result<u8> {
@@ -95,7 +95,7 @@ fn comparison(compared: &Comparison) -> String {
             format!("{count} symbols, the same after parsing; spaces or escapes differ")
         }
         Comparison::Nothing => "nothing is stored yet".to_owned(),
-        Comparison::Failed { reason } => format!("could not be compared: {reason}"),
+        Comparison::Failed { reason } => format!("not compared: {reason}"),
         Comparison::Differs {
             stored,
             ours,
@@ -116,20 +116,20 @@ fn comparison(compared: &Comparison) -> String {
     }
 }
 
-/// Every step leaves a working system, and can be undone by itself.
+/// After each step the system works, and each step can be undone.
 fn steps(file: &str, queues: &str) -> String {
     format!(
         "\nTo switch, one process at a time (`set -a; . {file}; set +a` puts the file into a shell's environment):\n  \
         1. tradebot-symbols worker -Q {queues}    beside the Python workers, which keep all other tasks\n  \
-        2. tradebot-symbols healthcheck worker    until it says that it answers\n  \
+        2. tradebot-symbols healthcheck worker    until it reports that the worker answers\n  \
         3. remove both warm-ups from the Celery beat's schedule and restart it; it keeps sending its other entries\n  \
         4. tradebot-beat -Q {queues}              sends the warm-ups from now on\n  \
-        5. tradebot-symbols doctor                after two intervals: it must find nothing\n  \
+        5. tradebot-symbols doctor                after two intervals; it must report nothing\n  \
         6. leave the Python workers running for their own tasks; they may keep the warm-up module\n\
         \nTo switch back:\n  \
         1. put the warm-ups back into the Celery beat's schedule and restart it\n  \
         2. stop tradebot-beat (SIGTERM)\n  \
-        3. stop tradebot-symbols worker (SIGTERM): it returns what it has taken to the queue\n  \
+        3. stop tradebot-symbols worker (SIGTERM); it returns unfinished messages to the queue\n  \
         4. leave Redis as it is: keys and messages are the same"
     )
 }
@@ -138,7 +138,7 @@ fn indented(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
-/// Runs `work`, and says every second on standard error what it waits for.
+/// Runs `work` and reports progress on standard error every second.
 async fn with_progress<T>(what: &str, work: impl Future<Output = T>) -> Result<T> {
     let started = Instant::now();
     let mut work = std::pin::pin!(work);

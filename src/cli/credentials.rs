@@ -1,4 +1,4 @@
-//! `credentials`: checks a user's own keys step by step, and shows no secret.
+//! `credentials`: checks a user's exchange keys step by step, without showing a secret.
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
@@ -15,9 +15,9 @@ use tradebot_base::error_chain;
 use tradebot_base::market::Market;
 use tradebot_base::random::Random;
 
-/// Checks whether a user's own exchange key works.
+/// Checks whether a user's exchange key works.
 ///
-/// Reads the database and asks the exchange, as a request of that user would. Writes nothing.
+/// Reads the database and sends requests to the exchange, as an HTTP request of that user would. Writes nothing.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: tradebot-symbols credentials check --email someone@example.com")]
 pub(super) struct Args {
@@ -128,7 +128,7 @@ fn outcome_line(own: &UserList) -> String {
     }
 }
 
-/// Leaves out what the lines of the networks say already.
+/// Omits what the lines of the networks have already reported.
 fn in_short(reason: &Fallback) -> String {
     match reason {
         Fallback::Networks { .. } => "no network returned one for the key".into(),

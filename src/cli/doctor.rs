@@ -1,4 +1,4 @@
-//! `doctor`: says in plain words what is wrong.
+//! `doctor`: reports what is wrong.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use tradebot_base::clock::SystemClock;
 use tradebot_base::config::{ProcessEnvironment, Reader};
 use tradebot_base::lifecycle::{Stop, sleep_unless_stopping};
 
-/// Examines Redis, lists, queues, workers, beats, exchange and settings, and says what is wrong.
+/// Examines Redis, lists, queues, workers, beats, exchange and settings, and reports what is wrong.
 ///
-/// Reads the same variables as the worker. Writes nothing but three small keys, `tradebot-symbols:doctor:*`.
+/// Reads the same variables as the worker. Writes only three small keys, `tradebot-symbols:doctor:*`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit codes: 0 nothing is wrong, 2 there are warnings, 3 something is critical,\n  \
@@ -24,7 +24,7 @@ use tradebot_base::lifecycle::{Stop, sleep_unless_stopping};
 pub(super) struct Args {
     #[command(flatten)]
     examine: ExamineArgs,
-    /// List every code, with why it matters and what to do
+    /// List every code, why it matters and what to do
     #[arg(long, conflicts_with_all = ["watch", "json"])]
     codes: bool,
 }
@@ -44,7 +44,7 @@ pub(super) struct ExamineArgs {
     /// Queues to examine, separated by commas
     #[arg(short = 'Q', long, value_delimiter = ',', default_value = "celery")]
     queues: Vec<String>,
-    /// Do not miss a beat of this system: another one sends the warm-ups
+    /// Expect another beat to send the warm-ups: do not report that this system's is missing
     #[arg(long)]
     foreign_beat: bool,
 }
@@ -67,7 +67,7 @@ pub(super) async fn run(args: Args) -> Result<u8> {
 type Form<'f, T> = &'f dyn Fn(&Picture, &[Finding]) -> T;
 
 impl ExamineArgs {
-    /// Examines once or until a signal comes, prints each result, and returns the last findings.
+    /// Examines once, or repeatedly until a signal, prints each result, and returns the last findings.
     pub(super) async fn run(
         &self,
         text: Form<'_, String>,

@@ -1,4 +1,4 @@
-//! `healthcheck`: one part's health as an exit code, for container probes.
+//! `healthcheck`: the health of one part as an exit code, for container probes.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -12,7 +12,7 @@ use tradebot_base::node;
 /// Checks within a second whether one part works.
 ///
 /// A worker is healthy if it answers over remote control or renews its lease, a beat if it has a heartbeat, the endpoint
-/// if it is ready. All three need Redis: use this check for readiness, not to restart a part that waits for Redis.
+/// if it is ready. All three need Redis: use this check for readiness only, so that a part that waits for Redis is not restarted.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 healthy, 1 not\n\n\
     Examples:\n  tradebot-symbols healthcheck worker\n  tradebot-symbols healthcheck worker -n symbols@%h\n  \

@@ -1,4 +1,4 @@
-//! `parked`: the messages that were set aside.
+//! `parked`: messages that workers have set aside.
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
@@ -10,10 +10,10 @@ use tradebot_base::connection::Connection;
 use tradebot_core::transport::{Parked, ParkedPages};
 use tradebot_wire::keys::Keys;
 
-/// Lists, replays or drops messages that were set aside.
+/// Lists, replays or drops parked messages.
 ///
-/// A worker parks a message that it cannot read, and a message that has killed three workers, the last of them while it
-/// ran nothing else.
+/// A worker parks a message that it cannot parse, and a message that has killed three workers, the last of which ran
+/// nothing else.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  tradebot-symbols parked list\n  tradebot-symbols parked replay 5f0c\n  \
@@ -32,7 +32,7 @@ enum ParkedVerb {
         #[arg(long)]
         json: bool,
     },
-    /// Puts messages back at the end of the queue they came from
+    /// Returns messages to the end of their queue
     Replay(Choice),
     /// Deletes messages for good
     Drop(Choice),
@@ -40,7 +40,7 @@ enum ParkedVerb {
 
 #[derive(Debug, clap::Args)]
 struct Choice {
-    /// Ids, or beginnings of ids that match only one message
+    /// Ids, or unique prefixes of ids
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     ids: Vec<String>,
     /// Every parked message
@@ -63,7 +63,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     }
 }
 
-/// The list of parked messages. It can be long, so it is read in pages.
+/// The list of parked messages, read in pages because it can be long.
 struct ParkedList {
     connection: Connection,
     keys: Keys,
@@ -106,7 +106,7 @@ impl ParkedList {
         Ok(())
     }
 
-    /// Leaves alone what is parked from now on.
+    /// Ignores messages parked from now on.
     async fn apply_to_all(&self, action: Action) -> Result<()> {
         let mut pages = ParkedPages::default();
         let mut left = Parked::count(&self.connection, &self.keys).await?;
@@ -138,11 +138,11 @@ impl ParkedList {
             Action::Replay => (one.replay(&self.connection, &self.keys).await?, "replayed"),
             Action::Drop => (one.discard(&self.connection, &self.keys).await?, "dropped"),
         };
-        let outcome = if done { word } else { "is gone already" };
+        let outcome = if done { word } else { "is already gone" };
         say(&format!("{} {outcome}", one.id))
     }
 
-    /// The messages that the ids name; every id must match exactly one.
+    /// The messages with these ids; each id must match exactly one.
     async fn find(&self, ids: &[String]) -> Result<Vec<Parked>> {
         let mut found: Vec<Option<Parked>> = ids.iter().map(|_| None).collect();
         let mut pages = ParkedPages::default();

@@ -1,4 +1,4 @@
-//! The doctor's pictures and findings as text.
+//! The doctor's picture and findings as text.
 
 use serde_json::{Value, json};
 
@@ -45,7 +45,7 @@ pub(super) fn findings(findings: &[Finding]) -> String {
     paragraphs.collect::<String>() + &format!("{critical} critical, {warnings} warnings\n")
 }
 
-/// The picture in short: servers, lists, queues, workers, beats.
+/// A summary of the picture: servers, lists, queues, workers, beats.
 pub(super) fn picture(picture: &Picture) -> String {
     let mut lines = Vec::new();
     for server in &picture.servers {

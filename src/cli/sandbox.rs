@@ -1,4 +1,4 @@
-//! `sandbox`: a local stand-in for the exchange.
+//! `sandbox`: a local substitute for the exchange.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! `status`: the lists, queues, workers and beats in short.
+//! `status`: a summary of the lists, queues, workers and beats.
 
 use anyhow::Result;
 use serde_json::json;
@@ -9,7 +9,7 @@ use crate::product::doctor::{Finding, Picture};
 
 /// Shows the servers, lists, queues, workers and beats.
 ///
-/// `doctor` says what is wrong with them. A Celery beat cannot be seen.
+/// `doctor` reports what is wrong with them. A Celery beat is not visible.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  tradebot-symbols status\n  tradebot-symbols status --watch\n  \

@@ -1,9 +1,9 @@
-//! `up`: worker and beat under one supervisor, with a private Redis or a sandbox exchange if need be.
+//! `up`: worker and beat under one supervisor, with a private Redis or a sandbox exchange on request.
 //!
 //! The worker and the beat are child processes, the same programs that a deployment runs. If the environment's Redis does
 //! not answer, `up` starts a private `redis-server` that lives as long as this process. It uses the sandbox exchange only
-//! when asked to, never because the real one does not answer. If any part ends by itself, `up` stops everything and exits
-//! with an error.
+//! when requested, never because the real one does not answer. If any part ends unexpectedly, `up` stops everything and
+//! exits with an error.
 
 mod child;
 mod private_redis;

@@ -10,7 +10,7 @@ use tracing::error;
 use super::start_logs;
 use crate::product::http::run::{HttpEndpoint, HttpError, HttpSettings};
 use crate::product::tasks::{self, Context};
-use crate::worker::{self, Pool, WorkerArgs, WorkerSettings};
+use crate::worker::{self, PoolKind, WorkerArgs, WorkerSettings};
 use tradebot_base::config::{ProcessEnvironment, Reader};
 use tradebot_base::error_chain;
 use tradebot_core::engine::Engine;
@@ -29,7 +29,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn pool(&self) -> Pool {
+    pub(super) fn pool(&self) -> PoolKind {
         self.worker.pool
     }
 }
@@ -56,7 +56,6 @@ pub(super) async fn run(args: Args) -> Result<()> {
         let ended = endpoint.run(&name, Some(engine), stop.token()).await;
         if let Err(problem) = ended {
             error!(error = %error_chain(&problem), "the HTTP endpoint failed, stopping the worker");
-            // Set once.
             let _ = failed.set(problem);
             stop.stop_warm();
         }

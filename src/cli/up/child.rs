@@ -36,7 +36,7 @@ impl Child {
         Ok(Self { name, process })
     }
 
-    /// Asks the child to end, and kills it after `patience`.
+    /// Sends SIGTERM to the child, and kills it after `patience`.
     pub(super) async fn stop(&mut self, patience: Duration) {
         let pid = self.process.id().and_then(|pid| i32::try_from(pid).ok());
         if let Some(pid) = pid
@@ -62,7 +62,7 @@ pub(super) async fn first_end(children: &mut [Child]) -> String {
     let waits = children.iter_mut().map(|child| {
         Box::pin(async {
             match child.process.wait().await {
-                Ok(status) => format!("the {} ended by itself ({status})", child.name),
+                Ok(status) => format!("the {} ended unexpectedly ({status})", child.name),
                 Err(error) => format!("cannot wait for the {} ({error})", child.name),
             }
         })
