@@ -1,15 +1,14 @@
-//! Delays between attempts: capped, jittered, with the random source injected.
+//! Capped, jittered delays between attempts.
 //!
-//! Two series exist. [`celery_countdown`] is Celery's own for task retries
-//! (`celery.utils.time.get_exponential_backoff_interval`), because Python peers retry the same message;
-//! [`Reconnect`] is for our connections.
+//! [`celery_countdown`] is Celery's series for task retries (`celery.utils.time.get_exponential_backoff_interval`),
+//! because Python peers retry the same message. [`Reconnect`] is for our connections.
 
 use std::time::Duration;
 
-/// Seconds until the next try of a task, as Celery computes them.
+/// The delay before the next retry of a task, as Celery computes it.
 ///
-/// `min(maximum, factor * 2^retries)`, and with `jitter` a whole number drawn evenly from zero to that
-/// value, both included ("full jitter": zero is a legal answer). `retries` counts the retries made before.
+/// It is `min(maximum, factor * 2^retries)` seconds, with `jitter` a random whole number from zero to that value. `retries`
+/// counts earlier retries.
 #[must_use]
 pub fn celery_countdown(
     factor: u32,
@@ -27,10 +26,9 @@ pub fn celery_countdown(
     Duration::from_secs(if jitter { rng.u64(0..=delay) } else { delay })
 }
 
-/// The waits of a reconnect loop: 50 ms doubling to 1 s, each multiplied by 0.5 to 1.5.
+/// The delays of a reconnect loop: from 50 ms doubling to 1 s, each multiplied by 0.5 to 1.5.
 ///
-/// The cap is low on purpose: a worker must be back within 2 s of its server, and one connection
-/// attempt a second harms nobody.
+/// With this low cap a worker is back within 2 s of its server, at the cost of one connection attempt per second.
 #[derive(Debug)]
 pub struct Reconnect {
     attempt: u32,
@@ -47,18 +45,18 @@ impl Reconnect {
         Self { attempt: 0, rng }
     }
 
-    /// Starts the series again; call it once the connection has carried a command.
+    /// Restarts the series. Call it after the first successful command.
     pub fn reset(&mut self) {
         self.attempt = 0;
     }
 
-    /// How many waits were handed out since the last reset.
+    /// The number of delays since the last reset.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// The next wait.
+    /// The next delay.
     pub fn next_delay(&mut self) -> Duration {
         let base = (Self::FIRST_MS << self.attempt.min(8)).min(Self::CAP_MS);
         self.attempt = self.attempt.saturating_add(1);

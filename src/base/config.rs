@@ -1,7 +1,7 @@
 //! Settings from environment variables: the reader, the table of all variables, and the sections that every program needs.
 //!
-//! [`VARIABLES`] is the one list of variables, with their defaults; a test compares the documentation's table with it.
-//! A program reads all its sections before it reports a mistake, so an operator sees every mistake at once.
+//! [`VARIABLES`] lists all variables with their defaults; a test compares the README's table with it. A program reads all
+//! its sections with one [`Reader`], which then reports every mistake at once.
 
 mod table;
 mod vars;
@@ -19,11 +19,11 @@ use crate::telemetry::{self, LogFormat};
 /// The Redis servers.
 #[derive(Debug, Clone)]
 pub struct RedisConfig {
-    /// Where the symbol lists are kept.
+    /// The server of the symbol lists.
     pub cache: RedisUrl,
-    /// Where tasks are queued.
+    /// The server of the task queues.
     pub broker: RedisUrl,
-    /// Where results are stored.
+    /// The server of the results.
     pub results: RedisUrl,
     /// How long a result is kept; zero keeps it for ever.
     pub result_expires: Duration,
@@ -31,7 +31,7 @@ pub struct RedisConfig {
     pub key_prefix: String,
     /// Prefix of result keys.
     pub result_key_prefix: String,
-    /// How old an abandoned delivery must be to be restored.
+    /// The age at which an abandoned delivery is restored.
     pub visibility_timeout: Duration,
 }
 
@@ -65,7 +65,7 @@ impl RedisConfig {
 pub struct ScheduleConfig {
     /// Seconds between two warm-ups; `None` takes the market off the schedule.
     pub warmup_interval: PerMarket<Option<Duration>>,
-    /// File with further entries.
+    /// File with more entries.
     pub file: Option<String>,
     /// Address of the beat's metrics.
     pub metrics_listen: Option<SocketAddr>,
@@ -101,7 +101,7 @@ impl ScheduleConfig {
 pub struct LogConfig {
     /// Level or filter expression.
     pub level: String,
-    /// Form of the lines.
+    /// Format of the lines.
     pub format: LogFormat,
 }
 

@@ -1,16 +1,16 @@
 //! Errors with their causes, in one line.
 
-/// An error with its causes in one line, for the boundary that reports it.
+/// The text of an error with its causes, for logs and reports.
 #[must_use]
 pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
-        let told = inner.to_string();
-        // Some libraries tell the cause in the error as well: once is enough.
-        if !text.ends_with(&told) {
+        let inner_text = inner.to_string();
+        // Some libraries include the cause in the error's own text.
+        if !text.ends_with(&inner_text) {
             text.push_str(": ");
-            text.push_str(&told);
+            text.push_str(&inner_text);
         }
         cause = inner.source();
     }
@@ -28,7 +28,7 @@ mod tests {
     struct Drawer(#[source] io::Error);
 
     #[test]
-    fn every_cause_is_told_once() {
+    fn every_cause_appears_once() {
         let inner = io::Error::new(io::ErrorKind::BrokenPipe, io::Error::other("it is stuck"));
         assert_eq!(error_chain(&Drawer(inner)), "cannot open the drawer: it is stuck");
     }

@@ -1,14 +1,14 @@
-//! Points at which a test can have the process die, to prove that nothing is lost there.
+//! Points at which a test can abort the process, to prove that nothing is lost there.
 //!
-//! Only with the feature `failpoints`, which the test worker switches on, and only at the point that the
-//! variable `FAILPOINT` names. `NAME:n` dies at the n-th passage.
+//! They are active only with the feature `failpoints`, which the test worker enables. `FAILPOINT=NAME` aborts at the first
+//! pass of a point, `NAME:n` at the n-th.
 
-/// Dies here if the environment says so.
+/// Aborts the process if `FAILPOINT` names this point.
 #[cfg(not(feature = "failpoints"))]
 #[inline]
 pub fn pass(_name: &str) {}
 
-/// Dies here if the environment says so.
+/// Aborts the process if `FAILPOINT` names this point.
 #[cfg(feature = "failpoints")]
 pub fn pass(name: &str) {
     use std::sync::OnceLock;

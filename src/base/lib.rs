@@ -1,7 +1,7 @@
-//! What every program of this workspace shares: settings, Redis connections, logs and spans, clock, secrets, backoff,
+//! The foundation of all programs of this workspace: settings, Redis connections, logs and spans, clock, secrets, backoff,
 //! start and stop.
 //!
-//! This crate knows neither Celery's messages nor the exchange's lists.
+//! It depends on neither Celery's messages nor the exchange's lists.
 
 pub mod backoff;
 pub mod clock;

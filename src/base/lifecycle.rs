@@ -1,7 +1,7 @@
-//! Start and stop of a process: a warm token, a cold token, and the signals that trip them.
+//! Stopping a process: a warm and a cold token, and the signals that cancel them.
 //!
-//! Warm means: take nothing new, finish what runs. Cold means: end what runs, give it back. The first
-//! SIGTERM or SIGINT is warm, the second is cold, and so is a warm stop that outlasts its deadline.
+//! A warm stop starts nothing new and finishes running tasks. A cold stop cancels them and returns their messages. The
+//! first SIGTERM or SIGINT is warm; a second one, or a warm stop that exceeds its deadline, is cold.
 
 use std::io;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// How long after a stop a signal is taken for the one that caused it.
+/// A signal this soon after a stop counts as the one that caused it.
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
 /// The two tokens; clones share them.
@@ -21,46 +21,46 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Tokens that nothing has tripped.
+    /// Two tokens that are not cancelled.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks for a warm stop.
+    /// Requests a warm stop.
     pub fn stop_warm(&self) {
         self.warm.cancel();
     }
 
-    /// Asks for a cold stop, which is a warm one too.
+    /// Requests a cold stop, which includes a warm one.
     pub fn stop_cold(&self) {
         self.warm.cancel();
         self.cold.cancel();
     }
 
-    /// Whether a stop was asked for.
+    /// Whether a stop was requested.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.warm.is_cancelled()
     }
 
-    /// Ends when a stop was asked for.
+    /// Completes when a stop is requested.
     pub async fn warm(&self) {
         self.warm.cancelled().await;
     }
 
-    /// Ends when a cold stop was asked for.
+    /// Completes when a cold stop is requested.
     pub async fn cold(&self) {
         self.cold.cancelled().await;
     }
 
-    /// The warm token, for parts that take one.
+    /// The warm token, for parts that expect a token.
     #[must_use]
     pub fn token(&self) -> CancellationToken {
         self.warm.clone()
     }
 
-    /// Listens for SIGTERM and SIGINT until the process ends; `deadline` bounds the warm stop.
+    /// Handles SIGTERM and SIGINT until the process ends. A warm stop may take `deadline`.
     ///
     /// # Errors
     /// When the handlers cannot be installed.
@@ -76,8 +76,8 @@ impl Stop {
                 _ = interrupt.recv() => info!(signal = "SIGINT", "warm stop"),
                 () = stop.warm() => {
                     info!("warm stop");
-                    // The crate's loop hears the same signal, and may stop us for it before it arrives here. It must
-                    // not then pass for a second one.
+                    // rusty-celery's loop receives the same signal and may stop us before it arrives here. It must
+                    // not count as a second one.
                     let same = async {
                         tokio::select! {
                             _ = terminate.recv() => {}
@@ -101,7 +101,7 @@ impl Stop {
     }
 }
 
-/// Waits for `wait` to pass; `false` when a stop came first.
+/// Sleeps for `wait`. Returns `false` if a stop ends the sleep early.
 pub async fn sleep_unless_stopping(stop: &Stop, wait: Duration) -> bool {
     tokio::select! {
         () = tokio::time::sleep(wait) => true,

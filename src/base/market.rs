@@ -52,9 +52,9 @@ impl fmt::Display for Market {
 /// A network of the exchange: each has its own hosts and its own API keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Network {
-    /// Where orders cost money.
+    /// The network for real trades.
     Mainnet,
-    /// Where they do not.
+    /// The network for tests.
     Testnet,
 }
 

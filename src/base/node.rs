@@ -1,6 +1,6 @@
 //! Node names: `name@host`, as Celery's `-n` writes them.
 
-/// Name of this machine; `localhost` if the system does not tell.
+/// Name of this machine; `localhost` if unknown.
 #[must_use]
 pub fn machine() -> String {
     nix::unistd::gethostname()

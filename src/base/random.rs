@@ -1,4 +1,4 @@
-//! Randomness, injected so that a test can repeat it.
+//! A random source, injected so that a test can repeat its numbers.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +10,7 @@ pub type SharedRandom = Arc<Random>;
 pub struct Random(Mutex<fastrand::Rng>);
 
 impl Random {
-    /// A source that is seeded by the machine.
+    /// A source seeded by the machine.
     #[must_use]
     #[expect(
         clippy::disallowed_methods,
@@ -20,7 +20,7 @@ impl Random {
         Arc::new(Self(Mutex::new(fastrand::Rng::new())))
     }
 
-    /// A source that always gives the same numbers for the same seed.
+    /// A source with a fixed seed.
     #[must_use]
     pub fn seeded(seed: u64) -> SharedRandom {
         Arc::new(Self(Mutex::new(fastrand::Rng::with_seed(seed))))

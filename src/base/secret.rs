@@ -1,22 +1,22 @@
-//! Values that must not be printed: keys and passwords, and a Redis URL with its password.
+//! Values that must not be printed: keys, passwords, and Redis URLs, which may contain one.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// A key or password. It cannot be displayed, `Debug` hides it, and its memory is wiped when it is dropped.
+/// A key or password. It has no `Display`, `Debug` hides it, and its memory is wiped on drop.
 ///
-/// What a library copies out of it, for a request or a connection, is not wiped.
+/// Copies that a library makes for a request or a connection are not wiped.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Wraps a text, whose memory it takes over.
+    /// Wraps a text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// The text as it is. Never log it, and keep it out of errors.
+    /// The plain text. Keep it out of logs and errors.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -29,7 +29,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A Redis URL. `Debug` and `Display` replace user secrets, [`expose`](Self::expose) does not.
+/// A Redis URL. `Debug` and `Display` hide its password, [`expose`](Self::expose) does not.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
     url: String,
@@ -37,7 +37,7 @@ pub struct RedisUrl {
 }
 
 impl RedisUrl {
-    /// Wraps a URL; it is checked when a connection is opened.
+    /// Wraps a URL. Opening a connection validates it.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -57,7 +57,7 @@ impl RedisUrl {
         self.master_name.as_deref()
     }
 
-    /// The URL as it is, for opening a connection. Never log it.
+    /// The plain URL. Keep it out of logs and errors.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.url
@@ -65,10 +65,9 @@ impl RedisUrl {
 }
 
 impl fmt::Display for RedisUrl {
-    /// The URL with everything before the `@` of its authority replaced, and its query left out:
-    /// kombu accepts credentials in both places.
+    /// The URL without user information and query: kombu accepts credentials in both.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A semicolon separates servers, unless it belongs to a password that was not escaped.
+        // A semicolon separates servers, unless it is part of an unescaped password.
         let is_list = self.url.split(';').all(|one| one.contains("://"));
         let separator = if is_list { ';' } else { '\0' };
         for (number, one) in self.url.split(separator).enumerate() {
@@ -80,7 +79,7 @@ impl fmt::Display for RedisUrl {
                 continue;
             };
             let rest = rest.split(['?', '#']).next().unwrap_or_default();
-            // The password may itself hold a slash or an `@` that was not escaped: cut at the last `@`.
+            // An unescaped password may contain a slash or an `@`: cut at the last `@`.
             match rest.rsplit_once('@') {
                 Some((_, place)) => write!(f, "{scheme}://***@{place}")?,
                 None => write!(f, "{scheme}://{rest}")?,

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use tracing::field::Empty;
 use tracing::{Instrument, Metadata, Span, info_span};
 
-/// The target of all spans. Log output leaves it out, and the exporter takes nothing else.
+/// The target of all spans. Logs exclude it; the exporter exports nothing else.
 pub const TARGET: &str = "tradebot_symbols::trace";
 
 /// Whether this describes one of our spans.
@@ -74,7 +74,7 @@ pub fn record_error(span: &Span, description: &str) {
     span.record("otel.status_description", description);
 }
 
-/// Runs a GET request to another host within a span. The host does not get the span's context: it is not ours.
+/// Runs a GET request to another host within a span. The context is not sent, because the host is not ours.
 ///
 /// # Errors
 /// Those of `call`.
@@ -105,7 +105,7 @@ pub async fn client_call<T, E: Display>(
     answered
 }
 
-/// Runs a Redis call within a span. `operation` is the command, or what a script does.
+/// Runs a Redis call within a span. `operation` names the command or the script.
 pub fn redis_call<F: Future>(operation: &'static str, call: F) -> impl Future<Output = F::Output> + use<F> {
     let span = span(|| {
         info_span!(
@@ -120,7 +120,7 @@ pub fn redis_call<F: Future>(operation: &'static str, call: F) -> impl Future<Ou
     call.instrument(span)
 }
 
-/// Keeps a future in the current span, wherever it runs later.
+/// Runs a future in the current span, even on another task.
 pub fn follow<F: Future>(future: F) -> impl Future<Output = F::Output> + use<F> {
     future.instrument(span(Span::current))
 }

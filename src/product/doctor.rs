@@ -1,12 +1,11 @@
 //! The doctor: what is wrong with a deployment, why it matters and what to do.
 //!
-//! Examining and judging are two steps. [`Doctor::examine`] asks every server, list, queue, worker, beat and host at
-//! once, each with a time limit, and returns a [`Picture`], which also tells what could not be asked. Redis is read by the
-//! [`fleet`](super::fleet). [`Doctor::judge`] turns a picture into findings, one file for each part. A finding has a
-//! stable code; [`KINDS`] lists them all.
+//! [`Doctor::examine`] queries every server, list, queue, worker, beat and host at once, each with a time limit, and
+//! returns a [`Picture`], which includes the parts that could not be read. The [`fleet`](super::fleet) reads Redis.
+//! [`Doctor::judge`] turns a picture into findings. Each finding has a stable code; [`KINDS`] lists them all.
 //!
-//! Examining writes to each server a key that lives for two seconds, and two samples for the next examination to compare
-//! with (`fleet::trend`). Ages go by the clock of the server that holds the data.
+//! Examining writes a key with a lifetime of two seconds to each server, and two samples for the next examination
+//! (`fleet::trend`). Ages are measured by the clock of the server that holds the data.
 
 mod adopt;
 mod broker;
@@ -42,7 +41,7 @@ use tradebot_base::connection::RedisTrouble;
 use tradebot_base::error_chain;
 use tradebot_base::market::Market;
 
-/// Everything that one examination saw.
+/// The result of one examination.
 #[derive(Debug, Clone, Serialize)]
 pub struct Picture {
     /// Unix seconds, by this machine's clock.
@@ -59,7 +58,7 @@ pub struct Picture {
     pub exchange: Vec<ExchangeHost>,
     /// Our own HTTP endpoint, if one is configured.
     pub endpoint: Option<EndpointProbe>,
-    /// The database of users' own keys, if one is configured: why it cannot be used, or nothing.
+    /// If a database of exchange keys is configured: why it cannot be used, or `None` if it can.
     pub database: Option<Option<DatabaseTrouble>>,
     /// Parts that could not be read, and why.
     pub unseen: BTreeMap<&'static str, ProbeFailure>,
@@ -86,7 +85,7 @@ impl Doctor {
         })
     }
 
-    /// Examines everything at once. Takes no longer than the slowest probe may.
+    /// Examines everything at once, within the time limit of one probe.
     pub async fn examine(&self) -> Picture {
         let (settings, reader) = (&self.settings, &self.reader);
         let (servers, lists, broker, fleet, exchange, endpoint, database) = tokio::join!(
@@ -147,7 +146,7 @@ impl Doctor {
         found.extend(picture.endpoint.as_ref().and_then(judge_endpoint));
         found.extend(picture.database.iter().flatten().map(database::judge));
         found.extend_from_slice(&self.settings.findings);
-        // A server that does not answer at all has its finding already; one that refuses single commands does not.
+        // An unreachable server already has a finding; one that refuses single commands does not.
         if picture.servers.iter().all(|server| server.trouble.is_none()) {
             let unseen = picture.unseen.iter();
             found.extend(unseen.map(|(part, failure)| finding::REDIS_REFUSES.found(*part, &failure.text)));
@@ -174,7 +173,7 @@ impl Doctor {
 
     async fn endpoint(&self) -> Option<EndpointProbe> {
         let listen = self.settings.listen.as_deref()?;
-        Some(EndpointProbe::ask(listen, PROBE_TIMEOUT).await)
+        Some(EndpointProbe::request(listen, PROBE_TIMEOUT).await)
     }
 
     async fn database(&self) -> Option<Option<DatabaseTrouble>> {
@@ -183,7 +182,7 @@ impl Doctor {
 }
 
 impl Picture {
-    /// Unix seconds by the broker's clock, which those of beats agree with.
+    /// Unix seconds by the broker's clock, which beats use.
     fn broker_time(&self) -> i64 {
         let broker = self
             .servers
@@ -200,7 +199,7 @@ fn judge_endpoint(endpoint: &EndpointProbe) -> Option<Finding> {
     match endpoint.status {
         _ if endpoint.is_ready() => None,
         Some(status) => {
-            let what = format!("it answers {status}: {}", endpoint.text);
+            let what = format!("it returns {status}: {}", endpoint.text);
             Some(finding::ENDPOINT_NOT_READY.found(&endpoint.url, what))
         }
         None => Some(finding::ENDPOINT_UNREACHABLE.found(&endpoint.url, &endpoint.text)),

@@ -1,10 +1,9 @@
 //! The state of a deployment, read from Redis in one place for the doctor, `status`, the health checks and the HTTP
 //! endpoint.
 //!
-//! A [`FleetReader`] holds the connections and the limits that its user sets; each type here reads itself over one. The
-//! endpoint shows an `overview` of [`counters`], [`queues`] and [`liveness`]. The doctor looks closer: at the `servers`,
-//! the `lists`, the `backlog` and the `members`. Two verdicts stand beside them: `readiness` of this process and
-//! `healthcheck` of another one. Findings and advice are the `doctor`'s.
+//! A [`FleetReader`] holds the connections and the read limits; each type here reads itself through one. The endpoint
+//! shows an `overview` of [`counters`], [`queues`] and [`liveness`]. The doctor also reads the `servers`, the `lists`, the
+//! `backlog` and the `members`. `readiness` judges this process, `healthcheck` another one.
 
 #[cfg(feature = "worker")]
 pub mod backlog;
@@ -32,19 +31,19 @@ use tradebot_base::config::RedisConfig;
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_wire::keys::Keys;
 
-/// What reading may cost.
+/// Limits of one reading.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadLimits {
-    /// How long opening a connection and each reply may take.
+    /// Time limit for opening a connection and for each reply.
     pub patience: Duration,
-    /// How many workers, and how many beats, are looked at.
+    /// Maximum number of workers, and of beats.
     pub members: usize,
-    /// How many steps of 2,000 keys the search for beats may take.
+    /// Maximum number of steps, of 2,000 keys each, in the search for beats.
     pub scan_steps: usize,
 }
 
 impl ReadLimits {
-    /// Limits time alone.
+    /// Limits only the time.
     #[cfg(feature = "worker")]
     #[must_use]
     pub const fn patience(patience: Duration) -> Self {
@@ -65,7 +64,7 @@ pub struct FleetReader {
 }
 
 impl FleetReader {
-    /// A reader whose connections introduce themselves as `name`. It opens them when it first needs them.
+    /// A reader whose connections are named `name`. It opens them on first use.
     ///
     /// # Errors
     /// [`RedisTrouble::Url`].
@@ -84,16 +83,16 @@ impl FleetReader {
         })
     }
 
-    /// Asks the broker several questions of one kind. Without any, the Redis client would report an error.
-    async fn ask_broker<T: FromRedisValue>(&self, questions: &Pipeline) -> Result<Vec<T>, RedisTrouble> {
-        if questions.is_empty() {
+    /// Runs a pipeline on the broker. The Redis client rejects an empty one, so that returns nothing.
+    async fn broker_pipeline<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<Vec<T>, RedisTrouble> {
+        if commands.is_empty() {
             return Ok(Vec::new());
         }
-        self.broker.pipeline(questions).await
+        self.broker.pipeline(commands).await
     }
 }
 
-/// A number of seconds in the unit that a person would use.
+/// A number of seconds in a readable unit.
 #[must_use]
 pub fn span(seconds: i64) -> String {
     match seconds {

@@ -1,4 +1,4 @@
-//! Reading variables, with every mistake kept until the end.
+//! Reads variables and collects every mistake.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -10,7 +10,7 @@ use super::table::VARIABLES;
 use crate::connection::{Connection, RedisTrouble};
 use crate::secret::{RedisUrl, Secret};
 
-/// Where variables come from; a test passes a map.
+/// A source of variables; tests use a map.
 pub trait Vars {
     /// The value of a variable, if set.
     fn get(&self, name: &str) -> Option<String>;
@@ -41,7 +41,7 @@ impl Vars for std::collections::BTreeMap<&str, &str> {
 #[error("configuration: {}", .0.join("; "))]
 pub struct ConfigError(pub Vec<String>);
 
-/// Reads variables; a value that is absent or empty has the table's default.
+/// Reads variables. An absent or empty one has the table's default.
 pub struct Reader<'a> {
     vars: &'a dyn Vars,
     mistakes: Vec<String>,
@@ -56,10 +56,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Ends reading.
+    /// Reports the mistakes.
     ///
     /// # Errors
-    /// [`ConfigError`] with all mistakes, if there were any.
+    /// [`ConfigError`] with all mistakes, if there are any.
     pub fn finish(self) -> Result<(), ConfigError> {
         if self.mistakes.is_empty() {
             Ok(())
@@ -68,7 +68,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Notes a mistake. The value is shown: call it for values that are no secrets.
+    /// Records a mistake and shows the value, so do not call it for secrets.
     pub fn complain(&mut self, name: &str, value: &str, expected: &str) {
         let value: String = value.chars().take(60).collect();
         self.note(format!("{name} is `{value}`, expected {expected}"));
@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
             .filter(|value| !value.is_empty())
     }
 
-    /// A secret that may be absent, exactly as it is set: a blank at its end belongs to a key.
+    /// A secret that may be absent, exactly as set: a key may end in a blank.
     pub fn secret(&mut self, name: &'static str) -> Option<Secret> {
         self.vars
             .get(name)
@@ -99,19 +99,19 @@ impl<'a> Reader<'a> {
             .filter(|value| !value.expose().trim().is_empty())
     }
 
-    /// Notes a mistake without the value, which is a secret or may hold one.
+    /// Records a mistake without showing the value, which may contain a secret.
     pub fn complain_of(&mut self, name: &str, reason: impl fmt::Display) {
         self.note(format!("{name} cannot be used: {reason}"));
     }
 
-    /// Several sections may read the same variable.
+    /// Records a mistake once, even if several sections read the variable.
     fn note(&mut self, mistake: String) {
         if !self.mistakes.contains(&mistake) {
             self.mistakes.push(mistake);
         }
     }
 
-    /// The URL of a Redis. A mistake is told without the value, which may hold a password.
+    /// The URL of a Redis server. Errors do not show it, because it may contain a password.
     pub fn redis_url(&mut self, name: &'static str) -> RedisUrl {
         let master = self.optional("CELERY_SENTINEL_MASTER_NAME");
         let url = RedisUrl::new(self.text(name)).with_master_name(master);
@@ -156,7 +156,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A yes or no, as the existing deployment writes it.
+    /// A flag, in any spelling of the Python deployment.
     pub fn flag(&mut self, name: &'static str) -> bool {
         let text = self.text(name).to_ascii_lowercase();
         match text.as_str() {
@@ -194,7 +194,7 @@ impl<'a> Reader<'a> {
             if rest
                 .is_none_or(|host| host.is_empty() || host.starts_with('/') || host.contains(['@', '?', '#']))
             {
-                // What stands before an `@` may be a password.
+                // The part before an `@` may be a password.
                 let shown = if url.contains('@') {
                     "…@…"
                 } else {

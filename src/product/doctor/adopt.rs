@@ -1,5 +1,5 @@
 //! Taking over from the Python system: which variables of its `.env` file are used, what is unsafe, and whether the
-//! lists agree. Changes nothing.
+//! lists are the same. Changes nothing.
 
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use tradebot_base::error_chain;
 use tradebot_base::market::Market;
 use tradebot_base::secret::RedisUrl;
 
-/// The values of variables with one of these words in their name are never shown.
+/// Variables with one of these words in their name are secret.
 const SECRET: [&str; 4] = ["SECRET", "KEY", "PASSWORD", "TOKEN"];
 
 /// The use of one variable of the file.
@@ -20,13 +20,13 @@ const SECRET: [&str; 4] = ["SECRET", "KEY", "PASSWORD", "TOKEN"];
 pub struct VariableUse {
     /// Its name.
     pub name: String,
-    /// Its value without secrets; empty when nothing here reads it.
+    /// Its value without secrets; empty if unused.
     pub value: String,
-    /// What it means; absent when nothing here reads it.
+    /// Its meaning; absent if unused.
     pub meaning: Option<String>,
 }
 
-/// The way from the Python system to this one.
+/// The comparison of the Python system with this one.
 pub struct Adoption {
     /// The variables of the file.
     pub uses: Vec<VariableUse>,
@@ -41,7 +41,7 @@ impl Adoption {
     /// [`ConfigError`] with every value that cannot be used.
     pub fn read(file: &EnvFile, queues: &[String], clock: SharedClock) -> Result<Self, ConfigError> {
         let uses = file.names().map(|name| use_of(file, name)).collect();
-        // The Python system's Celery beat cannot be seen, and is what is to be replaced.
+        // The Celery beat, which is to be replaced, is not visible.
         let mut reader = Reader::new(file);
         let settings = DoctorSettings::read(&mut reader, queues, true);
         reader.finish()?;
@@ -99,7 +99,7 @@ fn use_of(file: &EnvFile, name: &str) -> VariableUse {
     }
 }
 
-/// A value without its secrets: of a URL everything before the host, of a key everything.
+/// A value without its secrets: a URL loses its user information, a key is hidden.
 fn shown(name: &str, value: &str) -> String {
     if value.is_empty() {
         "(empty: the default applies)".into()

@@ -7,20 +7,20 @@ use crate::product::fleet::liveness::BeatFacts;
 use crate::product::fleet::members::{FleetMembers, PATIENCE, WorkerFacts};
 use tradebot_base::market::Market;
 
-/// A queue with more messages than this is long.
+/// The number of messages above which a queue is long.
 const LONG: u64 = 1_000;
-/// How long a message may be the oldest, in seconds.
+/// How long a message may stay at the head of a queue, in seconds.
 const STUCK_SECONDS: i64 = 300;
-/// How far a warm-up may be past its expiry, in seconds.
+/// How long ago a warm-up at the head may have expired, in seconds.
 const EXPIRED_SECONDS: i64 = 60;
 /// How late a beat may be, in seconds.
 const BEAT_LATE_SECONDS: i64 = 60;
 
-/// Whether anyone takes the messages that wait for other workers is judged with the members.
+/// `judge_members` judges the messages that wait for other workers.
 pub(super) fn judge_backlog(backlog: &Backlog, settings: &DoctorSettings) -> Vec<Finding> {
     let mut found: Vec<Finding> = backlog.queues.iter().flat_map(judge_queue).collect();
     let hard = settings.worker.time_limit.as_secs();
-    // A message that was taken ahead may wait as long behind one that runs for as long as it may.
+    // A prefetched message may wait behind one that runs up to its limit.
     let patience = i64::try_from(if hard == 0 { 3600 } else { 2 * hard + 60 }).unwrap_or(i64::MAX);
     if let Some(age) = backlog.oldest_delivery_seconds.filter(|age| *age > patience) {
         let what = format!("the oldest delivery was neither acknowledged nor renewed for {age} s");
@@ -85,7 +85,7 @@ fn judge_queue(queue: &QueueFacts) -> Vec<Finding> {
     found
 }
 
-/// Why the oldest message should have been taken, if it should have been.
+/// Why a worker should already have taken the oldest message, if so.
 fn stuck(oldest: &OldestMessage) -> Option<String> {
     let (task, waiting) = (&oldest.task, oldest.waiting_seconds);
     if waiting >= STUCK_SECONDS {
@@ -98,14 +98,14 @@ fn stuck(oldest: &OldestMessage) -> Option<String> {
         .map(|seconds| format!("{task} is next and expired {seconds} s ago"))
 }
 
-/// Whether workers that serve a queue run its warm-ups.
+/// Whether the workers of a queue run the warm-ups.
 fn judge_service(queue: &str, workers: &[WorkerFacts]) -> Vec<Finding> {
     let knows = |worker: &WorkerFacts| {
         Market::ALL
             .iter()
             .all(|market| worker.tasks.contains(market.warmup_task()))
     };
-    // One of ours that does not answer serves the queue for all we know.
+    // A silent worker of this system may serve the queue.
     let serves = |worker: &&WorkerFacts| worker.queues.contains(queue) || (worker.ours && !worker.answers);
     let serving: Vec<&WorkerFacts> = workers.iter().filter(serves).collect();
     let discards = |worker: &&&WorkerFacts| !worker.ours && !knows(worker) && !worker.tasks.is_empty();

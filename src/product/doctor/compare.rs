@@ -1,4 +1,4 @@
-//! The stored lists compared with those that this system would write now.
+//! Compares the stored lists with those that this system would write now.
 
 use std::collections::BTreeMap;
 
@@ -15,21 +15,21 @@ use tradebot_base::market::Market;
 use tradebot_base::random::Random;
 use tradebot_wire::python_json;
 
-/// How many names are shown for each difference.
+/// Number of example names per difference.
 const EXAMPLES: usize = 5;
 
 /// The result of comparing one list.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
 pub enum Comparison {
-    /// The same symbols in the same order, with the same members.
+    /// Same symbols, order and members.
     Same {
         /// Symbols in it.
         count: usize,
-        /// Whether the stored bytes are exactly those that would be written.
+        /// Whether the bytes are the same, too.
         same_bytes: bool,
     },
-    /// Not the same.
+    /// Different symbols, order or members.
     Differs {
         /// Symbols that are stored.
         stored: usize,
@@ -40,7 +40,7 @@ pub enum Comparison {
     },
     /// Nothing is stored.
     Nothing,
-    /// It could not be compared.
+    /// The comparison failed.
     Failed {
         /// Why.
         reason: String,
@@ -52,13 +52,13 @@ pub enum Comparison {
 pub struct Difference {
     /// What differs.
     pub what: &'static str,
-    /// How many symbols differ like this.
+    /// Number of such symbols.
     pub symbols: usize,
-    /// Names of some.
+    /// Some of their names.
     pub examples: Vec<String>,
 }
 
-/// Fetches a market's list and compares it with the stored one. Writes nothing. The error is the reason for people.
+/// Fetches a market's list and compares it with the stored one. Writes nothing. The error is a readable reason.
 pub(super) async fn compare(
     connection: &Connection,
     binance: BinanceConfig,

@@ -1,4 +1,4 @@
-//! Whether the database of users' own keys can be used: reached, logged in to, and with the deployment's tables.
+//! Whether the database of exchange keys is reachable, accepts the login and has the deployment's tables.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use crate::product::credentials::database_url::DatabaseUrl;
 use crate::product::credentials::users::{DatabaseError, Users};
 use tradebot_base::error_chain;
 
-/// How long a look-up may take.
+/// Time limit of the query.
 const TIMEOUT: Duration = Duration::from_secs(4);
-/// No user has this address: `invalid` is a domain that never exists.
+/// An address that no user has: the domain `invalid` never exists.
 const UNKNOWN_USER: &str = "doctor@tradebot-symbols.invalid";
 
 /// Why the database cannot be used.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "snake_case", tag = "trouble", content = "text")]
 pub enum DatabaseTrouble {
-    /// It does not answer, or its URL cannot be used.
+    /// It does not answer, or its URL is invalid.
     Unreachable(String),
     /// It refuses the login or the query.
     Refuses(String),
@@ -26,7 +26,7 @@ pub enum DatabaseTrouble {
     OtherTables(String),
 }
 
-/// Looks up a user that does not exist.
+/// Queries a user that does not exist.
 pub(super) async fn probe(url: &Result<DatabaseUrl, String>) -> Result<(), DatabaseTrouble> {
     let url = url.as_ref().map_err(|reason| reason.clone());
     let users = url.and_then(|url| Users::new(url, 1, TIMEOUT).map_err(|error| error_chain(&error)));

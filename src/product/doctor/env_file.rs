@@ -1,4 +1,4 @@
-//! A deployment's `.env` file, read as `docker compose` reads it: comments, quotes, `export`, references.
+//! A deployment's `.env` file in the format of `docker compose`: comments, quotes, `export`, references.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,18 +7,18 @@ use thiserror::Error;
 
 use tradebot_base::config::Vars;
 
-/// A larger file does not hold variables.
+/// A larger file is not a file of variables.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// The variables of a file. It has no `Debug`, which would show their values.
+/// The variables of a file. Has no `Debug`, so that values are never printed.
 pub struct EnvFile {
     values: BTreeMap<String, String>,
 }
 
-/// Why a file could not be read.
+/// Why a file cannot be read.
 #[derive(Debug, Error)]
 pub enum EnvFileError {
-    /// It does not exist, or may not be read.
+    /// The file is missing or not readable.
     #[error("cannot read {}", path.display())]
     Io {
         /// The file.
@@ -29,7 +29,7 @@ pub enum EnvFileError {
     /// It is too large.
     #[error("{} is larger than 1 MiB: is it the right file?", .0.display())]
     TooLarge(PathBuf),
-    /// A line is not an assignment. The error does not show it: it may hold a secret.
+    /// A line is not an assignment. The error does not show the line, which may contain a secret.
     #[error("{} has a line that is not `NAME=value`, after {}", path.display(), match last {
         Some(name) => format!("the variable {name}"),
         None => "its beginning".into(),
@@ -37,7 +37,7 @@ pub enum EnvFileError {
     Line {
         /// The file.
         path: PathBuf,
-        /// The last variable that was understood.
+        /// The last variable before that line.
         last: Option<String>,
     },
 }
@@ -62,7 +62,7 @@ impl EnvFile {
         })
     }
 
-    /// Reads a text; the error is the last name that was understood.
+    /// Parses a text. The error is the last variable before a bad line.
     fn parse(text: &str) -> Result<Self, Option<String>> {
         let text: String = text.lines().map(|line| quoted(line) + "\n").collect();
         let mut values = BTreeMap::new();
@@ -89,8 +89,8 @@ impl Vars for EnvFile {
     }
 }
 
-/// Puts quotes around a value with blanks and no quotes: `docker compose` accepts it, and the parser does not. All other
-/// lines, and those of a value with several lines, stay as they are.
+/// Quotes a value that has blanks and no quotes, which `docker compose` accepts and `dotenvy` does not. All other lines stay
+/// unchanged.
 fn quoted(line: &str) -> String {
     let Some((name, value)) = line.split_once('=') else {
         return line.to_owned();

@@ -1,4 +1,4 @@
-//! Whether the exchange's hosts answer, and the findings about that.
+//! Pings the exchange's hosts, and the findings about them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tradebot_base::clock::Clock;
 use tradebot_base::error_chain;
 use tradebot_base::market::Market;
 
-/// How long a host may take; below the time of the whole probe.
+/// Time limit of one host, below that of the whole probe.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// One host of the exchange.
@@ -27,15 +27,15 @@ pub struct ExchangeHost {
     pub url: String,
     /// HTTP status of the answer, if one came.
     pub status: Option<u16>,
-    /// Why there was none.
+    /// Why there is no answer.
     pub trouble: Option<String>,
-    /// By how many milliseconds the host's clock is ahead of this machine's, if its answer told the time.
+    /// Milliseconds by which the host's clock is ahead of this machine's, if the answer has a date.
     pub clock_ahead_ms: Option<i64>,
-    /// When the ban ends under which it was not asked: Unix seconds.
+    /// End of the ban because of which the host was not pinged: Unix seconds.
     pub banned_until: Option<i64>,
 }
 
-/// Pings every host at once, except those of markets with a known ban: requests would prolong it.
+/// Pings every host at once, except those of a market with a known ban, which requests would prolong.
 pub(super) async fn ping_all(
     hosts: &[(Market, Vec<String>)],
     bans: &BTreeMap<&'static str, i64>,
@@ -90,9 +90,9 @@ impl ExchangeHost {
 
     fn outcome(&self) -> String {
         match (self.status, &self.trouble) {
-            (Some(status), _) => format!("{} answers {status}", self.url),
+            (Some(status), _) => format!("{} returns {status}", self.url),
             (None, Some(trouble)) => format!("{}: {trouble}", self.url),
-            (None, None) => format!("{} was not asked", self.url),
+            (None, None) => format!("{} was not pinged", self.url),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Everything the doctor can find: a table of kinds with stable codes, and one finding of a kind.
+//! Kinds of findings with their stable codes, and the finding itself.
 
 use serde::Serialize;
 
@@ -6,9 +6,9 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Something works worse than it could, or will fail later.
+    /// Something is degraded, or will fail later.
     Warning,
-    /// Users or trades are affected, or will be by the next mishap.
+    /// Users or trades are affected now, or by the next failure.
     Critical,
 }
 
@@ -23,10 +23,10 @@ impl Severity {
     }
 }
 
-/// A kind of finding. Codes never change their meaning.
+/// A kind of finding. The meaning of a code never changes.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct FindingKind {
-    /// Stable name, for scripts.
+    /// The code, for scripts.
     pub code: &'static str,
     /// How bad it is.
     pub severity: Severity,
@@ -43,13 +43,13 @@ pub struct Finding {
     /// Its kind.
     #[serde(flatten)]
     pub kind: &'static FindingKind,
-    /// What it is about: a server, a list, a queue, a variable.
+    /// A server, list, queue, variable, or other part.
     pub subject: String,
-    /// What was seen.
+    /// The observation.
     pub what: String,
 }
 
-/// A finding whose subject is added later.
+/// A finding without its subject.
 pub(super) type Problem = (&'static FindingKind, String);
 
 impl FindingKind {
@@ -72,7 +72,7 @@ macro_rules! kinds {
             remedy: $remedy,
         };)*
 
-        /// Every kind there is.
+        /// All kinds.
         pub static KINDS: &[&FindingKind] = &[$(&$name),*];
     };
 }
@@ -97,7 +97,7 @@ kinds! {
         why "the server does not run commands that the service needs"
         do "read the server's answer, and give the user the permission that it names"
     Warning REDIS_SLOW "redis-slow"
-        why "every read of a list and every task waits for it"
+        why "it delays every read of a list and every task"
         do "look for a slow network, a busy server (`SLOWLOG GET`) or a machine that swaps"
     Critical REDIS_MAY_EVICT "redis-may-evict"
         why "when memory runs short the server silently deletes queues, bindings and lists"
@@ -145,7 +145,7 @@ kinds! {
         why "refreshes fall behind the schedule: listings and delistings are missed"
         do "check that the beat sends, a worker runs and the exchange answers; worker logs say why a run failed"
     Warning LIST_AGE_UNKNOWN "list-age-unknown"
-        why "the age of the list cannot be told"
+        why "the age of the list is unknown"
         do "delete the key if it holds something else; the next refresh writes it"
     Warning LIST_NEVER_EXPIRES "list-never-expires"
         why "if refreshes stop, the list is served as fresh for ever"

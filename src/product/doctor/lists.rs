@@ -7,11 +7,11 @@ use crate::product::fleet::span;
 use crate::product::symbols::cache::{CacheKeys, ListNetwork};
 use tradebot_base::market::Market;
 
-/// How late a refresh may be, beside one that was missed.
+/// How late a refresh may be, in addition to one missed refresh.
 const GRACE_SECONDS: i64 = 30;
-/// Fewer reads than this say nothing.
+/// The minimum number of reads to judge by.
 const ENOUGH_READS: u64 = 20;
-/// The share of reads that may miss.
+/// The acceptable share of misses.
 const MISSES: f64 = 0.2;
 
 pub(super) fn judge(market: Market, lists: &MarketLists, settings: &DoctorSettings) -> Vec<Finding> {
@@ -103,7 +103,7 @@ fn judge_age(market: Market, lists: &MarketLists, settings: &DoctorSettings) -> 
     })
 }
 
-/// A list of the sandbox is wrong unless the sandbox is configured as the exchange.
+/// A list of the sandbox is wrong unless the sandbox is the configured exchange.
 fn judge_network(market: Market, lists: &MarketLists, settings: &DoctorSettings) -> Option<Problem> {
     let source = lists.source.as_ref()?;
     if settings.binance.base_urls.get(market).contains(&source.host) {

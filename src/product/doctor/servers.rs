@@ -3,10 +3,10 @@
 use super::finding::{self, Finding, FindingKind, Problem};
 use crate::product::fleet::servers::{PINGS, ProbeFailure, ServerFacts};
 
-/// Clocks that are further apart than this disagree; the probe itself takes time.
+/// The tolerated difference of two clocks; the probe itself takes time.
 const SKEW_SECONDS: f64 = 5.0;
 const SLOW_MS: f64 = 150.0;
-/// Shares from which memory and clients run short.
+/// The shares of memory and clients above which a server runs short.
 const MEMORY_SHARE: f64 = 0.9;
 const MACHINE_MEMORY_SHARE: f64 = 0.8;
 const CLIENTS_SHARE: f64 = 0.8;
@@ -42,7 +42,7 @@ fn judge_writes(server: &ServerFacts) -> Option<Problem> {
         "aof_last_bgrewrite_status",
         "rdb_last_bgsave_status",
     ];
-    let failed = saves.iter().any(|name| says(server, name, "err"));
+    let failed = saves.iter().any(|name| has(server, name, "err"));
     failed.then(|| (&finding::REDIS_PERSISTENCE_FAILING, "the last save failed".into()))
 }
 
@@ -80,7 +80,7 @@ fn judge_memory(server: &ServerFacts) -> Option<Problem> {
         let machine = number(server, "total_system_memory");
         (machine, MACHINE_MEMORY_SHARE, "the machine's memory")
     };
-    // A server that refuses writes because it is full has its finding already.
+    // A full server already has a finding.
     let high = server.write_trouble.is_none() && bound > 0.0 && used > bound * share;
     let what = || format!("{:.0} % of {of} is used", used / bound * 100.0);
     high.then(|| (&finding::REDIS_MEMORY, what()))
@@ -92,24 +92,24 @@ fn judge_clients(server: &ServerFacts) -> Option<Problem> {
     (most > 0.0 && clients > most * CLIENTS_SHARE).then(|| (&finding::REDIS_CLIENTS, what()))
 }
 
-/// Only the broker's data has to survive a restart.
+/// Only the broker's data must survive a restart.
 fn judge_persistence(server: &ServerFacts) -> Option<Problem> {
-    let volatile = says(server, "aof_enabled", "0") && server.save.as_deref().is_some_and(str::is_empty);
+    let volatile = has(server, "aof_enabled", "0") && server.save.as_deref().is_some_and(str::is_empty);
     let what = "it keeps its data in memory only: neither appendonly nor save points are set";
     (volatile && server.roles.contains(&"broker")).then(|| (&finding::REDIS_NOT_PERSISTENT, what.into()))
 }
 
-/// A number of `INFO`; zero when the server does not tell it.
+/// A number from `INFO`; zero if missing.
 fn number(server: &ServerFacts, name: &str) -> f64 {
     let number = server.info.get(name).and_then(|text| text.parse().ok());
     number.unwrap_or_default()
 }
 
-fn says(server: &ServerFacts, name: &str, value: &str) -> bool {
+fn has(server: &ServerFacts, name: &str, value: &str) -> bool {
     server.info.get(name).is_some_and(|found| found == value)
 }
 
-/// The kind of finding that a server's error code stands for; `other` without a code.
+/// The kind of finding for a server's error code; `other` without a code.
 fn kind_of(trouble: &ProbeFailure, other: &'static FindingKind) -> &'static FindingKind {
     match trouble.code.as_deref() {
         Some("NOAUTH" | "WRONGPASS") => &finding::REDIS_AUTH,

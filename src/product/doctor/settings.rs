@@ -1,4 +1,4 @@
-//! The configuration that the doctor works with, and the findings about it.
+//! The doctor's settings, and the findings about them.
 
 use super::finding::{self, Finding};
 use crate::config::{BinanceConfig, SymbolsConfig, WorkerConfig};
@@ -9,7 +9,7 @@ use tradebot_base::config::{Reader, RedisConfig, ScheduleConfig};
 use tradebot_base::market::Market;
 use tradebot_base::secret::Secret;
 
-/// The configuration, as all parts of a deployment read it.
+/// The settings of all parts of a deployment.
 #[derive(Debug, Clone)]
 pub struct DoctorSettings {
     pub(super) redis: RedisConfig,
@@ -18,11 +18,11 @@ pub struct DoctorSettings {
     pub(super) binance: BinanceConfig,
     pub(super) schedule: ScheduleConfig,
     pub(super) queues: Vec<String>,
-    /// Where the HTTP endpoint listens, if it does.
+    /// The address of the HTTP endpoint, if configured.
     pub(super) listen: Option<String>,
-    /// The database of users' own keys, if one is set; the error of a URL that cannot be used.
+    /// The database of exchange keys, if configured, or why its URL is invalid.
     pub(super) database: Option<Result<DatabaseUrl, String>>,
-    /// Another beat than this system's sends the warm-ups.
+    /// Whether another system's beat sends the warm-ups.
     pub(super) foreign_beat: bool,
     pub(super) findings: Vec<Finding>,
 }
@@ -121,10 +121,10 @@ impl DoctorSettings {
     }
 }
 
-/// Judges the keys that only a production with a database needs. No value is ever shown.
+/// Judges the keys, which only production with a database needs. Never shows a value.
 fn judge_keys(reader: &mut Reader<'_>) -> Vec<Finding> {
     const SHORTEST: usize = 32;
-    /// Parts of values that come from an example and were never changed.
+    /// Words in example values.
     const STOCK: [&str; 7] = [
         "change", "your", "secret", "default", "example", "replace", "dev-",
     ];

@@ -1,4 +1,4 @@
-//! The backlog: what waits, what was delivered and is not acknowledged, and what was set aside.
+//! The backlog: messages that wait, are not acknowledged, or are parked.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use tradebot_base::connection::RedisTrouble;
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::keys::binding_member;
 
-/// How many of the oldest deliveries are looked at: a Python worker holds those with an `eta`.
+/// How many of the oldest deliveries to read: a Python worker holds those with an `eta`.
 const DELIVERIES: usize = 50;
 
 /// One queue.
@@ -24,7 +24,7 @@ pub struct QueueFacts {
     pub messages: u64,
     /// The message that is served next.
     pub oldest: Option<OldestMessage>,
-    /// What one of its keys holds instead of a list.
+    /// The type of a key that should be a list.
     pub wrong_type: Option<String>,
     /// Whether clients find it through its exchange.
     pub bound: bool,
@@ -37,7 +37,7 @@ pub struct OldestMessage {
     pub task: String,
     /// Its id.
     pub id: String,
-    /// For how long readings have found it at the head, in seconds.
+    /// Seconds since a reading first found it at the head.
     pub waiting_seconds: i64,
     /// Seconds since it expired, negative while it is valid; absent without expiry.
     pub expired_seconds: Option<i64>,
@@ -46,7 +46,7 @@ pub struct OldestMessage {
 /// Everything that waits on the broker.
 #[derive(Debug, Clone, Serialize)]
 pub struct Backlog {
-    /// The queues that were asked for.
+    /// The requested queues.
     pub queues: Vec<QueueFacts>,
     /// Age of the oldest delivery that does not wait for its `eta`, in seconds.
     pub oldest_delivery_seconds: Option<i64>,
@@ -56,7 +56,8 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Reads these queues and the totals; `prefix` is that of the broker's keys. Leaves the oldest messages behind for the next reading to compare with.
+    /// Reads these queues and the totals, and stores the oldest messages for comparison with the next reading. `prefix` is
+    /// that of the broker's keys.
     pub(crate) async fn read(
         reader: &FleetReader,
         prefix: &str,
@@ -87,7 +88,7 @@ impl Backlog {
                 wrong_type: depth.wrong_type,
             });
         }
-        // Without write access ages are unknown, and the write probe of the server says why.
+        // Without write access ages are unknown; the server's write probe reports why.
         let waiting = trend::heads(&reader.broker, prefix, now, heads).await;
         let waiting = waiting.unwrap_or_default();
         for queue in &mut queues {

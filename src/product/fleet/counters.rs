@@ -22,7 +22,7 @@ pub struct MarketCounters {
 }
 
 impl MarketCounters {
-    /// Reads the counters of both markets. One that holds no number counts as zero.
+    /// Reads the counters of both markets. A value that is not a number counts as zero.
     pub(crate) async fn read_all(reader: &FleetReader) -> Result<PerMarket<Self>, RedisTrouble> {
         let keys = Market::ALL.map(Self::keys).concat();
         let texts: Vec<Option<Vec<u8>>> = reader.cache.command(cmd("MGET").arg(keys)).await?;

@@ -1,4 +1,4 @@
-//! The health of one part, for container probes: judged quickly, and by what the part does rather than by its process.
+//! The health of one part, for container probes: fast, and based on what the part does.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use tradebot_base::config::RedisConfig;
 use tradebot_base::connection::RedisTrouble;
 use tradebot_base::error_chain;
 
-/// How long a check may take.
+/// Time limit of a check.
 const TIMEOUT: Duration = Duration::from_millis(900);
-/// How long to wait for the worker's answer.
+/// Time limit of the worker's answer.
 const PATIENCE: Duration = Duration::from_millis(600);
 
 /// How much of an answer is kept.
@@ -32,14 +32,14 @@ pub struct HealthCheck {
     clock: SharedClock,
 }
 
-/// What an endpoint answered when asked whether it is ready.
+/// An endpoint's answer to `/readyz`.
 #[derive(Debug, Clone, Serialize)]
 pub struct EndpointProbe {
-    /// The URL that was asked.
+    /// The requested URL.
     pub url: String,
     /// HTTP status of the answer, if one came.
     pub status: Option<u16>,
-    /// The answer, or why there was none.
+    /// The answer, or why there is none.
     pub text: String,
 }
 
@@ -53,8 +53,8 @@ impl HealthCheck {
         Ok(Self { reader, clock })
     }
 
-    /// Whether the worker `node` consumes: it answers over remote control, or renews its lease while its tasks keep it
-    /// from answering. Returns which.
+    /// Whether the worker `node` consumes: it answers over remote control, or renews its lease while its tasks block the
+    /// answer. Returns which.
     ///
     /// # Errors
     /// [`Unhealthy`].
@@ -91,12 +91,12 @@ impl HealthCheck {
             .ok_or_else(|| Unhealthy(format!("no beat on {host} has a heartbeat")))
     }
 
-    /// Whether the HTTP endpoint at `listen` says that it is ready.
+    /// Whether the HTTP endpoint at `listen` is ready.
     ///
     /// # Errors
     /// [`Unhealthy`].
     pub async fn endpoint(listen: &str) -> Result<(), Unhealthy> {
-        let probe = EndpointProbe::ask(listen, TIMEOUT).await;
+        let probe = EndpointProbe::request(listen, TIMEOUT).await;
         if probe.is_ready() {
             return Ok(());
         }
@@ -105,10 +105,10 @@ impl HealthCheck {
 }
 
 impl EndpointProbe {
-    /// Asks the endpoint that listens at `listen`, the value of `HTTP_LISTEN`.
-    pub(crate) async fn ask(listen: &str, timeout: Duration) -> Self {
+    /// Requests `/readyz` of the endpoint at `listen`, the value of `HTTP_LISTEN`.
+    pub(crate) async fn request(listen: &str, timeout: Duration) -> Self {
         let url = format!("http://{}/readyz", reachable(listen));
-        let asked = async {
+        let answered = async {
             let mut answer = http_client(timeout)?.get(&url).send().await?;
             let status = answer.status().as_u16();
             let mut text = Vec::new();
@@ -121,7 +121,7 @@ impl EndpointProbe {
             let text: String = String::from_utf8_lossy(&text).chars().take(TEXT_BYTES).collect();
             Ok::<_, reqwest::Error>((status, text.trim().to_owned()))
         };
-        let (status, text) = match asked.await {
+        let (status, text) = match answered.await {
             Ok((status, text)) => (Some(status), text),
             Err(error) => (None, error_chain(&error.without_url())),
         };
@@ -153,7 +153,7 @@ async fn within<T>(check: impl Future<Output = Result<T, RedisTrouble>>) -> Resu
 /// # Errors
 /// When the machine's TLS set-up cannot be used.
 pub(crate) fn http_client(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
-    // Fails only if a provider is installed already, and then that one serves.
+    // Fails only if a provider is already installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .user_agent(concat!("tradebot-symbols/", env!("CARGO_PKG_VERSION")))
@@ -162,7 +162,7 @@ pub(crate) fn http_client(timeout: Duration) -> Result<reqwest::Client, reqwest:
         .build()
 }
 
-/// The address to ask when something listens at `listen`, which may mean all addresses.
+/// The address to connect to when an endpoint listens at `listen`, which may be a wildcard address.
 fn reachable(listen: &str) -> String {
     match listen.parse::<std::net::SocketAddr>() {
         Ok(address) if address.ip().is_unspecified() => {

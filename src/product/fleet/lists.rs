@@ -1,4 +1,4 @@
-//! The symbol lists in Redis: what readers find, how old it is, and how often they find it.
+//! The symbol lists in Redis: contents, age, origin and counters.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use tradebot_base::clock::Clock;
 use tradebot_base::connection::RedisTrouble;
 use tradebot_base::market::{Market, Network};
 
-/// What the key of a list holds.
+/// The value under a list's key.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum ListValue {
@@ -27,7 +27,7 @@ pub enum ListValue {
     },
     /// A string that is not a list of symbols.
     Unreadable {
-        /// Where reading failed.
+        /// Where parsing failed.
         reason: String,
     },
     /// A list.
@@ -36,7 +36,7 @@ pub enum ListValue {
         count: usize,
         /// Its size.
         bytes: usize,
-        /// Anchor assets that it lacks.
+        /// Missing anchor assets.
         lacks: Vec<String>,
     },
 }
@@ -56,11 +56,11 @@ pub struct MarketLists {
     pub age_seconds: Option<i64>,
     /// Where the list came from; absent for one that another program wrote.
     pub source: Option<ListSource>,
-    /// Counters since they exist.
+    /// Counters in total.
     pub counts: MarketCounters,
-    /// Counters since an earlier reading, if there was one.
+    /// Counters since an earlier reading, if any.
     pub recent: Option<Recent>,
-    /// Counters that cannot be incremented, with what their key holds.
+    /// Values of counters that cannot be incremented.
     pub unusable: BTreeMap<String, String>,
 }
 
@@ -100,7 +100,7 @@ impl ListValue {
 }
 
 impl MarketLists {
-    /// Reads the lists of both markets, and leaves the counters behind for the next reading to compare with.
+    /// Reads the lists of both markets, and stores the counters for comparison with the next reading.
     pub(crate) async fn read_all(
         reader: &FleetReader,
         anchors: &[String],
@@ -114,7 +114,7 @@ impl MarketLists {
             .iter()
             .map(|one| (one.market.to_owned(), one.counts))
             .collect();
-        // Without write access there is no trend, and the write probe of the server says why.
+        // Without write access there is no trend; the server's write probe reports why.
         let recent = trend::counters(&reader.cache, now, &counts).await;
         let mut recent = recent.unwrap_or_default();
         for one in &mut lists {
@@ -143,7 +143,7 @@ impl MarketLists {
             types.cmd("TYPE").arg(name);
         }
         let types: Vec<String> = reader.cache.pipeline(&types).await?;
-        // MGET gives nothing for a key of another type, where GET would fail.
+        // MGET returns nil for a key of another type, where GET would fail.
         let mut values = redis::pipe();
         values.cmd("MGET").arg(&names).ttl(keys.primary());
         let (texts, ttl): (Vec<Option<Vec<u8>>>, i64) = reader.cache.pipeline(&values).await?;
@@ -175,7 +175,7 @@ impl MarketLists {
     }
 }
 
-/// When, in Unix seconds, the bans end under which workers and readers leave a market's hosts alone.
+/// The ends of the bans that workers and readers observe, by market, in Unix seconds.
 pub(crate) async fn ban_ends(
     reader: &FleetReader,
     network: Network,

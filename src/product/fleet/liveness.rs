@@ -10,7 +10,7 @@ use super::FleetReader;
 use tradebot_base::connection::RedisTrouble;
 use tradebot_wire::timestamp;
 
-/// Keys that one step of the search for beats looks at.
+/// Keys per step of the search for beats.
 const SCAN_KEYS: usize = 2_000;
 
 /// A worker of this system, as it registered itself.
@@ -40,7 +40,7 @@ impl RegisteredWorker {
         for (id, _) in &nodes {
             leases.exists(reader.keys.lease(id));
         }
-        let leases: Vec<bool> = reader.ask_broker(&leases).await?;
+        let leases: Vec<bool> = reader.broker_pipeline(&leases).await?;
         let workers = nodes.into_iter().zip(leases);
         let mut workers: Vec<_> = workers.map(|((_, node), leased)| Self { node, leased }).collect();
         workers.sort();
@@ -93,7 +93,7 @@ impl BeatFacts {
         self.heartbeat["version"].as_str().unwrap_or("?")
     }
 
-    /// Whether it sends, while the others stand by.
+    /// Whether it is the one that sends.
     #[must_use]
     pub fn leads(&self) -> bool {
         self.heartbeat["leader"] == true
@@ -110,7 +110,7 @@ impl BeatFacts {
     }
 }
 
-/// A text as a pattern that matches itself.
+/// A pattern that matches exactly this text.
 fn glob(text: &str) -> String {
     text.chars()
         .flat_map(|c| "*?[]^\\".contains(c).then_some('\\').into_iter().chain([c]))

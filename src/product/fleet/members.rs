@@ -1,6 +1,6 @@
-//! The members of the fleet: workers with what they answer over remote control, and beats.
+//! The members of the fleet: workers, with their answers over remote control, and beats.
 //!
-//! A Celery beat neither answers nor writes to Redis, so it cannot be seen.
+//! A Celery beat neither answers nor writes to Redis, so it is not visible.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tradebot_base::connection::RedisTrouble;
 use tradebot_core::control::{Inquiry, Replies};
 use tradebot_core::events::LamportClock;
 
-/// How long to wait for answers, unless all have come.
+/// How long to wait for answers.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// Seconds after which nodes ignore a command.
 const COMMAND_SECONDS: f64 = 60.0;
@@ -25,7 +25,7 @@ const COMMAND_SECONDS: f64 = 60.0;
 pub struct WorkerFacts {
     /// Its node name.
     pub node: String,
-    /// Whether it is one of this system; Python workers are not.
+    /// Whether it is a worker of this system, rather than a Python worker.
     pub ours: bool,
     /// How many leases carry this name: one, unless several workers share it.
     pub leases: usize,
@@ -49,7 +49,7 @@ pub struct FleetMembers {
 }
 
 impl FleetMembers {
-    /// Reads leases and heartbeats, and asks all workers for their queues and tasks.
+    /// Reads leases and heartbeats, and requests the queues and tasks of all workers.
     pub(crate) async fn read(reader: &FleetReader, clock: &dyn Clock) -> Result<Self, RedisTrouble> {
         let mut workers: BTreeMap<String, WorkerFacts> = BTreeMap::new();
         let registered = RegisteredWorker::read_all(reader).await?;

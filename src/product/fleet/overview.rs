@@ -1,6 +1,6 @@
-//! The selection that the status page, `/readyz` and `/metrics` show.
+//! The overview that the status page, `/readyz` and `/metrics` show.
 //!
-//! It is read at most once a second however many clients ask, over connections that give up after a second.
+//! It is read at most once per second for all clients, over connections with a timeout of a second.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,17 +16,17 @@ use tradebot_base::config::RedisConfig;
 use tradebot_base::connection::RedisTrouble;
 use tradebot_base::market::PerMarket;
 
-/// How old what is shown may be.
+/// The age up to which an overview is reused.
 const KEPT: Duration = Duration::from_secs(1);
 const LIMITS: ReadLimits = ReadLimits {
     patience: Duration::from_secs(1),
     members: 100,
     scan_steps: 50,
 };
-/// For the whole reading.
+/// Time limit of the whole reading.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What all processes together have done and left to do.
+/// The state of all processes together.
 #[derive(Debug, Clone)]
 pub(crate) struct Overview {
     pub(crate) counters: PerMarket<MarketCounters>,
@@ -44,7 +44,7 @@ pub(crate) struct OverviewReader {
 }
 
 impl OverviewReader {
-    /// Opens nothing yet. `process` names its connections, and `queues` are those whose depth is read.
+    /// Opens no connection yet. `process` names its connections; `queues` are the queues to show.
     ///
     /// # Errors
     /// [`RedisTrouble::Url`].

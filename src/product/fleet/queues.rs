@@ -1,4 +1,4 @@
-//! How much waits on the queues, and the broker's totals.
+//! The depth of the queues, and the broker's totals.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::FleetReader;
 use tradebot_base::connection::RedisTrouble;
 use tradebot_wire::keys::PRIORITY_STEPS;
 
-/// How much waits on one queue.
+/// The depth of one queue.
 #[derive(Debug, Clone)]
 pub(crate) struct QueueDepth {
     pub(crate) name: String,
@@ -16,7 +16,7 @@ pub(crate) struct QueueDepth {
     pub(crate) messages: u64,
     /// The list that is served next.
     pub(super) next_list: Option<String>,
-    /// What one of its keys holds instead of a list.
+    /// The type of a key that should be a list.
     pub(super) wrong_type: Option<String>,
 }
 
@@ -29,12 +29,12 @@ impl QueueDepth {
         for key in &keys {
             types.cmd("TYPE").arg(key);
         }
-        let types: Vec<String> = reader.ask_broker(&types).await?;
-        // The length of another type would be an error, and spoil all answers.
+        let types: Vec<String> = reader.broker_pipeline(&types).await?;
+        // LLEN on another type is an error that fails the whole pipeline.
         for (key, _) in keys.iter().zip(&types).filter(|(_, found)| *found == "list") {
             lengths.llen(key);
         }
-        let mut lengths: Vec<u64> = reader.ask_broker(&lengths).await?;
+        let mut lengths: Vec<u64> = reader.broker_pipeline(&lengths).await?;
         lengths.reverse();
         let mut lists = keys.into_iter().zip(types);
         Ok(names
@@ -67,16 +67,16 @@ impl QueueDepth {
 pub struct BrokerTotals {
     /// Deliveries that are not acknowledged.
     pub unacked: u64,
-    /// Those of them that a restore can find.
+    /// Of these, the indexed ones, which can be restored.
     pub unacked_index: u64,
-    /// Messages that were set aside.
+    /// Parked messages.
     pub parked: u64,
-    /// Tasks that no worker of this system runs, with the number of messages that wait for other workers.
+    /// Number of messages that wait for other workers, by task.
     pub waiting_for_others: BTreeMap<String, u64>,
 }
 
 impl BrokerTotals {
-    /// Reads all totals at one moment.
+    /// Reads all totals in one transaction.
     pub(crate) async fn read(reader: &FleetReader) -> Result<Self, RedisTrouble> {
         let keys = &reader.keys;
         let mut totals = redis::pipe();

@@ -1,4 +1,4 @@
-//! Whether this process serves and consumes, with reasons that a machine can read. It asks no server.
+//! Whether this process serves and consumes, with machine-readable reasons. Queries no server.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::product::symbols::reads::SymbolReads;
 use tradebot_base::market::Market;
 use tradebot_core::engine::Engine;
 
-/// The broker answers an idle consumer every five seconds; after three missing answers the consumer has stalled.
+/// The broker answers an idle consumer every five seconds; three missing answers mean a stall.
 const STALLED: Duration = Duration::from_secs(15);
 
 /// The answer of `/readyz`.
@@ -29,7 +29,7 @@ pub(crate) struct ReadinessReason {
     pub(crate) market: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) detail: Option<String>,
-    /// For how long it has been so, or will be.
+    /// How long this has lasted, or will last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) seconds: Option<u64>,
 }
@@ -46,7 +46,7 @@ impl ReadinessReason {
 }
 
 impl Readiness {
-    /// Judges by what this process knows; waits for nothing.
+    /// Judges by the state of this process, without waiting.
     pub(crate) fn of(reads: &SymbolReads, worker: Option<&Engine>, stopping: bool) -> Self {
         let (mut reasons, mut warnings) = (Vec::new(), Vec::new());
         if stopping {

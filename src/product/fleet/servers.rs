@@ -13,29 +13,29 @@ use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::error_chain;
 use tradebot_base::secret::RedisUrl;
 
-/// Round trips that are timed.
+/// Number of timed round trips.
 pub(crate) const PINGS: usize = 3;
 
-/// How long the doctor waits for any one part of the deployment.
+/// Time limit of each of the doctor's probes.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a part could not be read.
 #[derive(Debug, Clone, Serialize)]
 pub struct ProbeFailure {
-    /// The error code that a server's refusal began with, such as `NOAUTH`.
+    /// The code of a server's error, such as `NOAUTH`.
     pub code: Option<String>,
-    /// The whole reason, without secrets.
+    /// The reason, without secrets.
     pub text: String,
 }
 
-/// What one server says about itself.
+/// The state and settings of one server.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ServerFacts {
-    /// What it is used for: `cache`, `broker`, `results`.
+    /// Its roles: `cache`, `broker`, `results`.
     pub roles: Vec<&'static str>,
     /// Its URL, without secrets.
     pub place: String,
-    /// Why it could not be read.
+    /// Why it cannot be read.
     pub trouble: Option<ProbeFailure>,
     /// Why a write was refused.
     pub write_trouble: Option<ProbeFailure>,
@@ -47,11 +47,11 @@ pub struct ServerFacts {
     pub open: bool,
     /// Version, memory, clients and persistence, under the names that `INFO` uses.
     pub info: BTreeMap<String, String>,
-    /// Save points; absent when the server does not tell them.
+    /// Save points; absent if the server does not report them.
     pub save: Option<String>,
 }
 
-/// The lines of `INFO` that are kept.
+/// The fields of `INFO` to keep.
 const INFO: [&str; 15] = [
     "redis_version",
     "run_id",
@@ -71,7 +71,7 @@ const INFO: [&str; 15] = [
 ];
 
 impl ServerFacts {
-    /// Asks the three servers at once; URLs that lead to the same one are merged.
+    /// Reads the three servers at once, and merges those that are the same.
     pub(crate) async fn read_all(redis: &RedisConfig, clock: &dyn Clock) -> Vec<Self> {
         let read = |role, url, prefix| Self::read(role, url, prefix, clock);
         let (broker, cache, results) = tokio::join!(
@@ -140,7 +140,7 @@ impl ServerFacts {
         Ok(())
     }
 
-    /// Whether two URLs led to the same process and ended alike.
+    /// Whether two results are of the same server.
     fn is_same(&self, other: &Self) -> bool {
         self.trouble.is_none() == other.trouble.is_none()
             && match (self.info.get("run_id"), other.info.get("run_id")) {
@@ -151,7 +151,7 @@ impl ServerFacts {
 }
 
 impl ProbeFailure {
-    /// Runs a probe for as long as any may take.
+    /// Runs a probe with the time limit.
     pub(crate) async fn limit<T>(
         probe: impl Future<Output = Result<T, RedisTrouble>>,
     ) -> Result<T, ProbeFailure> {
@@ -180,7 +180,7 @@ impl From<RedisTrouble> for ProbeFailure {
     }
 }
 
-/// The server's settings, as far as it tells them: hosted ones do not.
+/// The server's settings; hosted servers do not report them.
 async fn config(connection: &Connection) -> HashMap<String, String> {
     let mut pipeline = redis::pipe();
     for name in ["save", "bind", "protected-mode"] {
@@ -202,7 +202,7 @@ fn has_password(url: &RedisUrl) -> bool {
     })
 }
 
-/// Whether the server listens to other machines and serves them.
+/// Whether the server accepts connections from other machines.
 fn accepts_other_machines(config: &HashMap<String, String>) -> bool {
     let unprotected = config.get("protected-mode").is_some_and(|value| value == "no");
     let bound = config.get("bind").is_some_and(|value| {
@@ -215,7 +215,7 @@ fn accepts_other_machines(config: &HashMap<String, String>) -> bool {
     unprotected && bound
 }
 
-/// Whether a URL leads to this machine only.
+/// Whether a URL points to this machine.
 pub(crate) fn is_local(url: &str) -> bool {
     match Url::parse(url).ok().as_ref().and_then(Url::host) {
         Some(url::Host::Domain(name)) => {

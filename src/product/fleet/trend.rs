@@ -1,7 +1,7 @@
-//! What one reading leaves behind, so that the next can tell a trend and an age.
+//! Samples that one reading stores so that the next can compute trends and ages.
 //!
-//! Two keys, kept for a day: beside the lists the counters, and beside the queues since when the oldest message of each
-//! has been the oldest. Messages carry no time.
+//! Two keys, kept for a day: the counters beside the lists, and beside the queues when each oldest message was first
+//! seen, because messages carry no time.
 
 use std::collections::BTreeMap;
 
@@ -13,17 +13,17 @@ use super::counters::MarketCounters;
 use tradebot_base::connection::{Connection, RedisTrouble};
 
 const KEPT_SECONDS: u64 = 86_400;
-/// How long a sample stands before the next reading replaces it.
+/// The age at which a reading replaces a sample.
 const SAMPLE_SECONDS: i64 = 300;
-/// Two readings that are closer than this give no trend.
+/// The minimum interval of two readings for a trend.
 const APART_SECONDS: i64 = 30;
 
-/// What was counted since an earlier reading.
+/// The counts since an earlier reading.
 #[derive(Debug, Clone, Serialize)]
 pub struct Recent {
     /// How long ago that reading was.
     pub seconds: i64,
-    /// What was added since.
+    /// The difference of the counters.
     pub counts: MarketCounters,
 }
 
@@ -33,7 +33,7 @@ struct Sample {
     counts: BTreeMap<String, MarketCounters>,
 }
 
-/// Compares the counters with an earlier reading, by market, and keeps these when that one is old enough.
+/// Compares the counters with an earlier sample, by market, and replaces that sample if it is old enough.
 pub(super) async fn counters(
     connection: &Connection,
     now: i64,
@@ -56,7 +56,7 @@ pub(super) async fn counters(
     Ok(recent.collect())
 }
 
-/// For how many seconds readings have found the same message, named by an id, at the head of each queue.
+/// Seconds since a reading first found the current message at the head of each queue. `heads` are message ids by queue.
 pub(super) async fn heads(
     connection: &Connection,
     prefix: &str,
@@ -91,7 +91,7 @@ impl MarketCounters {
         (reads > 0).then(|| ratio(self.misses, reads))
     }
 
-    /// How much was added since `earlier`; `None` if a counter was set back.
+    /// The difference to `earlier`; `None` if a counter was reset.
     fn since(&self, earlier: &Self) -> Option<Self> {
         Some(Self {
             hits: self.hits.checked_sub(earlier.hits)?,
@@ -102,7 +102,7 @@ impl MarketCounters {
     }
 }
 
-/// Something else under the key counts as nothing, and is replaced.
+/// A value that is not a sample counts as missing.
 async fn load<T: DeserializeOwned>(connection: &Connection, key: &str) -> Result<Option<T>, RedisTrouble> {
     let text: Option<String> = connection.command(cmd("GET").arg(key)).await?;
     Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
