@@ -123,7 +123,7 @@ impl Pulse {
             match self.tick().await {
                 Ok(()) => troubled = false,
                 Err(trouble) if troubled => {
-                    debug!(error = %error_chain(&trouble), "the heartbeat still does not reach the broker")
+                    debug!(error = %error_chain(&trouble), "the heartbeat still does not reach the broker");
                 }
                 Err(trouble) => {
                     warn!(error = %error_chain(&trouble), "the heartbeat does not reach the broker");

@@ -209,7 +209,11 @@ fn cases() -> Vec<Case> {
         spot("23 418, 0", ban("0"), Kept("status 418")),
         spot("23 418, -5", ban("-5"), Kept("too many requests")),
         spot("23 418, abc", ban("abc"), Kept("too many requests")),
-        spot("23 418, for ever", ban("99999999999"), Kept("a pause of 262800 s")),
+        spot(
+            "23 418, for ever",
+            ban("99999999999"),
+            Kept("a pause of 262800 s"),
+        ),
         spot(
             "23 418, a date",
             ban("Wed, 21 Oct 2026 07:28:00 GMT"),
