@@ -164,7 +164,7 @@ async fn the_last_of_all_tries_fails_for_good() {
     let traceback = result["traceback"].as_str().expect("a text");
     assert!(
         traceback.starts_with("Traceback (most recent call last):\n")
-            && traceback.contains("RuntimeError: no spot list")
+            && traceback.contains("RuntimeError: cannot fetch the spot list")
     );
     assert!(
         result["date_done"]

@@ -117,7 +117,7 @@ async fn without_being_asked_for_the_sandbox_is_not_used_even_when_the_exchange_
     );
     world.exchange_lists(Market::Futures);
     up.wait_for_line("futures 2 symbols", LONG);
-    up.wait_for_line("no spot list", LONG);
+    up.wait_for_line("cannot fetch the spot list", LONG);
     world.asked(Market::Futures, 2).await;
     let lists = world.lists(Market::Futures).await;
     assert!(

@@ -139,7 +139,7 @@ async fn a_failed_refresh_is_tried_again_later_as_the_same_task() {
         assert_eq!(runs, (round as u64 + 1, round + 1));
         let line = worker.wait_for_line("will be tried again", PATIENCE);
         assert!(
-            line.contains("no spot list") && line.contains("status 500: boom"),
+            line.contains("cannot fetch the spot list") && line.contains("status 500: boom"),
             "{line}"
         );
 
