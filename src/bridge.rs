@@ -23,7 +23,8 @@ mod managed;
 mod stream;
 mod task_set;
 
-pub use app::{BridgeError, run};
+pub use app::BridgeError;
+pub(crate) use app::run;
 pub use context::{fail, state};
 pub use task_set::TaskSet;
 

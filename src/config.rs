@@ -9,7 +9,7 @@ use tradebot_base::market::{Network, PerMarket};
 
 /// The worker.
 #[derive(Debug, Clone, Copy)]
-pub struct WorkerConfig {
+pub(crate) struct WorkerConfig {
     /// Hard limit of a task.
     pub time_limit: Duration,
     /// Soft limit of a task.
@@ -34,7 +34,7 @@ pub struct WorkerConfig {
 
 impl WorkerConfig {
     /// Reads the section.
-    pub fn read(reader: &mut Reader<'_>) -> Self {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             time_limit: reader.seconds("CELERY_TASK_TIME_LIMIT"),
             soft_time_limit: reader.seconds("CELERY_TASK_SOFT_TIME_LIMIT"),
@@ -180,7 +180,7 @@ impl BinanceConfig {
 
 /// The HTTP endpoint.
 #[derive(Debug, Clone)]
-pub struct HttpConfig {
+pub(crate) struct HttpConfig {
     /// The address to listen on, if one is set.
     pub listen: Option<String>,
     /// The status when no list is available: 503, or 500 as in the Python system.
@@ -207,7 +207,7 @@ pub struct HttpConfig {
 
 impl HttpConfig {
     /// Reads the section.
-    pub fn read(reader: &mut Reader<'_>) -> Self {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
         let environment = reader.text("ENVIRONMENT").to_ascii_lowercase();
         let frontend = reader.text("FRONTEND_URL");
         let error_status = reader.text("SYMBOLS_ERROR_STATUS");

@@ -6,15 +6,19 @@
 //! - `tradebot_wire`: Celery's messages, results, keys and canvas, without I/O.
 //! - `tradebot_core`: a Celery worker on Redis, independent of rusty-celery: transport, results, retries, remote control,
 //!   and the engine.
-//! - [`bridge`]: the only module that imports rusty-celery. It runs that crate's task macro, typed tasks and dispatch on
+//! - `bridge`: the only module that imports rusty-celery. It runs that crate's task macro, typed tasks and dispatch on
 //!   the engine.
-//! - [`worker`]: puts any set of tasks on the engine. [`config`] holds the settings.
-//! - [`product`]: the exchange client, the symbol cache, users' exchange keys, the tasks, the HTTP endpoint, the doctor and
+//! - [`worker`]: puts any set of tasks on the engine. `config` holds the settings.
+//! - `product`: the exchange client, the symbol cache, users' exchange keys, the tasks, the HTTP endpoint, the doctor and
 //!   the sandbox.
-//! - [`cli`]: the command line.
+//! - `cli`: the command line.
 //!
-//! The feature `reads` builds [`config`] and the reading half of [`product`] alone. `tradebot-beat` uses the first three
+//! The feature `reads` builds `config` and the reading half of `product` alone. `tradebot-beat` uses the first three
 //! layers.
+//!
+//! # What other programs use
+//! [`symbols`] reads the lists, async and blocking. [`worker`] runs a worker with tasks of your own. Everything else is
+//! private and may change at any time.
 //!
 //! # Walks through the code
 //! *A task.* The engine's consumer claims a message (`tradebot_core::transport`), parses it (`tradebot_wire::envelope`)
@@ -36,13 +40,39 @@
 //! *A beat tick.* `tradebot-beat` wakes when an entry is due, decides which slots to send, builds their messages
 //! (`tradebot_wire::task_message`), and claims the slots and pushes the messages in one script.
 
+#![cfg_attr(
+    not(feature = "worker"),
+    expect(
+        dead_code,
+        unreachable_pub,
+        reason = "the smaller features use parts of the modules they share"
+    )
+)]
+
 #[cfg(feature = "worker")]
-pub mod bridge;
+mod bridge;
 #[cfg(feature = "worker")]
+#[doc(hidden)]
 pub mod cli;
 #[cfg(feature = "reads")]
-pub mod config;
+mod config;
 #[cfg(feature = "reads")]
-pub mod product;
+mod product;
+#[cfg(feature = "reads")]
+pub mod symbols;
 #[cfg(feature = "worker")]
 pub mod worker;
+
+/// What the tests of this repository reach into. Not part of the interface.
+#[cfg(feature = "worker")]
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::config::{BinanceConfig, SymbolsConfig};
+    pub use crate::product::binance::client::Client;
+    pub use crate::product::binance::signed::ApiKey;
+    pub use crate::product::credentials::outcome::{Fallback, UserList};
+    pub use crate::product::credentials::settings::CredentialSettings;
+    pub use crate::product::credentials::user_lists::UserLists;
+    pub use crate::product::doctor::KINDS;
+    pub use crate::product::symbols::cache::CacheKeys;
+}

@@ -5,17 +5,17 @@
 //! deployment in Redis), `http` (the lists for browsers and operators), `doctor` (findings about a deployment). `sandbox`
 //! stands in for the exchange and shares nothing with the rest.
 
-pub mod binance;
+pub(crate) mod binance;
 #[cfg(feature = "credentials")]
-pub mod credentials;
+pub(crate) mod credentials;
 #[cfg(feature = "worker")]
-pub mod doctor;
+pub(crate) mod doctor;
 #[cfg(feature = "http")]
-pub mod fleet;
+pub(crate) mod fleet;
 #[cfg(feature = "http")]
-pub mod http;
+pub(crate) mod http;
 #[cfg(feature = "worker")]
-pub mod sandbox;
-pub mod symbols;
+pub(crate) mod sandbox;
+pub(crate) mod symbols;
 #[cfg(feature = "worker")]
-pub mod tasks;
+pub(crate) mod tasks;

@@ -12,7 +12,10 @@ use thiserror::Error;
 use tokio::sync::Notify;
 use tracing::info;
 
-use crate::bridge::{self, BridgeError, TaskSet};
+pub use crate::bridge::{BridgeError, TaskResult, TaskSet, fail, state, task};
+pub use tradebot_wire::result::Exception;
+
+use crate::bridge;
 use crate::config::WorkerConfig;
 use tradebot_base::clock::{SharedClock, SystemClock};
 use tradebot_base::config::{Reader, RedisConfig};

@@ -47,7 +47,7 @@ pub enum BridgeError {
 ///
 /// # Errors
 /// [`BridgeError`]. Restart the process after an unexpected end.
-pub async fn run(
+pub(crate) async fn run(
     engine: Arc<Engine>,
     tasks: TaskSet,
     state: Arc<dyn Any + Send + Sync>,

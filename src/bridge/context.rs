@@ -43,7 +43,7 @@ pub(super) async fn within<T>(
         .await
 }
 
-/// The worker's state of type `S`, as given to [`run`](super::run).
+/// The worker's state of type `S`, as given to [`worker::run`](crate::worker::run).
 ///
 /// # Panics
 /// Outside a task of this worker, or when the worker was started with another type. Both are programming errors.

@@ -4,10 +4,10 @@
 
 mod bans;
 mod body;
-pub mod client;
-pub mod error;
-pub mod exchange_info;
+pub(crate) mod client;
+pub(crate) mod error;
+pub(crate) mod exchange_info;
 mod headers;
 #[cfg(feature = "credentials")]
-pub mod signed;
-pub mod skew;
+pub(crate) mod signed;
+pub(crate) mod skew;

@@ -9,13 +9,13 @@
 //! A secret stays in a `tradebot_base::secret::Secret` from the environment to the signature. [`protect`] keeps secrets out of core
 //! dumps.
 
-pub mod database_url;
-pub mod fernet;
-pub mod jwt;
-pub mod outcome;
-pub mod protect;
-pub mod settings;
-pub mod tls;
-pub mod user_lists;
-pub mod users;
-pub mod verdicts;
+pub(crate) mod database_url;
+pub(crate) mod fernet;
+pub(crate) mod jwt;
+pub(crate) mod outcome;
+pub(crate) mod protect;
+pub(crate) mod settings;
+pub(crate) mod tls;
+pub(crate) mod user_lists;
+pub(crate) mod users;
+pub(crate) mod verdicts;

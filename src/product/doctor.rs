@@ -22,13 +22,14 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-pub use adopt::{Adoption, VariableUse};
-pub use compare::{Comparison, Difference};
-pub use database::DatabaseTrouble;
-pub use env_file::{EnvFile, EnvFileError};
-pub use exchange::ExchangeHost;
-pub use finding::{Finding, FindingKind, KINDS, Severity};
-pub use settings::DoctorSettings;
+pub(crate) use adopt::{Adoption, VariableUse};
+pub(crate) use compare::Comparison;
+pub(crate) use database::DatabaseTrouble;
+pub(crate) use env_file::EnvFile;
+pub(crate) use exchange::ExchangeHost;
+pub use finding::KINDS;
+pub(crate) use finding::{Finding, Severity};
+pub(crate) use settings::DoctorSettings;
 
 use crate::product::fleet::backlog::Backlog;
 use crate::product::fleet::healthcheck::EndpointProbe;
@@ -43,7 +44,7 @@ use tradebot_base::market::Market;
 
 /// The result of one examination.
 #[derive(Debug, Clone, Serialize)]
-pub struct Picture {
+pub(crate) struct Picture {
     /// Unix seconds, by this machine's clock.
     pub at: i64,
     /// The Redis servers.
@@ -65,7 +66,7 @@ pub struct Picture {
 }
 
 /// Examines and judges a deployment.
-pub struct Doctor {
+pub(crate) struct Doctor {
     settings: DoctorSettings,
     reader: FleetReader,
     clock: SharedClock,
@@ -76,7 +77,7 @@ impl Doctor {
     ///
     /// # Errors
     /// [`RedisTrouble::Url`].
-    pub fn new(settings: DoctorSettings, clock: SharedClock) -> Result<Self, RedisTrouble> {
+    pub(crate) fn new(settings: DoctorSettings, clock: SharedClock) -> Result<Self, RedisTrouble> {
         let limits = ReadLimits::patience(PROBE_TIMEOUT);
         Ok(Self {
             reader: FleetReader::new(&settings.redis, "doctor", limits)?,
@@ -86,7 +87,7 @@ impl Doctor {
     }
 
     /// Examines everything at once, within the time limit of one probe.
-    pub async fn examine(&self) -> Picture {
+    pub(crate) async fn examine(&self) -> Picture {
         let (settings, reader) = (&self.settings, &self.reader);
         let (servers, lists, broker, fleet, exchange, endpoint, database) = tokio::join!(
             Box::pin(ServerFacts::read_all(&settings.redis, &*self.clock)),
@@ -125,7 +126,7 @@ impl Doctor {
 
     /// The findings, the worst first.
     #[must_use]
-    pub fn judge(&self, picture: &Picture) -> Vec<Finding> {
+    pub(crate) fn judge(&self, picture: &Picture) -> Vec<Finding> {
         let mut found: Vec<Finding> = picture.servers.iter().flat_map(servers::judge).collect();
         for (market, lists) in Market::ALL.into_iter().zip(&picture.lists) {
             found.extend(lists::judge(market, lists, &self.settings));

@@ -6,20 +6,20 @@
 //! `backlog` and the `members`. `readiness` judges this process, `healthcheck` another one.
 
 #[cfg(feature = "worker")]
-pub mod backlog;
-pub mod counters;
+pub(crate) mod backlog;
+pub(crate) mod counters;
 #[cfg(feature = "worker")]
-pub mod healthcheck;
+pub(crate) mod healthcheck;
 #[cfg(feature = "worker")]
-pub mod lists;
-pub mod liveness;
+pub(crate) mod lists;
+pub(crate) mod liveness;
 #[cfg(feature = "worker")]
-pub mod members;
+pub(crate) mod members;
 pub(crate) mod overview;
-pub mod queues;
+pub(crate) mod queues;
 pub(crate) mod readiness;
 #[cfg(feature = "worker")]
-pub mod servers;
+pub(crate) mod servers;
 #[cfg(feature = "worker")]
 mod trend;
 
@@ -33,7 +33,7 @@ use tradebot_wire::keys::Keys;
 
 /// Limits of one reading.
 #[derive(Debug, Clone, Copy)]
-pub struct ReadLimits {
+pub(crate) struct ReadLimits {
     /// Time limit for opening a connection and for each reply.
     pub patience: Duration,
     /// Maximum number of workers, and of beats.
@@ -46,7 +46,7 @@ impl ReadLimits {
     /// Limits only the time.
     #[cfg(feature = "worker")]
     #[must_use]
-    pub const fn patience(patience: Duration) -> Self {
+    pub(crate) const fn patience(patience: Duration) -> Self {
         Self {
             patience,
             members: usize::MAX,
@@ -56,7 +56,7 @@ impl ReadLimits {
 }
 
 /// Reads the state of a deployment.
-pub struct FleetReader {
+pub(crate) struct FleetReader {
     cache: Connection,
     broker: Connection,
     keys: Keys,
@@ -68,7 +68,7 @@ impl FleetReader {
     ///
     /// # Errors
     /// [`RedisTrouble::Url`].
-    pub fn new(redis: &RedisConfig, name: &str, limits: ReadLimits) -> Result<Self, RedisTrouble> {
+    pub(crate) fn new(redis: &RedisConfig, name: &str, limits: ReadLimits) -> Result<Self, RedisTrouble> {
         let connect = |url| Connection::impatient(url, name, limits.patience);
         let (cache, broker) = (connect(&redis.cache)?, connect(&redis.broker)?);
         Ok(Self {
@@ -94,7 +94,7 @@ impl FleetReader {
 
 /// A number of seconds in a readable unit.
 #[must_use]
-pub fn span(seconds: i64) -> String {
+pub(crate) fn span(seconds: i64) -> String {
     match seconds {
         ..=119 => format!("{seconds} s"),
         120..=7199 => format!("{} min", seconds / 60),

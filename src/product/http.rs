@@ -7,9 +7,6 @@
 
 mod answers;
 mod ops;
-pub mod router;
-pub mod run;
-pub mod server;
-
-pub use answers::cors::AllowedOrigins;
-pub use answers::lists::Staleness;
+pub(crate) mod router;
+pub(crate) mod run;
+pub(crate) mod server;

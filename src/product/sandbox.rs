@@ -22,8 +22,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use serde::{Deserialize, de::IgnoredAny};
 
-pub use self::catalog::Catalog;
-pub use self::server::SandboxServer;
+pub(crate) use self::catalog::Catalog;
+pub(crate) use self::server::SandboxServer;
 
 /// The beginning of a generated document, up to the value of `serverTime`.
 const HEAD: &str = r#"{"timezone":"UTC","sandbox":true,"serverTime":"#;
@@ -35,7 +35,7 @@ const CAPTURE_LIMIT_BYTES: usize = 128 * 1024 * 1024;
 /// Why the sandbox cannot start. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum SandboxError {
+pub(crate) enum SandboxError {
     /// A capture could not be read.
     #[error("cannot read {}: give the path of a captured exchangeInfo answer", path.display())]
     Unreadable {

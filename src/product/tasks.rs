@@ -1,6 +1,6 @@
 //! The tasks of this worker, and their dependencies.
 
-pub mod warmup;
+pub(crate) mod warmup;
 
 use tracing::info;
 
@@ -13,13 +13,13 @@ use tradebot_base::connection::Connection;
 
 /// Configuration of the tasks.
 #[derive(Debug, Clone)]
-pub struct ContextConfig {
+pub(crate) struct ContextConfig {
     symbols: SymbolsConfig,
     binance: BinanceConfig,
 }
 
 /// The dependencies of the tasks.
-pub struct Context {
+pub(crate) struct Context {
     /// Refreshes the lists.
     pub refresher: Refresher,
 }
@@ -27,7 +27,7 @@ pub struct Context {
 impl Context {
     /// Reads the tasks' environment variables.
     #[must_use]
-    pub fn read(reader: &mut Reader<'_>) -> ContextConfig {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> ContextConfig {
         ContextConfig {
             symbols: SymbolsConfig::read(reader),
             binance: BinanceConfig::read(reader),
@@ -40,7 +40,7 @@ impl ContextConfig {
     ///
     /// # Errors
     /// [`SetupError`].
-    pub fn connect(self, redis: &RedisConfig, hostname: &str) -> Result<Context, SetupError> {
+    pub(crate) fn connect(self, redis: &RedisConfig, hostname: &str) -> Result<Context, SetupError> {
         info!(
             spot = %self.binance.base_urls.spot.join(","),
             futures = %self.binance.base_urls.futures.join(","),
@@ -55,7 +55,7 @@ impl ContextConfig {
 
 /// All tasks of the worker.
 #[must_use]
-pub fn task_set() -> TaskSet {
+pub(crate) fn task_set() -> TaskSet {
     TaskSet::new()
         .with::<warmup::warmup_spot_symbols_cache>()
         .with::<warmup::warmup_futures_symbols_cache>()

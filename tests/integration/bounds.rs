@@ -2,7 +2,7 @@
 
 use redis::AsyncCommands;
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
+use tradebot_symbols::internals::CacheKeys;
 use tradebot_test_support::Reply;
 
 use crate::world::{World, exchange_info, path, warmup};

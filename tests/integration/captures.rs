@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
+use tradebot_symbols::internals::CacheKeys;
 use tradebot_test_support::{self as support, Capture, Python, Reply, captures};
 
 use crate::world::{Lists, World, now, path, warmup};

@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tradebot_base::config::{Reader, Vars};
 use tradebot_base::market::Market;
-use tradebot_symbols::config::{BinanceConfig, SymbolsConfig};
-use tradebot_symbols::product::binance::client::Client;
-use tradebot_symbols::product::credentials::outcome::{Fallback, UserList};
-use tradebot_symbols::product::credentials::settings::CredentialSettings;
-use tradebot_symbols::product::credentials::user_lists::UserLists;
+use tradebot_symbols::internals::Client;
+use tradebot_symbols::internals::CredentialSettings;
+use tradebot_symbols::internals::UserLists;
+use tradebot_symbols::internals::{BinanceConfig, SymbolsConfig};
+use tradebot_symbols::internals::{Fallback, UserList};
 use tradebot_test_support::{Database, PostgresServer, Python, Reply, ScriptedExchange, stretched};
 
 use crate::world::{exchange_info, path};

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use redis::AsyncCommands;
 use serde_json::Value;
 use tradebot_base::market::Market;
-use tradebot_symbols::product::doctor::KINDS;
+use tradebot_symbols::internals::KINDS;
 use tradebot_test_support::{Process, RedisServer, Reply, Signal, bin, eventually};
 
 use crate::world::{PATIENCE, World, connected};

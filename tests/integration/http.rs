@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
+use tradebot_symbols::internals::CacheKeys;
 use tradebot_test_support::{Process, ProcessBuilder, Reply, bin, eventually};
 
 use self::client::{Answer, ask};

@@ -8,7 +8,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use redis::AsyncCommands;
 use tempfile::TempDir;
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
+use tradebot_symbols::internals::CacheKeys;
 use tradebot_test_support::{Process, RedisServer, eventually, free_port, stretched};
 
 use crate::world::{PATIENCE, World, connected, now, warmup};

@@ -13,8 +13,8 @@ use std::time::Duration;
 use redis::AsyncCommands;
 use tradebot_base::config::Vars;
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
-use tradebot_symbols::product::symbols::reads::{Level, Reading, ReadsSettings, SymbolReads};
+use tradebot_symbols::internals::CacheKeys;
+use tradebot_symbols::symbols::{Level, Reading, ReadsSettings, SymbolReads};
 use tradebot_test_support::eventually;
 
 use crate::world::{PATIENCE, World, exchange_info};

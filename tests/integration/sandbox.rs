@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
+use tradebot_symbols::internals::CacheKeys;
 use tradebot_test_support::{Process, bin};
 
 use crate::world::{GOOD_TEXT, Lists, PATIENCE, World, connected, good_list, now, warmup};

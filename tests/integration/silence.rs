@@ -12,8 +12,8 @@ use tradebot_base::config::Vars;
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::market::Market;
 use tradebot_base::secret::RedisUrl;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
-use tradebot_symbols::product::symbols::reads::{ReadsSettings, SymbolReads};
+use tradebot_symbols::internals::CacheKeys;
+use tradebot_symbols::symbols::{ReadsSettings, SymbolReads};
 use tradebot_test_support::{ChaosProxy, RedisServer, eventually, stretched};
 
 use crate::world::{GOOD_TEXT, World, connected, now, path, warmup};

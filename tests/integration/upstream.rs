@@ -9,7 +9,7 @@ mod odd_entries;
 mod pauses;
 
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
+use tradebot_symbols::internals::CacheKeys;
 use tradebot_test_support::{Process, Reply};
 
 use crate::world::{Lists, PATIENCE, World, path, warmup};

@@ -11,7 +11,7 @@ use tradebot_base::connection::Connection;
 use tradebot_base::market::Market;
 use tradebot_base::secret::RedisUrl;
 use tradebot_core::transport::publish;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
+use tradebot_symbols::internals::CacheKeys;
 use tradebot_test_support::{Process, ProcessBuilder, RedisServer, Reply, ScriptedExchange, bin, eventually};
 use tradebot_wire::body::Body;
 use tradebot_wire::envelope::Envelope;

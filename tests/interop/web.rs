@@ -7,7 +7,7 @@ use redis::AsyncCommands;
 use serde_json::Value;
 use tempfile::TempDir;
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
+use tradebot_symbols::internals::CacheKeys;
 use tradebot_test_support::{Process, Python, RedisServer, Reply, ScriptedExchange, bin, free_port};
 
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -29,7 +29,7 @@ use tradebot_base::random::SharedRandom;
 use tradebot_base::{error_chain, trace};
 
 /// Limit for all attempts of one fetch together.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause after a 429 or 418 with `Retry-After: 0`.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
@@ -69,7 +69,7 @@ static USED_WEIGHT: PerMarket<AtomicU64> = PerMarket {
 
 /// The request weight used within a minute, as the market's hosts last reported it.
 #[must_use]
-pub fn used_weight(market: Market) -> Option<u64> {
+pub(crate) fn used_weight(market: Market) -> Option<u64> {
     USED_WEIGHT.get(market).load(Ordering::Relaxed).checked_sub(1)
 }
 

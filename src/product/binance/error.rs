@@ -117,14 +117,14 @@ impl Reason {
 }
 
 /// The pause after a 429 or 418 without a usable `Retry-After`: the window over which request weight is counted.
-pub const DEFAULT_PAUSE: Duration = Duration::from_secs(60);
+pub(crate) const DEFAULT_PAUSE: Duration = Duration::from_secs(60);
 /// A little more than the longest ban that the exchange imposes.
-pub const LONGEST_PAUSE: Duration = Duration::from_secs(3 * 86_400 + 3_600);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(3 * 86_400 + 3_600);
 
 /// Reads `Retry-After` in seconds; the exchange sends no dates. Anything else is unusable, and a value longer than any
 /// ban is cut to [`LONGEST_PAUSE`].
 #[must_use]
-pub fn parse_retry_after(value: &str) -> Option<Duration> {
+pub(crate) fn parse_retry_after(value: &str) -> Option<Duration> {
     let seconds: u64 = value.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(LONGEST_PAUSE))
 }

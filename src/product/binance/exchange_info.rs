@@ -97,7 +97,7 @@ pub enum ListingError {
 ///
 /// # Errors
 /// [`ListingError`]. An empty list is not an error.
-pub fn parse(body: &[u8]) -> Result<Listing, ListingError> {
+pub(crate) fn parse(body: &[u8]) -> Result<Listing, ListingError> {
     let body = body
         .strip_prefix(b"\xef\xbb\xbf")
         .unwrap_or(body)
@@ -115,7 +115,7 @@ pub fn parse(body: &[u8]) -> Result<Listing, ListingError> {
 ///
 /// # Errors
 /// When the text is not a JSON array.
-pub fn symbols_of(json: &[u8]) -> Result<Vec<Symbol>, serde_json::Error> {
+pub(crate) fn symbols_of(json: &[u8]) -> Result<Vec<Symbol>, serde_json::Error> {
     let elements: Vec<&RawValue> = serde_json::from_slice(json)?;
     let entries = elements.into_iter().map(SymbolEntry::from);
     Ok(entries.filter_map(|entry| entry.symbol()).collect())

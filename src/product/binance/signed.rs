@@ -252,7 +252,7 @@ impl Client {
 
 /// A query as it is sent and signed: names and values percent-encoded.
 #[must_use]
-pub fn query(parameters: &[(&str, &str)]) -> String {
+pub(crate) fn query(parameters: &[(&str, &str)]) -> String {
     let mut query = String::new();
     for (name, value) in parameters {
         let separator = if query.is_empty() { "" } else { "&" };
@@ -268,7 +268,7 @@ pub fn query(parameters: &[(&str, &str)]) -> String {
 
 /// The signature of an encoded query: HMAC-SHA256 in hexadecimal.
 #[must_use]
-pub fn sign(secret: &Secret, query: &str) -> Zeroizing<String> {
+pub(crate) fn sign(secret: &Secret, query: &str) -> Zeroizing<String> {
     let key = secret.expose().trim().as_bytes();
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length");
     mac.update(query.as_bytes());

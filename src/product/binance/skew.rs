@@ -14,7 +14,7 @@ use super::headers::text;
 use tradebot_base::market::{Market, PerMarket};
 
 /// Skew in milliseconds from which to warn. Below half of it the clocks count as in step again.
-pub const FAR_MS: i64 = 10_000;
+pub(crate) const FAR_MS: i64 = 10_000;
 
 /// How far the exchange's clock is ahead of ours, measured at its time endpoint. Signed calls add it to their timestamp.
 #[cfg(feature = "credentials")]
@@ -49,7 +49,7 @@ static SKEWS: PerMarket<MarketSkew> = PerMarket {
 
 /// How far the clock of a market's hosts was ahead of ours in their last answer, in seconds.
 #[must_use]
-pub fn clock_offset(market: Market) -> Option<f64> {
+pub(crate) fn clock_offset(market: Market) -> Option<f64> {
     let offset = SKEWS.get(market).offset_ms.load(Ordering::Relaxed);
     (offset != MarketSkew::UNKNOWN)
         .then(|| std::time::Duration::from_millis(offset.unsigned_abs()).as_secs_f64())

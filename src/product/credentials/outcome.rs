@@ -177,7 +177,7 @@ pub enum LookupStep<'a> {
 }
 
 /// The outcomes that are counted, as metrics name them.
-pub const OUTCOMES: [&str; 10] = [
+pub(crate) const OUTCOMES: [&str; 10] = [
     "public",
     "private",
     "token",

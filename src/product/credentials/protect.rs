@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, setrlimit};
 ///
 /// # Errors
 /// When the kernel refuses either; Linux does not.
-pub fn forbid_dumps() -> nix::Result<()> {
+pub(crate) fn forbid_dumps() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     prctl::set_dumpable(false)
 }

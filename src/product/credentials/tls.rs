@@ -39,7 +39,7 @@ pub enum TlsError {
 ///
 /// # Errors
 /// [`TlsError`].
-pub fn connector(url: &DatabaseUrl) -> Result<MakeRustlsConnect, TlsError> {
+pub(crate) fn connector(url: &DatabaseUrl) -> Result<MakeRustlsConnect, TlsError> {
     let provider = Arc::new(ring::default_provider());
     // As in libpq, a file of trusted certificates turns `require` into `verify-ca`.
     let verifies =

@@ -28,7 +28,7 @@ const LOOK_UP: &str = "SELECT u.id::bigint, coalesce(u.is_active, false), k.id::
 
 /// A user and their stored keys.
 #[derive(Debug)]
-pub struct User {
+pub(crate) struct User {
     /// `users.id`.
     pub id: i64,
     /// Whether the user may log in.
@@ -39,7 +39,7 @@ pub struct User {
 
 /// A row of `api_keys`.
 #[derive(Debug)]
-pub struct StoredKey {
+pub(crate) struct StoredKey {
     /// `api_keys.id`.
     pub id: i64,
     /// Whether the deployment has marked the key valid.
@@ -68,7 +68,7 @@ pub enum DatabaseError {
 }
 
 /// Looks users up.
-pub struct Users {
+pub(crate) struct Users {
     pool: Pool,
     timeout: Duration,
 }
@@ -78,7 +78,7 @@ impl Users {
     ///
     /// # Errors
     /// [`TlsError`].
-    pub fn new(url: &DatabaseUrl, connections: usize, timeout: Duration) -> Result<Self, TlsError> {
+    pub(crate) fn new(url: &DatabaseUrl, connections: usize, timeout: Duration) -> Result<Self, TlsError> {
         let recycling_method = RecyclingMethod::Fast;
         let manager = Manager::from_config(
             config(url, timeout),
@@ -97,7 +97,7 @@ impl Users {
     ///
     /// # Errors
     /// [`DatabaseError`], at the latest when the timeout is over.
-    pub async fn find(&self, email: &str) -> Result<Option<User>, DatabaseError> {
+    pub(crate) async fn find(&self, email: &str) -> Result<Option<User>, DatabaseError> {
         let deadline = Instant::now() + self.timeout;
         let late = |_| DatabaseError::Timeout(self.timeout);
         let client = timeout_at(deadline, self.pool.get()).await.map_err(late)?;

@@ -54,18 +54,18 @@ type Fingerprint = [u8; 32];
 
 /// Recent verdicts, a negative cache with a short positive side.
 #[derive(Debug, Default)]
-pub struct KeyVerdicts(Mutex<HashMap<(Fingerprint, Network), (KeyVerdict, Instant)>>);
+pub(crate) struct KeyVerdicts(Mutex<HashMap<(Fingerprint, Network), (KeyVerdict, Instant)>>);
 
 impl KeyVerdicts {
     /// The verdict of `network` on the key, unless it has expired at `now`.
     #[must_use]
-    pub fn get(&self, key: &StoredKey, network: Network, now: Instant) -> Option<KeyVerdict> {
+    pub(crate) fn get(&self, key: &StoredKey, network: Network, now: Instant) -> Option<KeyVerdict> {
         let (verdict, until) = *self.lock().get(&(fingerprint(key), network))?;
         (until > now).then_some(verdict)
     }
 
     /// Remembers the verdict of `network` on the key.
-    pub fn put(&self, key: &StoredKey, network: Network, verdict: KeyVerdict, now: Instant) {
+    pub(crate) fn put(&self, key: &StoredKey, network: Network, verdict: KeyVerdict, now: Instant) {
         let mut verdicts = self.lock();
         if verdicts.len() >= CAPACITY {
             verdicts.retain(|_, (_, until)| *until > now);

@@ -17,7 +17,7 @@ const SECRET: [&str; 4] = ["SECRET", "KEY", "PASSWORD", "TOKEN"];
 
 /// The use of one variable of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct VariableUse {
+pub(crate) struct VariableUse {
     /// Its name.
     pub name: String,
     /// Its value without secrets; empty if unused.
@@ -27,7 +27,7 @@ pub struct VariableUse {
 }
 
 /// The comparison of the Python system with this one.
-pub struct Adoption {
+pub(crate) struct Adoption {
     /// The variables of the file.
     pub uses: Vec<VariableUse>,
     settings: DoctorSettings,
@@ -39,7 +39,7 @@ impl Adoption {
     ///
     /// # Errors
     /// [`ConfigError`] with every value that cannot be used.
-    pub fn read(file: &EnvFile, queues: &[String], clock: SharedClock) -> Result<Self, ConfigError> {
+    pub(crate) fn read(file: &EnvFile, queues: &[String], clock: SharedClock) -> Result<Self, ConfigError> {
         let uses = file.names().map(|name| use_of(file, name)).collect();
         // The Celery beat, which is to be replaced, is not visible.
         let mut reader = Reader::new(file);
@@ -54,13 +54,13 @@ impl Adoption {
 
     /// The Redis of the lists, without secrets.
     #[must_use]
-    pub fn cache(&self) -> String {
+    pub(crate) fn cache(&self) -> String {
         self.settings.redis.cache.to_string()
     }
 
     /// The hosts that a market's list is fetched from.
     #[must_use]
-    pub fn hosts(&self, market: Market) -> String {
+    pub(crate) fn hosts(&self, market: Market) -> String {
         self.settings.binance.base_urls.get(market).join(", ")
     }
 
@@ -68,7 +68,7 @@ impl Adoption {
     ///
     /// # Errors
     /// [`RedisTrouble::Url`].
-    pub async fn examine(&self) -> Result<(Picture, Vec<Finding>), RedisTrouble> {
+    pub(crate) async fn examine(&self) -> Result<(Picture, Vec<Finding>), RedisTrouble> {
         let doctor = Doctor::new(self.settings.clone(), self.clock.clone())?;
         let picture = doctor.examine().await;
         let findings = doctor.judge(&picture);
@@ -76,7 +76,7 @@ impl Adoption {
     }
 
     /// Fetches a market's list and compares it with the stored one.
-    pub async fn compare(&self, market: Market) -> Comparison {
+    pub(crate) async fn compare(&self, market: Market) -> Comparison {
         let settings = &self.settings;
         let compared = match Connection::new(&settings.redis.cache, "adopt") {
             Ok(connection) => {

@@ -21,7 +21,7 @@ const EXAMPLES: usize = 5;
 /// The result of comparing one list.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
-pub enum Comparison {
+pub(crate) enum Comparison {
     /// Same symbols, order and members.
     Same {
         /// Symbols in it.
@@ -49,7 +49,7 @@ pub enum Comparison {
 
 /// One kind of difference, with a few examples.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// What differs.
     pub what: &'static str,
     /// Number of such symbols.

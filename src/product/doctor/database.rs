@@ -17,7 +17,7 @@ const UNKNOWN_USER: &str = "doctor@tradebot-symbols.invalid";
 /// Why the database cannot be used.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "snake_case", tag = "trouble", content = "text")]
-pub enum DatabaseTrouble {
+pub(crate) enum DatabaseTrouble {
     /// It does not answer, or its URL is invalid.
     Unreachable(String),
     /// It refuses the login or the query.

@@ -11,13 +11,13 @@ use tradebot_base::config::Vars;
 const MAX_BYTES: u64 = 1 << 20;
 
 /// The variables of a file. Has no `Debug`, so that values are never printed.
-pub struct EnvFile {
+pub(crate) struct EnvFile {
     values: BTreeMap<String, String>,
 }
 
 /// Why a file cannot be read.
 #[derive(Debug, Error)]
-pub enum EnvFileError {
+pub(crate) enum EnvFileError {
     /// The file is missing or not readable.
     #[error("cannot read {}", path.display())]
     Io {
@@ -47,7 +47,7 @@ impl EnvFile {
     ///
     /// # Errors
     /// [`EnvFileError`].
-    pub fn read(path: &Path) -> Result<Self, EnvFileError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, EnvFileError> {
         let io = |source| EnvFileError::Io {
             path: path.to_owned(),
             source,
@@ -78,7 +78,7 @@ impl EnvFile {
     }
 
     /// Names of the variables.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.values.keys().map(String::as_str)
     }
 }

@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// One host of the exchange.
 #[derive(Debug, Clone, Serialize)]
-pub struct ExchangeHost {
+pub(crate) struct ExchangeHost {
     /// The market whose list it serves.
     pub market: &'static str,
     /// Scheme and host.

@@ -11,7 +11,7 @@ use tradebot_base::secret::Secret;
 
 /// The settings of all parts of a deployment.
 #[derive(Debug, Clone)]
-pub struct DoctorSettings {
+pub(crate) struct DoctorSettings {
     pub(super) redis: RedisConfig,
     pub(super) worker: WorkerConfig,
     pub(super) symbols: SymbolsConfig,
@@ -30,7 +30,7 @@ pub struct DoctorSettings {
 impl DoctorSettings {
     /// Reads and judges the settings of all parts of a deployment.
     #[must_use]
-    pub fn read(reader: &mut Reader<'_>, queues: &[String], foreign_beat: bool) -> Self {
+    pub(crate) fn read(reader: &mut Reader<'_>, queues: &[String], foreign_beat: bool) -> Self {
         let database = reader.optional("DATABASE_URL");
         let mut settings = Self {
             redis: RedisConfig::read(reader),

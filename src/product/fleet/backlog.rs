@@ -17,7 +17,7 @@ const DELIVERIES: usize = 50;
 
 /// One queue.
 #[derive(Debug, Clone, Serialize)]
-pub struct QueueFacts {
+pub(crate) struct QueueFacts {
     /// Its name.
     pub name: String,
     /// Messages that wait.
@@ -32,7 +32,7 @@ pub struct QueueFacts {
 
 /// The message that has waited longest.
 #[derive(Debug, Clone, Serialize)]
-pub struct OldestMessage {
+pub(crate) struct OldestMessage {
     /// Its task.
     pub task: String,
     /// Its id.
@@ -45,7 +45,7 @@ pub struct OldestMessage {
 
 /// Everything that waits on the broker.
 #[derive(Debug, Clone, Serialize)]
-pub struct Backlog {
+pub(crate) struct Backlog {
     /// The requested queues.
     pub queues: Vec<QueueFacts>,
     /// Age of the oldest delivery that does not wait for its `eta`, in seconds.

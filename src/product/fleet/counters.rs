@@ -10,7 +10,7 @@ use tradebot_base::market::{Market, PerMarket};
 
 /// The counters of one market.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MarketCounters {
+pub(crate) struct MarketCounters {
     /// Reads that found the list.
     pub hits: u64,
     /// Reads that did not.

@@ -24,17 +24,17 @@ const TEXT_BYTES: usize = 400;
 /// Why a part is not healthy.
 #[derive(Debug, Error)]
 #[error("{0}")]
-pub struct Unhealthy(String);
+pub(crate) struct Unhealthy(String);
 
 /// Checks one part.
-pub struct HealthCheck {
+pub(crate) struct HealthCheck {
     reader: FleetReader,
     clock: SharedClock,
 }
 
 /// An endpoint's answer to `/readyz`.
 #[derive(Debug, Clone, Serialize)]
-pub struct EndpointProbe {
+pub(crate) struct EndpointProbe {
     /// The requested URL.
     pub url: String,
     /// HTTP status of the answer, if one came.
@@ -48,7 +48,7 @@ impl HealthCheck {
     ///
     /// # Errors
     /// [`RedisTrouble::Url`].
-    pub fn new(redis: &RedisConfig, clock: SharedClock) -> Result<Self, RedisTrouble> {
+    pub(crate) fn new(redis: &RedisConfig, clock: SharedClock) -> Result<Self, RedisTrouble> {
         let reader = FleetReader::new(redis, "healthcheck", ReadLimits::patience(TIMEOUT))?;
         Ok(Self { reader, clock })
     }
@@ -58,7 +58,7 @@ impl HealthCheck {
     ///
     /// # Errors
     /// [`Unhealthy`].
-    pub async fn worker(&self, node: &str) -> Result<&'static str, Unhealthy> {
+    pub(crate) async fn worker(&self, node: &str) -> Result<&'static str, Unhealthy> {
         within(async {
             let (workers, answers) = tokio::join!(
                 RegisteredWorker::read_all(&self.reader),
@@ -82,7 +82,7 @@ impl HealthCheck {
     ///
     /// # Errors
     /// [`Unhealthy`].
-    pub async fn beat(&self, host: &str) -> Result<String, Unhealthy> {
+    pub(crate) async fn beat(&self, host: &str) -> Result<String, Unhealthy> {
         let beats = within(BeatFacts::read_all(&self.reader)).await?;
         beats
             .into_iter()
@@ -95,7 +95,7 @@ impl HealthCheck {
     ///
     /// # Errors
     /// [`Unhealthy`].
-    pub async fn endpoint(listen: &str) -> Result<(), Unhealthy> {
+    pub(crate) async fn endpoint(listen: &str) -> Result<(), Unhealthy> {
         let probe = EndpointProbe::request(listen, TIMEOUT).await;
         if probe.is_ready() {
             return Ok(());

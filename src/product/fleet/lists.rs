@@ -17,7 +17,7 @@ use tradebot_base::market::{Market, Network};
 /// The value under a list's key.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
-pub enum ListValue {
+pub(crate) enum ListValue {
     /// Nothing.
     Missing,
     /// Another type than a string.
@@ -43,7 +43,7 @@ pub enum ListValue {
 
 /// The state of one market's lists.
 #[derive(Debug, Clone, Serialize)]
-pub struct MarketLists {
+pub(crate) struct MarketLists {
     /// Name of the market.
     pub market: &'static str,
     /// The list with a lifetime.

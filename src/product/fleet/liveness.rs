@@ -23,7 +23,7 @@ pub(crate) struct RegisteredWorker {
 
 /// One beat of this system.
 #[derive(Debug, Clone, Serialize)]
-pub struct BeatFacts {
+pub(crate) struct BeatFacts {
     /// Its id.
     pub instance: String,
     /// Its heartbeat, as it wrote it.
@@ -83,25 +83,25 @@ impl BeatFacts {
 
     /// The machine that it runs on.
     #[must_use]
-    pub fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         self.heartbeat["host"].as_str().unwrap_or("?")
     }
 
     /// Its version.
     #[must_use]
-    pub fn version(&self) -> &str {
+    pub(crate) fn version(&self) -> &str {
         self.heartbeat["version"].as_str().unwrap_or("?")
     }
 
     /// Whether it is the one that sends.
     #[must_use]
-    pub fn leads(&self) -> bool {
+    pub(crate) fn leads(&self) -> bool {
         self.heartbeat["leader"] == true
     }
 
     /// When its next entry is due, in Unix seconds.
     #[must_use]
-    pub fn next_due(&self) -> Option<i64> {
+    pub(crate) fn next_due(&self) -> Option<i64> {
         match &self.heartbeat["next_due"] {
             Value::String(text) => timestamp::parse(text).map(|time| time.timestamp()),
             #[expect(clippy::cast_possible_truncation, reason = "seconds since 1970")]

@@ -22,7 +22,7 @@ const COMMAND_SECONDS: f64 = 60.0;
 
 /// One worker.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct WorkerFacts {
+pub(crate) struct WorkerFacts {
     /// Its node name.
     pub node: String,
     /// Whether it is a worker of this system, rather than a Python worker.
@@ -39,7 +39,7 @@ pub struct WorkerFacts {
 
 /// All workers and beats.
 #[derive(Debug, Clone, Serialize)]
-pub struct FleetMembers {
+pub(crate) struct FleetMembers {
     /// Workers, by name.
     pub workers: Vec<WorkerFacts>,
     /// Nodes that listen to remote control and did not answer in time.

@@ -64,7 +64,7 @@ impl QueueDepth {
 
 /// The broker's totals, over all queues.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct BrokerTotals {
+pub(crate) struct BrokerTotals {
     /// Deliveries that are not acknowledged.
     pub unacked: u64,
     /// Of these, the indexed ones, which can be restored.

@@ -21,7 +21,7 @@ pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a part could not be read.
 #[derive(Debug, Clone, Serialize)]
-pub struct ProbeFailure {
+pub(crate) struct ProbeFailure {
     /// The code of a server's error, such as `NOAUTH`.
     pub code: Option<String>,
     /// The reason, without secrets.
@@ -30,7 +30,7 @@ pub struct ProbeFailure {
 
 /// The state and settings of one server.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct ServerFacts {
+pub(crate) struct ServerFacts {
     /// Its roles: `cache`, `broker`, `results`.
     pub roles: Vec<&'static str>,
     /// Its URL, without secrets.

@@ -20,7 +20,7 @@ const APART_SECONDS: i64 = 30;
 
 /// The counts since an earlier reading.
 #[derive(Debug, Clone, Serialize)]
-pub struct Recent {
+pub(crate) struct Recent {
     /// How long ago that reading was.
     pub seconds: i64,
     /// The difference of the counters.
@@ -84,7 +84,7 @@ pub(super) async fn heads(
 impl MarketCounters {
     /// Share of reads that missed; `None` without reads.
     #[must_use]
-    pub fn miss_ratio(&self) -> Option<f64> {
+    pub(crate) fn miss_ratio(&self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
         let ratio = |part: u64, whole: u64| part as f64 / whole as f64;
         let reads = self.hits + self.misses;

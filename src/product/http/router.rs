@@ -43,7 +43,7 @@ const SHOWN_CHANGES: usize = 20;
 
 /// How the routes respond.
 #[derive(Debug, Clone)]
-pub struct RouterSettings {
+pub(crate) struct RouterSettings {
     /// The origins whose scripts may read responses.
     pub origins: AllowedOrigins,
     /// What other caches may do with stale lists.
@@ -57,7 +57,7 @@ pub struct RouterSettings {
 }
 
 /// The routes of the endpoint.
-pub struct Router {
+pub(crate) struct Router {
     pub(super) reads: SymbolReads,
     pub(super) filtered: FilteredLists,
     pub(super) overview: OverviewReader,

@@ -32,7 +32,7 @@ use tradebot_core::engine::Engine;
 
 /// The settings of the endpoint.
 #[derive(Debug)]
-pub struct HttpSettings {
+pub(crate) struct HttpSettings {
     address: SocketAddr,
     threads: usize,
     limits: Limits,
@@ -46,7 +46,7 @@ pub struct HttpSettings {
 
 /// Why the endpoint cannot be served.
 #[derive(Debug, Error)]
-pub enum HttpError {
+pub(crate) enum HttpError {
     /// The address is in use, not local, or not permitted.
     #[error("cannot listen on {address}")]
     Listen {
@@ -73,7 +73,7 @@ impl HttpSettings {
     /// Reads the settings. The command line's `address` wins over the environment's. The status page shows the length
     /// of `queues`. A stop waits `drain` for requests in flight.
     #[must_use]
-    pub fn read(
+    pub(crate) fn read(
         reader: &mut Reader<'_>,
         address: Option<SocketAddr>,
         threads: usize,
@@ -139,7 +139,7 @@ impl HttpSettings {
 }
 
 /// The endpoint, listening.
-pub struct HttpEndpoint {
+pub(crate) struct HttpEndpoint {
     server: Server,
     settings: HttpSettings,
 }
@@ -149,7 +149,7 @@ impl HttpEndpoint {
     ///
     /// # Errors
     /// [`HttpError::Listen`].
-    pub async fn bind(settings: HttpSettings) -> Result<Self, HttpError> {
+    pub(crate) async fn bind(settings: HttpSettings) -> Result<Self, HttpError> {
         let address = settings.address;
         let server = Server::bind(address, settings.threads, settings.limits)
             .await
@@ -162,7 +162,7 @@ impl HttpEndpoint {
     ///
     /// # Errors
     /// [`HttpError`]. An unreachable Redis or exchange is not an error.
-    pub async fn run(
+    pub(crate) async fn run(
         self,
         name: &str,
         worker: Option<Arc<Engine>>,

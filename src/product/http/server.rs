@@ -31,13 +31,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-pub use activity::ConnectionTimeouts;
-pub use handler::{Handled, Handler, HttpResponse};
+pub(crate) use activity::ConnectionTimeouts;
+pub(crate) use handler::{Handled, Handler, HttpResponse};
 use thread::ServerThread;
 
 /// What the server accepts from clients.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Connections at a time.
     pub connections: usize,
     /// Bytes of a request header.
@@ -54,7 +54,7 @@ pub struct Limits {
 
 /// Connections since the start.
 #[derive(Debug, Default)]
-pub struct ConnectionCounts {
+pub(crate) struct ConnectionCounts {
     /// Accepted and served.
     pub accepted: AtomicU64,
     /// Refused because too many were open.
@@ -75,7 +75,7 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: appl
     {\"detail\":\"Too many connections.\"}";
 
 /// A listening server.
-pub struct Server {
+pub(crate) struct Server {
     listener: TcpListener,
     address: SocketAddr,
     limits: Limits,
@@ -89,7 +89,7 @@ impl Server {
     ///
     /// # Errors
     /// When the address is in use, not local, or not permitted.
-    pub async fn bind(address: SocketAddr, threads: usize, limits: Limits) -> io::Result<Self> {
+    pub(crate) async fn bind(address: SocketAddr, threads: usize, limits: Limits) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         Ok(Self {
             address: listener.local_addr()?,
@@ -100,15 +100,9 @@ impl Server {
         })
     }
 
-    /// The address with the actual port.
-    #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.address
-    }
-
     /// Live counters.
     #[must_use]
-    pub fn counts(&self) -> Arc<ConnectionCounts> {
+    pub(crate) fn counts(&self) -> Arc<ConnectionCounts> {
         Arc::clone(&self.counts)
     }
 
@@ -117,7 +111,7 @@ impl Server {
     ///
     /// # Errors
     /// When a thread cannot be started or panicked.
-    pub async fn run<H: Handler>(self, handler: Arc<H>, stop: CancellationToken) -> io::Result<()> {
+    pub(crate) async fn run<H: Handler>(self, handler: Arc<H>, stop: CancellationToken) -> io::Result<()> {
         let mut threads = Vec::new();
         for number in 0..self.threads {
             threads.push(ServerThread::start(number, &self, Arc::clone(&handler))?);

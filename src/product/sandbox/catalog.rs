@@ -90,7 +90,7 @@ const DATED: [(&str, &str, &str, u64); 5] = [
 
 /// The sandbox's `exchangeInfo` documents.
 #[derive(Clone, Debug)]
-pub struct Catalog {
+pub(crate) struct Catalog {
     /// The whole spot document: uncompressed JSON.
     pub spot: Bytes,
     /// The whole USD-M futures document: uncompressed JSON.
@@ -102,7 +102,7 @@ pub struct Catalog {
 impl Catalog {
     /// Generates both documents. Every call returns the same bytes; the server replaces `serverTime` with the current time.
     #[must_use]
-    pub fn generate() -> Self {
+    pub(crate) fn generate() -> Self {
         Self::with(None, None)
     }
 
@@ -110,7 +110,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When a file cannot be read, or is not a JSON object with a `symbols` array.
-    pub fn from_files(spot: Option<&Path>, futures: Option<&Path>) -> Result<Self, SandboxError> {
+    pub(crate) fn from_files(spot: Option<&Path>, futures: Option<&Path>) -> Result<Self, SandboxError> {
         let spot = spot.map(read_capture).transpose()?;
         let futures = futures.map(read_capture).transpose()?;
         Ok(Self::with(spot, futures))

@@ -57,7 +57,7 @@ type SandboxAnswer = Response<Full<Bytes>>;
 
 /// The sandbox, listening.
 #[derive(Debug)]
-pub struct SandboxServer {
+pub(crate) struct SandboxServer {
     listener: std::net::TcpListener,
     address: SocketAddr,
     exchange: Arc<Exchange>,
@@ -69,7 +69,7 @@ impl SandboxServer {
     ///
     /// # Errors
     /// [`SandboxError::Bind`].
-    pub fn bind(addr: SocketAddr, catalog: Catalog) -> Result<Self, SandboxError> {
+    pub(crate) fn bind(addr: SocketAddr, catalog: Catalog) -> Result<Self, SandboxError> {
         let refuse = |source| SandboxError::Bind {
             address: addr,
             source,
@@ -89,15 +89,15 @@ impl SandboxServer {
         })
     }
 
-    /// The address it listens on, with the actual port.
-    #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
+    /// The address with the actual port.
+    #[cfg(test)]
+    pub(super) fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
     /// The base URL of both markets for clients on this machine, without a final slash: `http://127.0.0.1:8099`.
     #[must_use]
-    pub fn base_url(&self) -> String {
+    pub(crate) fn base_url(&self) -> String {
         let ip = match self.address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -111,7 +111,7 @@ impl SandboxServer {
     ///
     /// # Errors
     /// [`SandboxError::Bind`] if the runtime cannot use the listener.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), SandboxError> {
+    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), SandboxError> {
         let address = self.address;
         let listener =
             TcpListener::from_std(self.listener).map_err(|source| SandboxError::Bind { address, source })?;

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Reads and caches the symbols of all quote assets.
-pub struct AllSymbols {
+pub(crate) struct AllSymbols {
     connection: Connection,
     held: PerMarket<Mutex<CachedSymbols>>,
 }
@@ -41,7 +41,7 @@ impl AllSymbols {
     ///
     /// # Errors
     /// [`RedisTrouble::Url`].
-    pub fn new(url: &RedisUrl, name: &str) -> Result<Self, RedisTrouble> {
+    pub(crate) fn new(url: &RedisUrl, name: &str) -> Result<Self, RedisTrouble> {
         Ok(Self {
             connection: Connection::impatient(url, &format!("{name}-everything"), PATIENCE)?,
             held: PerMarket::default(),
@@ -50,7 +50,7 @@ impl AllSymbols {
 
     /// Returns all symbols of a market that belong to the list fetched at `fetched_at`. If Redis does not answer, returns
     /// those read before; `None` if there are none.
-    pub async fn read(&self, market: Market, fetched_at: Option<i64>) -> Option<Arc<SymbolList>> {
+    pub(crate) async fn read(&self, market: Market, fetched_at: Option<i64>) -> Option<Arc<SymbolList>> {
         let mut held = self.held.get(market).lock().await;
         let current = held.list.is_some() && held.fetched_at == fetched_at;
         if current || held.read_at.is_some_and(|at| at.elapsed() < PAUSE) {

@@ -1,4 +1,4 @@
-//! The lists for programs without an async runtime: a thin wrapper around [`reads`].
+//! The lists for programs without an async runtime: a thin wrapper around the async [`SymbolReads`](crate::symbols::SymbolReads).
 //!
 //! It starts one thread that does all the work. Its methods block and must not be called from within a tokio runtime.
 
@@ -10,7 +10,7 @@ use super::changes::Changes;
 use super::reads::{self, MarketStatus, Reading, ReadsSettings, SetupError, Unavailable};
 use tradebot_base::market::Market;
 
-/// Blocking form of [`reads::SymbolReads`].
+/// Blocking form of [`crate::symbols::SymbolReads`].
 pub struct SymbolReads {
     reads: reads::SymbolReads,
     runtime: Runtime,
@@ -44,13 +44,13 @@ impl SymbolReads {
         Ok(Self { reads, runtime })
     }
 
-    /// Returns a list from memory without blocking, as [`reads::SymbolReads::peek`].
+    /// Returns a list from memory without blocking, as [`crate::symbols::SymbolReads::peek`].
     #[must_use]
     pub fn peek(&self, market: Market) -> Option<Reading> {
         self.reads.peek(market)
     }
 
-    /// Returns a list from the first level that has one, as [`reads::SymbolReads::read`].
+    /// Returns a list from the first level that has one, as [`crate::symbols::SymbolReads::read`].
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -58,7 +58,7 @@ impl SymbolReads {
         self.runtime.block_on(self.reads.read(market))
     }
 
-    /// Returns at most `limit` changes after the stream id `since`, as [`reads::SymbolReads::changes`].
+    /// Returns at most `limit` changes after the stream id `since`, as [`crate::symbols::SymbolReads::changes`].
     ///
     /// # Errors
     /// [`CacheError`].

@@ -62,7 +62,7 @@ pub enum FetchedBy {
 
 /// A market's keys in Redis.
 #[derive(Debug, Default)]
-pub struct StoredLists {
+pub(crate) struct StoredLists {
     /// The primary list, if it has not expired.
     pub primary: Option<Bytes>,
     /// Milliseconds until the primary list expires; `None` if it is absent or does not expire.
@@ -210,7 +210,7 @@ impl CacheKeys {
 }
 
 /// The symbol cache of one Redis.
-pub struct SymbolCache {
+pub(crate) struct SymbolCache {
     pub(super) connection: Connection,
     ttl_seconds: PerMarket<i64>,
     clock: SharedClock,
@@ -227,7 +227,7 @@ struct Scripts {
 impl SymbolCache {
     /// A cache over `connection`, whose primary lists expire after `ttl_seconds`.
     #[must_use]
-    pub fn new(connection: Connection, ttl_seconds: PerMarket<i64>, clock: SharedClock) -> Self {
+    pub(crate) fn new(connection: Connection, ttl_seconds: PerMarket<i64>, clock: SharedClock) -> Self {
         let scripts = Scripts {
             refresh: Script::new(include_str!("scripts/refresh.lua")),
             begin: Script::new(include_str!("scripts/begin.lua")),
@@ -277,7 +277,7 @@ impl SymbolCache {
     ///
     /// # Errors
     /// [`CacheError::Redis`].
-    pub async fn count_error(&self, market: Market) -> Result<(), CacheError> {
+    pub(crate) async fn count_error(&self, market: Market) -> Result<(), CacheError> {
         let counter = CacheKeys(market).error_counter();
         let counted: Result<i64, _> = self.connection.command(cmd("INCRBY").arg(counter).arg(1)).await;
         counted
@@ -291,7 +291,7 @@ impl StoredLists {
     ///
     /// # Errors
     /// [`CacheError::Redis`].
-    pub async fn read(connection: &Connection, market: Market) -> Result<Self, CacheError> {
+    pub(crate) async fn read(connection: &Connection, market: Market) -> Result<Self, CacheError> {
         let keys = CacheKeys(market);
         let mut pipeline = redis::pipe();
         pipeline.atomic().pttl(keys.primary()).mget(&[

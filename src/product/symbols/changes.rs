@@ -112,7 +112,7 @@ impl Diff {
 
 /// Whether a text is a stream id: `milliseconds`, or `milliseconds-number`.
 #[must_use]
-pub fn is_stream_id(text: &str) -> bool {
+pub(crate) fn is_stream_id(text: &str) -> bool {
     let number =
         |part: &str| (1..=19).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
     match text.split_once('-') {
@@ -126,7 +126,7 @@ impl SymbolCache {
     ///
     /// # Errors
     /// [`CacheError::Changes`] when Redis fails, [`CacheError::StreamId`] when `since` is not a stream id.
-    pub async fn changes(&self, since: Option<&str>, limit: usize) -> Result<Changes, CacheError> {
+    pub(crate) async fn changes(&self, since: Option<&str>, limit: usize) -> Result<Changes, CacheError> {
         if let Some(text) = since.filter(|text| !is_stream_id(text)) {
             return Err(CacheError::StreamId(text.chars().take(40).collect()));
         }

@@ -24,7 +24,7 @@ const AGREEMENT_PERCENT: usize = 5;
 /// A reason to hold a list back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum ListConcern {
+pub(crate) enum ListConcern {
     /// It describes another network than the current list.
     Network {
         /// The network of the current list.

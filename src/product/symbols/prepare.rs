@@ -9,7 +9,7 @@ use tradebot_base::market::Market;
 
 /// Filters and sorts a market's symbols.
 #[must_use]
-pub fn prepare(symbols: Vec<Symbol>, market: Market, config: &SymbolsConfig) -> Vec<Symbol> {
+pub(crate) fn prepare(symbols: Vec<Symbol>, market: Market, config: &SymbolsConfig) -> Vec<Symbol> {
     let listed = symbols.into_iter().filter(|symbol| is_listed(symbol, config));
     order(listed, market, config)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tracing::{debug, info, warn};
 
-pub use self::error::RefreshError;
+pub(crate) use self::error::RefreshError;
 use self::write_behind::UnsavedList;
 use super::cache::{
     CacheError, FetchedBy, LeaseReply, LeaseRequest, ListNetwork, ListSource, ListWrite, RefreshLease,
@@ -37,7 +37,7 @@ pub(super) struct Refreshed {
 }
 
 /// Refreshes the lists of one cache from one client.
-pub struct Refresher {
+pub(crate) struct Refresher {
     client: Client,
     cache: SymbolCache,
     config: SymbolsConfig,
@@ -80,7 +80,7 @@ impl Refresher {
     ///
     /// # Errors
     /// When the machine's TLS cannot be set up.
-    pub fn new(
+    pub(crate) fn new(
         connection: Connection,
         binance: BinanceConfig,
         config: SymbolsConfig,
@@ -97,13 +97,13 @@ impl Refresher {
 
     /// The client of the exchange.
     #[must_use]
-    pub fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 
     /// The cache.
     #[must_use]
-    pub fn cache(&self) -> &SymbolCache {
+    pub(crate) fn cache(&self) -> &SymbolCache {
         &self.cache
     }
 
@@ -111,7 +111,7 @@ impl Refresher {
     ///
     /// # Errors
     /// [`RefreshError`]. The stored lists are unchanged.
-    pub async fn refresh(&self, market: Market) -> Result<ListSource, RefreshError> {
+    pub(crate) async fn refresh(&self, market: Market) -> Result<ListSource, RefreshError> {
         // While this process holds the lease, readers wait for its list instead of fetching one.
         let lease = match self.cache.acquire_lease(market, LeaseRequest::Warmup).await {
             Ok(LeaseReply::Granted(lease)) => Some(lease),

@@ -2,7 +2,7 @@
 //!
 //! Names, the absence of arguments, the returned text and the retry options are those of the Python tasks.
 
-#![expect(missing_docs, non_local_definitions, reason = "items made by the task macro")]
+#![expect(non_local_definitions, reason = "items made by the task macro")]
 
 use crate::bridge::{self, TaskResult, task};
 use crate::product::binance::error::Reason;

@@ -3,7 +3,7 @@
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use reqwest::header::AUTHORIZATION;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
+use tradebot_symbols::internals::CacheKeys;
 use tradebot_test_support::{ChaosProxy, Process, RedisServer, bin, eventually, free_port};
 
 use super::*;

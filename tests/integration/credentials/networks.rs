@@ -1,6 +1,6 @@
 use super::*;
 
-use tradebot_symbols::product::binance::signed::ApiKey;
+use tradebot_symbols::internals::ApiKey;
 
 async fn one_user() -> Scene {
     let scene = Scene::one_user().await;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
+use tradebot_symbols::internals::CacheKeys;
 use tradebot_test_support::{Process, RedisServer, Reply, Signal, bin, stretched};
 
 use super::Scene;
@@ -101,7 +101,7 @@ fn every_code_is_explained() {
         .spawn();
     assert_eq!(doctor.wait_exit(PATIENCE).code(), Some(0));
     let text = doctor.stdout();
-    for kind in tradebot_symbols::product::doctor::KINDS {
+    for kind in tradebot_symbols::internals::KINDS {
         assert!(
             text.contains(kind.code) && text.contains(kind.remedy),
             "{}",

@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
+use tradebot_symbols::internals::CacheKeys;
 use tradebot_test_support::eventually;
 
 use super::client::Answer;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
+use tradebot_symbols::internals::CacheKeys;
 
 use super::{Endpoint, LIST, detail, route, serve, store, upstream_fails};
 use crate::world::{GOOD_TEXT, World};

@@ -5,8 +5,8 @@ use std::time::Duration;
 use redis::AsyncCommands;
 use tokio::time::Instant;
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
-use tradebot_symbols::product::symbols::reads::SymbolReads;
+use tradebot_symbols::internals::CacheKeys;
+use tradebot_symbols::symbols::SymbolReads;
 use tradebot_test_support::{ChaosProxy, RedisServer, Reply, eventually};
 
 use super::{SECOND, listing, names, peeked, python_list, python_writes, read, readers, settings};

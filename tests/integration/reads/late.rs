@@ -2,8 +2,8 @@
 
 use redis::AsyncCommands;
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
-use tradebot_symbols::product::symbols::reads::{Level, SymbolReads};
+use tradebot_symbols::internals::CacheKeys;
+use tradebot_symbols::symbols::{Level, SymbolReads};
 use tradebot_test_support::{ChaosProxy, eventually};
 
 use super::{SECOND, assert_fresh, peeked, python_list, python_writes, read, readers};

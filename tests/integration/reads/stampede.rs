@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use redis::AsyncCommands;
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
-use tradebot_symbols::product::symbols::reads::Level;
+use tradebot_symbols::internals::CacheKeys;
+use tradebot_symbols::symbols::Level;
 use tradebot_test_support::{Process, Reply, bin, eventually};
 
 use super::{SECOND, assert_fresh, assert_stale, peeked, python_list, python_writes, read, readers};

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
-use tradebot_symbols::product::symbols::reads::{Level, SymbolReads};
+use tradebot_symbols::internals::CacheKeys;
+use tradebot_symbols::symbols::{Level, SymbolReads};
 use tradebot_test_support::{RedisServer, Reply, eventually};
 
 use super::{SECOND, assert_fresh, listing, names, peeked, python_list, python_writes, read, readers};

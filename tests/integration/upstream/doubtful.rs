@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::cache::CacheKeys;
+use tradebot_symbols::internals::CacheKeys;
 use tradebot_test_support::Reply;
 
 use crate::world::{PATIENCE, World, connected, exchange_info, now, path, warmup};

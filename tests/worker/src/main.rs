@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use tradebot_base::config::{LogConfig, ProcessEnvironment, Reader};
 use tradebot_base::telemetry;
-use tradebot_symbols::bridge::TaskSet;
+use tradebot_symbols::worker::TaskSet;
 use tradebot_symbols::worker::{self, WorkerArgs, WorkerSettings};
 
 use notes::Notes;

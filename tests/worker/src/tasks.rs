@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tradebot_symbols::bridge::{self, TaskResult, task};
+use tradebot_symbols::worker::{self, TaskResult, task};
 use tradebot_wire::result::Exception;
 
 use crate::notes::Notes;
@@ -54,13 +54,13 @@ pub async fn spin(seconds: f64) -> TaskResult<f64> {
 /// Fails like a Python task that raises `ValueError(message)`, and is not retried.
 #[task(name = "tests.fail")]
 pub async fn fail(message: String) -> TaskResult<()> {
-    Err(bridge::fail(Exception::builtin("ValueError", message), None))
+    Err(worker::fail(Exception::builtin("ValueError", message), None))
 }
 
 /// Fails like a Python task that raises `module.kind(*args)`.
 #[task(name = "tests.raise")]
 pub async fn raise(module: String, kind: String, args: Vec<Value>) -> TaskResult<()> {
-    Err(bridge::fail(Exception::new(&module, &kind, args), None))
+    Err(worker::fail(Exception::new(&module, &kind, args), None))
 }
 
 /// Fails `times` times with `KeyError`, then returns how often it was tried.
@@ -68,7 +68,7 @@ pub async fn raise(module: String, kind: String, args: Vec<Value>) -> TaskResult
 pub async fn retry(task: &Self, times: u32) -> TaskResult<u32> {
     let tried = task.request.retries;
     if tried < times {
-        return Err(bridge::fail(
+        return Err(worker::fail(
             Exception::builtin("KeyError", format!("try {tried}")),
             None,
         ));
@@ -85,11 +85,11 @@ pub async fn record(
     milliseconds: Option<u64>,
     spin: Option<bool>,
 ) -> TaskResult<i64> {
-    let notes = bridge::state::<Notes>();
+    let notes = worker::state::<Notes>();
     let started = notes.add(&key, &task.request.id).await;
     let started = started.map_err(|error| {
         let text = format!("the start could not be noted: {error}");
-        bridge::fail(Exception::builtin("RuntimeError", text), None)
+        worker::fail(Exception::builtin("RuntimeError", text), None)
     })?;
     let wait = Duration::from_millis(milliseconds.unwrap_or_default());
     if spin == Some(true) {

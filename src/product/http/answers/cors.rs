@@ -17,7 +17,7 @@ const METHODS: [&str; 7] = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST",
 
 /// The origins whose scripts may read responses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AllowedOrigins {
+pub(crate) enum AllowedOrigins {
     /// Any origin.
     Any,
     /// Only this one, the front end.

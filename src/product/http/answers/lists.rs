@@ -27,7 +27,7 @@ const CACHE: &str = "tradebot-symbols";
 
 /// How long other caches may use a list past its lifetime.
 #[derive(Debug, Clone, Copy)]
-pub struct Staleness {
+pub(crate) struct Staleness {
     /// While they fetch a new list (`stale-while-revalidate`).
     pub while_revalidate: Duration,
     /// While they cannot fetch one (`stale-if-error`).

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// How long a connection may stay in each state.
 #[derive(Debug, Clone, Copy)]
-pub struct ConnectionTimeouts {
+pub(crate) struct ConnectionTimeouts {
     /// From the first byte of a request to the end of its header.
     pub header: Duration,
     /// Between two requests, and before the first.

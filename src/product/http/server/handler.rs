@@ -8,10 +8,10 @@ use http_body_util::Full;
 use hyper::{Request, Response, StatusCode};
 
 /// A response whose body is complete before it is sent.
-pub type HttpResponse = Response<Full<Bytes>>;
+pub(crate) type HttpResponse = Response<Full<Bytes>>;
 
 /// Answers requests.
-pub trait Handler: Send + Sync + 'static {
+pub(crate) trait Handler: Send + Sync + 'static {
     /// Answers a request that has no body, or whose body was read and dropped.
     fn handle(self: &Arc<Self>, request: Request<()>) -> Handled;
 
@@ -20,7 +20,7 @@ pub trait Handler: Send + Sync + 'static {
 }
 
 /// A response, or the future that makes it.
-pub enum Handled {
+pub(crate) enum Handled {
     /// Ready to send.
     Ready(HttpResponse),
     /// Still being made.

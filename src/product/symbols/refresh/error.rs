@@ -11,7 +11,7 @@ use tradebot_base::market::Market;
 
 /// Why a refresh left the stored lists unchanged.
 #[derive(Debug, Error)]
-pub enum RefreshError {
+pub(crate) enum RefreshError {
     /// Fetching failed.
     #[error("cannot fetch the {market} list from the exchange")]
     Upstream {
@@ -73,7 +73,7 @@ pub enum RefreshError {
 impl RefreshError {
     /// How long to wait before the next refresh: the exchange's pause, or until a fetch can confirm a held-back list.
     #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Upstream { source, .. } => source.reason.retry_after(),
             Self::HeldBack { confirm_in, .. } => Some(*confirm_in),

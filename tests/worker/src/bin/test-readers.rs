@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use tradebot_base::config::ProcessEnvironment;
 use tradebot_base::market::Market;
-use tradebot_symbols::product::symbols::reads::{ReadsSettings, SymbolReads};
+use tradebot_symbols::symbols::{ReadsSettings, SymbolReads};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
