@@ -30,7 +30,7 @@ use crate::secret::RedisUrl;
 
 /// How long opening a connection may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a reply may take. A server that is stopped for longer is treated as gone.
+/// How long a reply may take. After that, the connection counts as broken.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a Redis command failed.

@@ -274,7 +274,7 @@ impl Engine {
         self.etas.count()
     }
 
-    /// How long ago the broker last answered the consumer; `None` while it has not yet. An idle consumer asks every few
+    /// How long ago the broker last answered the consumer; `None` while it has not yet. An idle consumer checks every few
     /// seconds. One whose slots are all taken does not ask: see [`Pool::is_busy`].
     #[must_use]
     pub fn last_round(&self) -> Option<Duration> {

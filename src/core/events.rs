@@ -36,7 +36,7 @@ use tradebot_wire::{python_json, python_repr, timestamp};
 
 /// Seconds between two heartbeats, which is Celery's default. Receivers take a worker for lost after twice that.
 const HEARTBEAT_SECONDS: f64 = 2.0;
-/// The `freq` of a heartbeat that was asked for by remote control.
+/// The `freq` of a heartbeat requested by remote control.
 const REQUESTED_SECONDS: f64 = 5.0;
 const SOFTWARE: &str = "tradebot-symbols";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -116,7 +116,7 @@ impl Events {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// Tasks that were begun since the start.
+    /// Tasks started since the worker was.
     #[must_use]
     pub fn processed(&self) -> u64 {
         self.processed.load(Ordering::Relaxed)

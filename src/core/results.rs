@@ -1,7 +1,7 @@
 //! The result backend: where outcomes are stored and announced.
 //!
-//! With results in the broker's own database an outcome is stored by the same script that acknowledges the
-//! message. A backend elsewhere is written first and the message acknowledged after.
+//! If results are in the broker's database, one script stores the outcome and acknowledges the message. Otherwise the
+//! result is stored first.
 
 pub(crate) mod chords;
 
@@ -115,7 +115,7 @@ impl Results {
         &self.chords
     }
 
-    /// The stored documents of these tasks, as far as there are any.
+    /// The stored documents of these tasks; tasks without one are left out.
     ///
     /// # Errors
     /// [`RedisTrouble`].

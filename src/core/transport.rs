@@ -65,7 +65,7 @@ pub struct Source {
     pub list: String,
 }
 
-/// Where a message pushed by [`Transport::settle`] goes.
+/// The end of the list that [`Transport::settle`] pushes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// Served last, as a published message.

@@ -1,4 +1,4 @@
-//! Arguments of commands, and the errors that commands answer with.
+//! Arguments of commands, and their errors.
 
 use serde_json::{Map, Value, json};
 
@@ -72,7 +72,7 @@ impl<'r> Arguments<'r> {
         }
     }
 
-    /// One text or a list of them; what is no text is left out.
+    /// One text or a list of them; other values are left out.
     pub(super) fn texts(&self, name: &str) -> Vec<String> {
         match self.get(name) {
             Some(Value::String(one)) => vec![one.clone()],

@@ -1,4 +1,4 @@
-//! Mingle: asking the other workers at the start, and after every reconnect, for what was revoked.
+//! Mingle: getting revoked ids from the other workers, at the start and after every reconnect.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

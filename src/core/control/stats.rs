@@ -1,4 +1,4 @@
-//! What `inspect stats` and `inspect report` answer.
+//! The replies to `inspect stats` and `inspect report`.
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
@@ -9,7 +9,7 @@ use super::node::Node;
 use tradebot_base::secret::RedisUrl;
 use tradebot_wire::python_repr;
 
-/// What is shown of the broker's URL: everything but the password.
+/// The broker's URL without its password.
 #[derive(Debug, Clone, Default)]
 pub struct BrokerInfo {
     transport: String,

@@ -44,16 +44,16 @@ pub(super) struct Consumer {
 struct ScanProgress {
     /// The queues are bound and nothing of an earlier connection is left over.
     bound: bool,
-    /// When claims whose answer never came were last looked for.
+    /// When this worker last searched for claims that were never answered.
     late_claims: Option<Instant>,
-    /// Where the next search for them goes on.
+    /// Where the next search continues.
     late_claims_place: u64,
-    /// Elements already looked at in this pass.
+    /// Elements already read in this pass.
     offset: usize,
     /// Foreign messages among them, and messages left for their `eta`.
     foreign: usize,
     later: usize,
-    /// The queues have not changed since the last look.
+    /// The queues have not changed since the last pass.
     quiet: bool,
 }
 
@@ -159,7 +159,7 @@ impl Consumer {
         engine.foreign.note(others.collect(), !more);
         self.publish_foreign().await?;
         if more {
-            // Nothing of ours within the window: look behind it. Each step is short for the server.
+            // The window holds no message of ours: continue behind it. Each step is short for the server.
             self.progress.offset += SCAN_WINDOW;
             return Ok(Next::Claim);
         }
@@ -188,7 +188,7 @@ impl Consumer {
         Ok(())
     }
 
-    /// Publishes how many messages of which other tasks wait, for `doctor` and metrics.
+    /// Publishes the number of waiting foreign messages per task, for `doctor` and metrics.
     async fn publish_foreign(&self) -> Result<(), RedisTrouble> {
         match self.engine().foreign.news() {
             Some(waiting) => self.engine().transport.publish_waiting(&waiting, 2 * FRESH).await,
@@ -196,7 +196,7 @@ impl Consumer {
         }
     }
 
-    /// Tasks whose messages are taken: all but those of which enough wait for their rate limit.
+    /// The tasks to claim: all but those with enough messages waiting for their rate limit.
     fn wanted(&self) -> Cow<'_, [String]> {
         let engine = self.engine();
         let concurrency = engine.pool.concurrency();

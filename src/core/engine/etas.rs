@@ -135,7 +135,7 @@ impl Starter {
             self.engine.pool.slot().await
         });
         let slot = loop {
-            // All branches are cancel-safe; the pinned one goes on where it was.
+            // All branches are cancel-safe; the pinned one continues.
             tokio::select! {
                 biased;
                 () = self.engine.stop.warm() => return Err(None),

@@ -68,8 +68,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The failure of a task that asks to be retried. The engine words its exception, should it have been
-    /// retried often enough.
+    /// The failure of a task that asks to be retried. The engine writes the exception
+    /// once no retry is left.
     #[must_use]
     pub fn retry(eta: Option<DateTime<Utc>>) -> Self {
         Self {
@@ -286,7 +286,7 @@ impl Engine {
 }
 
 /// Ends when a limit is reached. A task cannot catch the soft limit here, so it ends the task like the hard
-/// one; what differs is what is reported, as in Celery when a task does not catch it.
+/// one; only the reported exception differs, as in Celery when a task does not catch it.
 async fn limit_reached(limits: Limits) -> Failure {
     let soft_first = match (limits.soft, limits.hard) {
         (Some(soft), Some(hard)) => soft < hard,
@@ -314,7 +314,7 @@ async fn limit_reached(limits: Limits) -> Failure {
     }
 }
 
-/// The exception of a task that asks to be retried once too often, worded as Celery words it.
+/// Celery's exception for a task that asks to be retried once too often.
 fn max_retries_exceeded(job: &Job) -> Exception {
     let text = format!(
         "Can't retry {}[{}] args:{} kwargs:{}",

@@ -65,7 +65,7 @@ impl ForeignWatch {
         }
     }
 
-    /// What is to be published now: the numbers of the last full pass if they are news, or about to expire.
+    /// The numbers of the last full pass, if they have changed since they were published or are about to expire.
     pub(super) fn news(&self) -> Option<BTreeMap<String, usize>> {
         let mut state = self.lock();
         let known = match &state.published {

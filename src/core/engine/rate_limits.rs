@@ -147,7 +147,7 @@ impl RateGate {
         self.waiting.load(Ordering::Relaxed) >= ahead.max(4 * concurrency)
     }
 
-    /// Waits for this message's turn; cancel-safe, the turn then goes to the next.
+    /// Waits for this message's turn; cancel-safe, the next message then has its turn.
     pub(super) async fn pass(&self) {
         if !self.is_limited() {
             return;
@@ -162,7 +162,7 @@ impl RateGate {
         }
     }
 
-    /// Takes a token, or says how long until there is one.
+    /// Takes a token, or returns the time until there is one.
     fn take(&self) -> Option<Duration> {
         let mut bucket = self.bucket();
         let rate = bucket.limit.per_second;

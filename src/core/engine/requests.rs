@@ -35,7 +35,7 @@ pub struct Request {
     phase: AtomicU8,
     /// Unix time of the start in microseconds.
     started: AtomicU64,
-    /// Signal number with which it is to be ended; 0 if it is not.
+    /// Signal number to end it with; 0 for none.
     terminate: AtomicI32,
     woken: Notify,
 }
@@ -103,7 +103,7 @@ impl Request {
         self.woken.notified().await;
     }
 
-    /// Waits until it is to be terminated and returns the signal; cancel-safe.
+    /// Waits for [`terminate`](Self::terminate) and returns the signal; cancel-safe.
     pub(super) async fn terminated(&self) -> i32 {
         loop {
             let signal = self.terminate.load(Ordering::Acquire);

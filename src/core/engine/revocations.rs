@@ -143,7 +143,7 @@ impl Revocations {
 }
 
 impl Engine {
-    /// Revokes tasks by their ids. Those that wait here are settled at once; those that run go on.
+    /// Revokes tasks by their ids. Those that wait here are settled at once; running ones continue.
     pub fn revoke(&self, ids: &[&str]) {
         if ids.is_empty() {
             return;

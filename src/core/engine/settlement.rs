@@ -21,7 +21,7 @@ use tradebot_base::random::SharedRandom;
 use tradebot_wire::canvas::Successor;
 use tradebot_wire::envelope::Envelope;
 
-/// Writes outcomes, results, follow-up messages and acknowledgements, and tries again until Redis takes them.
+/// Writes outcomes, results, follow-up messages and acknowledgements, and retries until Redis accepts them.
 pub(super) struct Settlement {
     pub(super) transport: Arc<Transport>,
     pub(super) results: Results,

@@ -1,4 +1,4 @@
-//! Starting: the last checks of a claimed message before it goes to its task.
+//! Starting: the last checks of a claimed message before its task runs.
 //!
 //! A message that was handed out before may have killed its worker. [`transport`](crate::transport) counts those
 //! crashes, and a suspected message runs alone.
@@ -48,8 +48,8 @@ impl Starter {
         self.send(received, slot).await;
     }
 
-    /// Exchanges the slot of a message that killed workers for every slot, and marks it as started. `None` if a stop
-    /// came first: the message has gone back then.
+    /// Exchanges the slot of a message that killed workers for every slot, and marks it as started. `None` if the
+    /// worker stops first: the message is then back in its queue.
     async fn alone_if_suspected(&self, mut received: Received, slot: Slot) -> Option<(Received, Slot)> {
         let crashes = self
             .engine

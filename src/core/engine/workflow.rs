@@ -13,8 +13,8 @@ use tradebot_wire::canvas::{self, Abandoned, CanvasContext, ChordPart, Joined, S
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::result::{Exception, TaskState};
 
-/// How often a chord that another worker holds is looked at, and how many times: until the longest claim that
-/// any worker makes (Celery's, with its time to publish) is over.
+/// How often, and how many times, to check a chord that another worker holds: until the longest claim of any worker
+/// (Celery's, with its time to publish) has expired.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const MAX_LOOKS: usize = 120;
 /// The same for results that should be there: together Celery's `result_chord_join_timeout` of 3 seconds.
@@ -119,7 +119,7 @@ impl Settlement {
         }
     }
 
-    /// Gives tasks that will never run a state, and tells the chords that wait for them.
+    /// Stores a state for tasks that will never run, and counts them in their chords.
     async fn abandon(
         &self,
         tag: &DeliveryTag,
@@ -277,7 +277,7 @@ impl Settlement {
         Some(())
     }
 
-    /// Waits, unless a cold stop comes.
+    /// Waits; `None` after a cold stop.
     async fn pause(&self, pause: Duration) -> Option<()> {
         tokio::select! {
             biased;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-/// Bytes of events that wait at the most; what comes beyond is dropped. About 16,000 task events.
+/// The most bytes of waiting events; more are dropped. About 16,000 task events.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// From which size an array is left alone and a new one begun.
 const FULL_ARRAY: usize = 64 * 1024;
@@ -108,7 +108,7 @@ impl Buffer {
         (taken, !self.chunks.is_empty())
     }
 
-    /// Puts back what could not be sent, but for what is out of date by then.
+    /// Puts back chunks that could not be sent, without worker events, which are out of date by then.
     pub(super) fn put_back(&mut self, chunks: Vec<Chunk>) {
         for chunk in chunks.into_iter().rev().filter(Chunk::is_array) {
             self.bytes += chunk.events.len();
@@ -116,7 +116,7 @@ impl Buffer {
         }
     }
 
-    /// How many events were dropped since this was last asked.
+    /// How many events were dropped since the last call.
     pub(super) fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)
     }

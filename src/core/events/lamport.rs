@@ -1,7 +1,7 @@
 //! The logical clock that events and remote control carry, so that their receivers can order them.
 //!
-//! Lamport's clock as kombu has it (`kombu.clocks.LamportClock`): every message that leaves moves it forward,
-//! every message that comes moves it past the sender's.
+//! Lamport's clock as kombu has it (`kombu.clocks.LamportClock`): every message sent moves it forward,
+//! every message received moves it past the sender's.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,12 +16,12 @@ impl LamportClock {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Moves the clock forward for a message that is about to leave, and returns its value.
+    /// Moves the clock forward for a message about to be sent, and returns its value.
     pub fn forward(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
-    /// Moves the clock past the value that came with a message, and returns the new value.
+    /// Moves the clock past the value in a received message, and returns the new value.
     pub fn adjust(&self, other: u64) -> u64 {
         let past = |value: u64| value.max(other).saturating_add(1);
         let moved = self

@@ -1,6 +1,6 @@
-//! The publisher: sends heartbeats, and whatever events wait, over the heartbeat's connection and thread.
+//! The publisher: sends heartbeats and waiting events over the heartbeat's connection and thread.
 //!
-//! There it goes on when every thread that runs tasks is busy with one, as Celery's does.
+//! There it continues while every thread that runs tasks is busy, as in Celery.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,7 +108,7 @@ impl Publisher {
                 self.events.buffer().put_back(chunks);
                 return false;
             }
-            // What came meanwhile is left to gather.
+            // Newer events wait to be gathered.
             if !more {
                 return true;
             }

@@ -1,8 +1,7 @@
 //! Chords in the result backend: counting the results of a header, and ending the chord once.
 //!
-//! With results in the broker's own database the body is published by the script that removes the header's
-//! parts, so it is published once, whatever dies when. With a backend elsewhere the order is: count, publish
-//! together with the acknowledgement, remove.
+//! If results are in the broker's database, one script removes the header's parts and publishes the body, so the body is
+//! published once even if workers die. Otherwise the order is: count, publish with the acknowledgement, remove.
 
 use std::time::Duration;
 

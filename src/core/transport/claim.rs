@@ -6,7 +6,7 @@ use super::{DeliveryTag, Source, Transport};
 use tradebot_base::connection::RedisTrouble;
 use tradebot_wire::python_json;
 
-/// How many elements of a list one claim looks at; bounds the time the server spends on it.
+/// How many elements of a list one claim reads; bounds its time on the server.
 pub const SCAN_WINDOW: usize = 512;
 
 /// A message taken off its queue and recorded in `unacked`.
@@ -27,9 +27,9 @@ pub struct Claim {
     pub claimed: Vec<Claimed>,
     /// Messages still in their list, whose task the script could not determine.
     pub unclear: Vec<(Source, Vec<u8>)>,
-    /// Tasks of other workers whose messages were seen and left alone, with their number.
+    /// Foreign tasks whose messages were passed over, with their number.
     pub foreign: Vec<(String, usize)>,
-    /// A list goes on beyond what was looked at: claim again with a higher offset.
+    /// A list continues beyond the window: claim again with a higher offset.
     pub more: bool,
     /// Messages that were seen and left because their `eta` is to come.
     pub later: usize,

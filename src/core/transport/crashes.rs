@@ -4,9 +4,9 @@
 //! delivery tag, and a message that ran during two deaths next runs *alone*. If that worker dies too, the message is the
 //! cause and is parked. A message that merely ran beside it succeeds alone, and settling it deletes its count.
 //!
-//! A claimed message holds a slot and has been started, as good as. Two kinds wait first and hold none: those with an
-//! `eta`, which fall due in any number at a time, and those that are to run alone. These are marked when they start,
-//! in a set of the worker's own, and only marked ones are counted. All others cost nothing here.
+//! A claimed message starts at once, except two kinds, which wait without a slot: messages with an `eta`, and those that
+//! must run alone. These are marked in a set of the worker when they start, and counted only if marked. All others need
+//! no mark.
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use tradebot_wire::keys::Keys;
 /// How many entries are read at a time.
 const PAGE: usize = 100;
 
-/// The parked messages in pages, the oldest first. What is parked meanwhile comes at the end.
+/// The parked messages in pages, the oldest first. Messages parked meanwhile are at the end.
 #[derive(Debug, Default)]
 pub struct ParkedPages {
     /// Entries at the old end of the list that have been passed.
@@ -106,7 +106,7 @@ impl Parked {
         self.take(connection, keys, &self.list).await
     }
 
-    /// Deletes the message for good; `false` if it is gone already.
+    /// Deletes the message; `false` if it is not parked any more.
     ///
     /// # Errors
     /// [`RedisTrouble`].

@@ -71,7 +71,7 @@ impl Served {
             .clone()
     }
 
-    /// Changes the queues; `change` says whether it did.
+    /// Changes the queues; `change` returns whether it did.
     fn change(&self, keys: &Keys, change: impl FnOnce(&mut Vec<Queue>) -> bool) -> bool {
         let mut lists = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let mut queues = lists.queues.clone();
@@ -123,7 +123,7 @@ impl Transport {
         added
     }
 
-    /// Serves a queue no longer; `false` if it was not served. What was taken from it already is run.
+    /// Stops serving a queue; `false` if it was not served. Messages already claimed still run.
     pub fn remove_queue(&self, name: &str) -> bool {
         self.served.change(&self.keys, |queues| {
             let before = queues.len();

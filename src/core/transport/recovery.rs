@@ -22,24 +22,24 @@ use tradebot_base::connection::RedisTrouble;
 
 /// How long a lease lasts that is not renewed.
 pub const LEASE: Duration = Duration::from_secs(5);
-/// How often leases are renewed; a lease outlasts one renewal that fails. The dead are looked for every other time,
-/// and more often once there is a suspect.
+/// How often leases are renewed; a lease outlasts one renewal that fails. Every other renewal checks for dead
+/// workers, and more often while one is suspected.
 pub const HEARTBEAT: Duration = Duration::from_millis(2200);
 /// How long a worker may be without a lease before the others restore its deliveries.
 pub const GRACE: Duration = Duration::from_secs(3);
 /// How often the scores of held deliveries are renewed; well below any sensible visibility timeout.
 pub const SCORE_RENEWAL: Duration = Duration::from_secs(3);
-/// How often deliveries past the visibility timeout are looked for.
+/// How often to check for deliveries past the visibility timeout.
 pub const RESTORE_INTERVAL: Duration = Duration::from_secs(10);
 /// kombu's `unacked_mutex_expire`.
 const MUTEX_MS: u64 = 300_000;
-/// How many expired deliveries are looked at, and how many scores renewed, at a time.
+/// How many expired deliveries to read, and how many scores to renew, at a time.
 const RESTORE_BATCH: usize = 1_000;
 /// How many such batches one search for late claims looks through.
 const LATE_CLAIM_STEPS: usize = 20;
 /// How long one call restores before the lease is renewed again; short against it.
 const PORTION: Duration = Duration::from_secs(1);
-/// Age at which a delivery of our own that we do not know of is looked at; scores we know are younger.
+/// Age from which an unknown delivery of our own counts as lost; known ones have younger scores.
 const UNANSWERED_SECONDS: f64 = 10.0;
 
 /// Which of the other workers are dead or suspected.
@@ -195,8 +195,7 @@ impl Transport {
     /// Like [`restore_unanswered`](Self::restore_unanswered), for claims that reached the server long after
     /// their connection was given up, out of the buffers of a link that was down.
     ///
-    /// Goes on at `place` and leaves the place there at which the next call is to go on: what a single call looks
-    /// at is bounded, however much others hold.
+    /// Continues at `place` and updates it for the next call, so that one call reads a bounded number of entries.
     ///
     /// # Errors
     /// [`RedisTrouble`].
@@ -229,9 +228,8 @@ impl Transport {
     /// Takes part in kombu's restore of deliveries that no worker renewed for `visibility_timeout`. Does nothing while
     /// another worker holds the mutex.
     ///
-    /// Only what was found too old before, and was not renewed since, is restored. `seen` carries that from one
-    /// call to the next: after a jump of the clock, or a server that was away for long, everything looks too old
-    /// until its holder comes by.
+    /// Restores only deliveries that were too old in the last call too, and were not renewed since; `seen` keeps those
+    /// between calls. After a jump of the clock or a long outage, every delivery is too old until its holder renews it.
     ///
     /// # Errors
     /// [`RedisTrouble`].

@@ -1,13 +1,13 @@
 -- Ends a chord: publishes what follows and removes the header's parts, in one step and once.
 --
 -- KEYS  unacked, the header's .j, .t, .s, .d, .c, then one list per message
--- ARGV  delivery tag or '' (not looked at), name of the claim, 1 if the header has succeeded,
---       seconds for which a late copy of a part is told that all is done, the messages
+-- ARGV  delivery tag or '' (not checked), name of the claim, 1 if the header has succeeded,
+--       seconds for which a late copy of a part finds `done`, the messages
 --
--- Only the holder of the delivery that completed the header may, as long as the claim is its own or nobody's.
--- The parts of a failed header stay until they expire, as in Celery; without its size nobody joins them again.
+-- Only the holder of the delivery that completed the header may end it, while no other worker has the claim.
+-- The parts of a failed header stay until they expire, as in Celery; without its size no worker joins them again.
 --
--- Returns 1 if done, 0 if it is somebody else's, -1 if nothing was done because a message leads to a key that is
+-- Returns 1 if done, 0 if another worker ends it, -1 if nothing was done because a message leads to a key that is
 -- no list.
 local jkey, tkey, skey, dkey, ckey = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 if ARGV[1] ~= '' and redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end

@@ -1,4 +1,4 @@
--- Counts one result of a chord's header, and hands the chord to whoever completes it.
+-- Counts one result of a chord's header, and gives the chord to the worker that completes it.
 --
 -- KEYS  the header's .j, .t, .s, .d, .c, and its saved result
 -- ARGV  task id, part, beginning of every part of this task, place in the header or `+inf`, seconds that the

@@ -1,4 +1,4 @@
--- Stores and announces that a task was revoked before anybody started it.
+-- Stores and announces that a task was revoked before a worker started it.
 --
 -- KEYS  result key
 -- ARGV  result document, seconds it is kept (0: for ever)

@@ -1,5 +1,4 @@
--- Takes one message, given by its bytes, off a list and records it in `unacked`, unless somebody else was
--- faster. With an empty record the message is moved to another list instead (set aside with its reason).
+-- Takes one message, given by its bytes, off a list and records it in `unacked`, unless it is gone. With an empty record the message is moved to another list instead (set aside with its reason).
 --
 -- KEYS  unacked, unacked_index, list, list of messages set aside
 -- ARGV  message, tag, now (Unix seconds), record for `unacked` or '', entry for the other list or ''

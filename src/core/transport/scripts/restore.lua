@@ -1,5 +1,5 @@
--- Puts a delivery back whose holder is gone, or sets it aside if too many died with it. All in one step, so that
--- a death is counted once, by whoever puts the message back, and is not counted when nobody does.
+-- Restores a delivery whose holder is gone, or parks it if too many workers died with it. One step does it all, so
+-- that a death is counted once, and only if the message is restored.
 --
 -- KEYS  unacked, unacked_index, list, hash of crashes, list of messages set aside, set of started deliveries
 -- ARGV  tag, message, its field in the hash of crashes or '' (not counted), crashes after which it is set aside,
@@ -9,8 +9,8 @@
 --
 -- kombu uses a tag again when it delivers the message again. With another score it is another delivery.
 --
--- Returns 0 if the delivery is gone already or is another one now, 1 if it was put back, 2 if it was set aside, -1 if its list is no
--- list; nothing is done then. What can fail is looked at first, because a script is not undone.
+-- Returns 0 if the delivery is gone or is another one now, 1 if it was restored, 2 if it was parked, and -1 if nothing
+-- was done because its list is no list. Redis does not undo a script, so it first checks what can fail.
 if ARGV[8] ~= '' and tonumber(redis.call('ZSCORE', KEYS[2], ARGV[1]) or '') ~= tonumber(ARGV[8]) then return 0 end
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
   redis.call('ZREM', KEYS[2], ARGV[1])

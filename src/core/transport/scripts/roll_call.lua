@@ -1,7 +1,7 @@
--- Names the workers whose lease has been missing for longer than the grace, and registers the one that asks.
+-- Names the workers whose lease has been missing for longer than the grace, and registers the caller.
 --
 -- KEYS  hash of workers, sorted set of suspects
--- ARGV  id of the worker that asks, its node name, grace in seconds, prefix of leases
+-- ARGV  id of the caller, its node name, grace in seconds, prefix of leases
 --
 -- Times are the server's. A worker is suspected first and given up later, so that all workers find the time
 -- to renew their leases after the server itself was away. Among the living this takes two commands and one for

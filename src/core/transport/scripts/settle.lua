@@ -9,7 +9,7 @@
 -- stored by the holder only.
 --
 -- Redis does not undo a script that fails half-way. So the script first checks what can fail (a push to a key that is
--- no list), tolerates a failing PUBLISH (it needs rights of its own), and deletes the record last.
+-- no list), tolerates a failing PUBLISH (it needs a separate permission), and deletes the record last.
 --
 -- Returns 1 if the delivery was still held, 0 if not, -1 if nothing was done because a push leads to a key that is
 -- no list; and 1 if the result was stored, 2 if stored but not announced.
