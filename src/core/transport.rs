@@ -13,6 +13,7 @@ mod crashes;
 mod parked;
 mod queues;
 mod recovery;
+mod settler;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +26,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use queues::Served;
+use settler::Settler;
 
 pub use claim::{Claim, Claimed, SCAN_WINDOW};
 pub use crashes::ALONE_FROM;
@@ -123,7 +125,7 @@ pub struct Transport {
     held: Arc<Mutex<HashSet<DeliveryTag>>>,
     claim: Script,
     claim_exact: Script,
-    settle: Script,
+    settler: Arc<Settler>,
     roll_call: Script,
     release_mutex: Script,
 }
@@ -151,10 +153,7 @@ impl Transport {
             held: Arc::default(),
             claim: Script::new(include_str!("transport/scripts/claim.lua")),
             claim_exact: Script::new(include_str!("transport/scripts/claim_exact.lua")),
-            settle: Script::new(concat!(
-                include_str!("transport/scripts/store_result.lua"),
-                include_str!("transport/scripts/settle.lua")
-            )),
+            settler: Arc::new(Settler::default()),
             roll_call: Script::new(include_str!("transport/scripts/roll_call.lua")),
             release_mutex: Script::new(include_str!("transport/scripts/release_mutex.lua")),
         }
@@ -165,6 +164,7 @@ impl Transport {
     pub fn sibling(&self, connection: Connection) -> Self {
         Self {
             connection,
+            settler: Arc::new(Settler::default()),
             ..self.clone()
         }
     }
@@ -197,27 +197,10 @@ impl Transport {
         result: Option<&StoredResult>,
         pushes: &[Push],
     ) -> Result<Settled, RedisTrouble> {
-        let (key, document, expires) = result.map_or(("", "", 0), |result| {
-            (&result.key, &result.document, result.expires_seconds)
-        });
-        let mut call = self.settle.prepare_invoke();
-        call.key(self.keys.unacked())
-            .key(self.keys.unacked_index())
-            .key(key)
-            .arg(&tag.0)
-            .arg(document)
-            .arg(expires);
-        for push in pushes {
-            let end = if push.end == End::Front { "R" } else { "L" };
-            call.key(&push.list).arg(end).arg(&push.message);
-        }
-        let (held, stored): (i8, i8) = self.connection.script(None, &call).await?;
-        let settled = Settled {
-            held: held == 1,
-            misdirected: held == -1,
-            stored: stored > 0,
-            announced: stored != 2,
-        };
+        let settled = self
+            .settler
+            .settle(&self.connection, &self.keys, tag, result, pushes)
+            .await?;
         if settled.misdirected {
             return Ok(settled);
         }
