@@ -204,7 +204,7 @@ fn open_store(redis: &RedisConfig, machine: &str) -> Result<Store> {
 }
 
 async fn run_schedule(mut setup: Setup, args: Args, metrics_listen: Option<SocketAddr>) -> Result<()> {
-    // Before the first log line: whoever waits for that line may stop us at once, and should see a clean exit.
+    // Before the first log line: a supervisor that waits for that line may stop the beat at once, and should see a clean exit.
     let stop = Stop::new();
     stop.on_signals(STOP_DEADLINE)?;
     log_entries(&setup.entries);

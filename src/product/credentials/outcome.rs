@@ -63,7 +63,7 @@ pub enum Fallback {
     Undecryptable {
         /// `users.id`.
         user: i64,
-        /// What is wrong with the first of them.
+        /// Why the first of them cannot be decrypted.
         reason: FernetError,
     },
     /// Every network failed.

@@ -269,7 +269,7 @@ fn what_cannot_be_carried_on_is_recognised_before_it_runs() {
     routed["options"]["exchange"] = json!("topics");
     routed["options"]["routing_key"] = json!("a.b");
     assert!(beyond_us(&body(&json!({"chain": [group(&[routed])]}))).is_some());
-    // Only the next step matters: whoever runs that one sees to the ones behind it.
+    // Only the next step matters: the worker that runs it handles the ones behind it.
     assert!(beyond_us(&body(&json!({"chain": [odd, sig("n", "1")]}))).is_none());
     assert!(beyond_us(&Body::default()).is_none());
 }
