@@ -20,8 +20,8 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use crate::worker::PoolKind;
-use tradebot_base::config::{ConfigError, LogConfig, Reader};
-use tradebot_base::telemetry;
+use tradebot_base::config::{ConfigError, Reader};
+use tradebot_base::telemetry::{self, LogConfig};
 
 /// Exit code for a command line or an environment that cannot be used (`EX_USAGE`).
 pub const EXIT_USAGE: u8 = 64;

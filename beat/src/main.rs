@@ -37,14 +37,12 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tracing::info;
 use tradebot_base::clock::SystemClock;
-use tradebot_base::config::{
-    ConfigError, LogConfig, ProcessEnvironment, Reader, RedisConfig, ScheduleConfig,
-};
+use tradebot_base::config::{ConfigError, ProcessEnvironment, Reader, RedisConfig, ScheduleConfig};
 use tradebot_base::connection::Connection;
 use tradebot_base::lifecycle::Stop;
 use tradebot_base::node;
 use tradebot_base::random::Random;
-use tradebot_base::telemetry;
+use tradebot_base::telemetry::{self, LogConfig};
 use tradebot_core::wire::keys::Keys;
 use tradebot_core::wire::task_message;
 use uuid::Uuid;

@@ -3,8 +3,9 @@
 use std::io;
 
 use clap::CommandFactory;
-use tradebot_base::config::{LogConfig, RedisConfig, ScheduleConfig};
+use tradebot_base::config::{RedisConfig, ScheduleConfig};
 use tradebot_base::manual::{self, Extras, variables_of};
+use tradebot_base::telemetry::LogConfig;
 
 use crate::args::Args;
 

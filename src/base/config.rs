@@ -14,7 +14,6 @@ pub use vars::{ConfigError, ProcessEnvironment, Reader, Vars};
 
 use crate::market::PerMarket;
 use crate::secret::RedisUrl;
-use crate::telemetry::{self, LogFormat};
 
 /// The Redis servers.
 #[derive(Debug, Clone)]
@@ -93,36 +92,5 @@ impl ScheduleConfig {
             file: reader.optional("BEAT_SCHEDULE"),
             metrics_listen,
         }
-    }
-}
-
-/// Logs.
-#[derive(Debug, Clone)]
-pub struct LogConfig {
-    /// Level or filter expression.
-    pub level: String,
-    /// Format of the lines.
-    pub format: LogFormat,
-}
-
-impl LogConfig {
-    /// Reads the section. `level`, the command line's `--loglevel`, replaces `LOG_LEVEL`.
-    pub fn read(reader: &mut Reader<'_>, level: Option<&str>) -> Self {
-        let (name, level) = match level {
-            Some(level) => ("--loglevel", level.to_owned()),
-            None => ("LOG_LEVEL", reader.text("LOG_LEVEL")),
-        };
-        if !telemetry::understands(&level) {
-            reader.complain(name, &level, telemetry::LEVELS);
-        }
-        let format = match reader.text("LOG_FORMAT").to_ascii_lowercase().as_str() {
-            "json" => LogFormat::Json,
-            "human" => LogFormat::Human,
-            other => {
-                reader.complain("LOG_FORMAT", other, "`human` or `json`");
-                LogFormat::Human
-            }
-        };
-        Self { level, format }
     }
 }

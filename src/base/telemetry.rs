@@ -11,7 +11,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
 
-use crate::config::LogConfig;
+use crate::config::Reader;
 use crate::trace;
 
 /// The format of log lines.
@@ -22,6 +22,37 @@ pub enum LogFormat {
     Human,
     /// One JSON object per line.
     Json,
+}
+
+/// The settings of the log output.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// Level or filter expression.
+    pub level: String,
+    /// Format of the lines.
+    pub format: LogFormat,
+}
+
+impl LogConfig {
+    /// Reads the section. `level`, the command line's `--loglevel`, replaces `LOG_LEVEL`.
+    pub fn read(reader: &mut Reader<'_>, level: Option<&str>) -> Self {
+        let (name, level) = match level {
+            Some(level) => ("--loglevel", level.to_owned()),
+            None => ("LOG_LEVEL", reader.text("LOG_LEVEL")),
+        };
+        if !understands(&level) {
+            reader.complain(name, &level, LEVELS);
+        }
+        let format = match reader.text("LOG_FORMAT").to_ascii_lowercase().as_str() {
+            "json" => LogFormat::Json,
+            "human" => LogFormat::Human,
+            other => {
+                reader.complain("LOG_FORMAT", other, "`human` or `json`");
+                LogFormat::Human
+            }
+        };
+        Self { level, format }
+    }
 }
 
 /// The valid levels, for error messages.

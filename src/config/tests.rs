@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
-use tradebot_base::config::{ConfigError, LogConfig, RedisConfig, ScheduleConfig, VARIABLES};
+use tradebot_base::config::{ConfigError, RedisConfig, ScheduleConfig, VARIABLES};
+use tradebot_base::telemetry::LogConfig;
 
 use super::*;
 

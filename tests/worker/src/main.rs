@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use tradebot_base::config::{LogConfig, ProcessEnvironment, Reader};
-use tradebot_base::telemetry;
+use tradebot_base::config::{ProcessEnvironment, Reader};
+use tradebot_base::telemetry::{self, LogConfig};
 use tradebot_symbols::worker::TaskSet;
 use tradebot_symbols::worker::{self, WorkerArgs, WorkerSettings};
 

@@ -324,7 +324,10 @@ fn deployment(overview: &Overview, families: &mut FamilyWriter<'_, '_>) -> fmt::
             .map(|(task, count)| ([("task", task.as_str())], number(*count))),
     )?;
     families.gauge(
-        ("parked_messages", "Messages that no worker could read, or that killed three"),
+        (
+            "parked_messages",
+            "Messages that no worker could read, or that killed three",
+        ),
         number(overview.totals.parked),
     )?;
     let live = overview.workers.iter().filter(|worker| worker.leased).count();
