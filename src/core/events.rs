@@ -8,8 +8,8 @@
 //! As in Celery, an outcome is stored before its event is sent, so receivers of the event find the result.
 
 mod buffer;
-mod event;
 mod lamport;
+mod line;
 mod message;
 mod publisher;
 mod switch;
@@ -23,23 +23,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Local, Utc};
-use serde::Serialize;
-use serde_json::json;
+use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
 use self::buffer::Buffer;
-use self::event::{Event, Seconds};
+use self::line::Line;
 use tradebot_base::clock::SharedClock;
 use tradebot_wire::envelope::Envelope;
-use tradebot_wire::result::TaskState;
-use tradebot_wire::{python_json, python_repr, timestamp};
+use tradebot_wire::result::{Exception, TaskState};
+use tradebot_wire::{python_repr, timestamp};
 
 /// Seconds between two heartbeats, which is Celery's default. Receivers take a worker for lost after twice that.
 const HEARTBEAT_SECONDS: f64 = 2.0;
 /// The `freq` of a heartbeat requested by remote control.
 const REQUESTED_SECONDS: f64 = 5.0;
-const SOFTWARE: &str = "tradebot-symbols";
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Which events a worker sends.
 #[derive(Debug, Clone, Copy, Default)]
@@ -129,22 +126,26 @@ impl Events {
         }
         let time = |time: Option<DateTime<Utc>>| time.map(timestamp::isoformat);
         let name = message.text("shadow").filter(|name| !name.is_empty());
-        let fields = json!({
-            "name": name.unwrap_or_else(|| message.task()),
-            "args": message.text("argsrepr").unwrap_or_default(),
-            "kwargs": message.text("kwargsrepr").unwrap_or_default(),
-            "root_id": message.text("root_id"),
-            "parent_id": message.text("parent_id"),
-            "retries": message.retries(),
-            "eta": time(message.eta().ok().flatten()),
-            "expires": time(message.expires().ok().flatten()),
+        self.task("task-received", message.id(), |line| {
+            line.text("name", name.unwrap_or_else(|| message.task()));
+            for (field, header) in [("args", "argsrepr"), ("kwargs", "kwargsrepr")] {
+                line.text(field, message.text(header).unwrap_or_default());
+            }
+            for field in ["root_id", "parent_id"] {
+                line.optional(field, message.text(field));
+            }
+            line.number("retries", message.retries());
+            for (field, value) in [("eta", message.eta()), ("expires", message.expires())] {
+                line.optional(field, time(value.ok().flatten()).as_deref());
+            }
         });
-        self.task("task-received", message.id(), fields);
     }
 
     /// `task-started`: the task begins to run.
     pub fn started(&self, message: &Envelope) {
-        self.task("task-started", message.id(), json!({}));
+        if self.switch.is_on() {
+            self.task("task-started", message.id(), |_| {});
+        }
     }
 
     /// `task-succeeded`, `task-failed` or `task-retried`: how a task ended, and its runtime. A final outcome must be stored
@@ -154,20 +155,24 @@ impl Events {
             return;
         }
         let id = message.id();
+        let raised = |line: &mut Line<'_>, exception: &Exception, traceback: Option<&str>| {
+            line.text("exception", &exception.repr());
+            line.optional("traceback", traceback);
+        };
         match state {
             TaskState::Success(value) => {
                 let result = python_repr::value(value);
-                let runtime = Seconds::of(runtime);
-                self.task("task-succeeded", id, Succeeded { result, runtime });
+                self.task("task-succeeded", id, |line| {
+                    line.text("result", &result);
+                    line.seconds("runtime", runtime);
+                });
             }
-            TaskState::Retry(exception, traceback) => {
-                let fields = json!({"exception": exception.repr(), "traceback": traceback});
-                self.task("task-retried", id, fields);
-            }
-            TaskState::Failure(exception, traceback) => {
-                let fields = json!({"exception": exception.repr(), "traceback": traceback});
-                self.task("task-failed", id, fields);
-            }
+            TaskState::Retry(exception, traceback) => self.task("task-retried", id, |line| {
+                raised(line, exception, Some(traceback));
+            }),
+            TaskState::Failure(exception, traceback) => self.task("task-failed", id, |line| {
+                raised(line, exception, traceback.as_deref());
+            }),
             TaskState::Started { .. } | TaskState::Revoked(_) => {}
         }
     }
@@ -175,50 +180,74 @@ impl Events {
     /// `task-revoked`: the task will not run, because it `expired` or was revoked, or it was `terminated` with
     /// the signal `signum`.
     pub fn revoked(&self, id: &str, terminated: bool, signum: Option<i32>, expired: bool) {
-        let fields = json!({"terminated": terminated, "signum": signum, "expired": expired});
-        self.task("task-revoked", id, fields);
+        if self.switch.is_on() {
+            self.task("task-revoked", id, |line| {
+                line.flag("terminated", terminated);
+                line.optional_number("signum", signum);
+                line.flag("expired", expired);
+            });
+        }
     }
 
     /// `task-rejected`: the message was set aside, or put back with `requeue`.
     pub fn rejected(&self, id: &str, requeue: bool) {
-        self.task("task-rejected", id, json!({"requeue": requeue}));
+        if self.switch.is_on() {
+            self.task("task-rejected", id, |line| line.flag("requeue", requeue));
+        }
     }
 
     /// `task-cancelled`: a stop ended the task, whose message was put back.
     pub fn cancelled(&self, id: &str) {
-        self.task("task-cancelled", id, json!({}));
+        if self.switch.is_on() {
+            self.task("task-cancelled", id, |_| {});
+        }
     }
 
-    /// `task-sent`, if enabled: this worker has published a task to `queue`.
+    /// `task-sent`, if that is wanted: this worker has published a task to `queue`.
     pub fn sent(&self, queue: &str, message: &Envelope) {
         if !self.sent_events {
             return;
         }
-        let fields = json!({
-            "root_id": message.text("root_id"),
-            "parent_id": message.text("parent_id"),
-            "name": message.task(),
-            "args": message.text("argsrepr").unwrap_or_default(),
-            "kwargs": message.text("kwargsrepr").unwrap_or_default(),
-            "retries": message.retries(),
-            "eta": message.text("eta"),
-            "expires": message.text("expires"),
-            "queue": queue,
-            "exchange": "",
-            "routing_key": queue,
-        });
-        let body = self.event("task-sent", &self.origin, Some(message.id()), fields);
+        let (timestamp, clock) = (self.micros(), self.lamport.forward());
+        let mut body = Vec::with_capacity(512);
+        let mut line = Line::begin(&mut body, &self.common(&self.origin), clock);
+        line.text("uuid", message.id());
+        for field in ["root_id", "parent_id"] {
+            line.optional(field, message.text(field));
+        }
+        line.text("name", message.task());
+        for (field, header) in [("args", "argsrepr"), ("kwargs", "kwargsrepr")] {
+            line.text(field, message.text(header).unwrap_or_default());
+        }
+        line.number("retries", message.retries());
+        for field in ["eta", "expires"] {
+            line.optional(field, message.text(field));
+        }
+        line.text("queue", queue);
+        line.text("exchange", "");
+        line.text("routing_key", queue);
+        line.end(timestamp, "task-sent");
         self.buffer().push_single("task-sent", &self.origin, body);
         self.filled.notify_one();
     }
 
-    /// Sends the heartbeat that the command `heartbeat` asks for: without counters, and with its own frequency.
-    pub fn heartbeat_on_request(&self) {
-        let fields = json!({
-            "freq": REQUESTED_SECONDS,
-            "sw_ident": SOFTWARE, "sw_ver": VERSION, "sw_sys": "Linux",
+    /// A worker event of any kind, such as `worker-elect-ack`, with these fields besides those of all events.
+    pub fn worker_event(&self, kind: &str, fields: &Map<String, Value>) {
+        let body = self.worker_line(kind, |line| {
+            for (name, value) in fields {
+                line.json(name, value);
+            }
         });
-        let body = self.event("worker-heartbeat", &self.hostname, None, fields);
+        self.buffer().push_single(kind, &self.hostname, body);
+        self.filled.notify_one();
+    }
+
+    /// The heartbeat that the command `heartbeat` asks for: without counters, at another frequency.
+    pub fn heartbeat_on_request(&self) {
+        let body = self.worker_line("worker-heartbeat", |line| {
+            line.float("freq", REQUESTED_SECONDS);
+            software(line);
+        });
         self.buffer()
             .push_single("worker-heartbeat", &self.hostname, body);
         self.filled.notify_one();
@@ -226,48 +255,62 @@ impl Events {
 
     /// A heartbeat with its counters: `worker-online`, `worker-heartbeat` or `worker-offline`.
     fn beat(&self, kind: &'static str, load: [f64; 3]) -> buffer::Chunk {
-        let fields = json!({
-            "freq": HEARTBEAT_SECONDS,
-            "active": self.active(),
-            "processed": self.processed(),
-            "loadavg": load,
-            "sw_ident": SOFTWARE, "sw_ver": VERSION, "sw_sys": "Linux",
+        let body = self.worker_line(kind, |line| {
+            line.float("freq", HEARTBEAT_SECONDS);
+            line.number("active", self.active());
+            line.number("processed", self.processed());
+            line.json("loadavg", &load.map(Value::from).to_vec().into());
+            software(line);
         });
-        let body = self.event(kind, &self.hostname, None, fields);
         buffer::Chunk::single(kind, &self.hostname, body)
     }
 
-    /// Adds a task event, if they are enabled, to the array that leaves next.
-    fn task(&self, kind: &'static str, id: &str, fields: impl Serialize) {
-        if !self.switch.is_on() {
-            return;
-        }
+    fn worker_line(&self, kind: &str, write: impl FnOnce(&mut Line<'_>)) -> Vec<u8> {
+        let (timestamp, clock) = (self.micros(), self.lamport.forward());
+        let mut body = Vec::with_capacity(512);
+        let mut line = Line::begin(&mut body, &self.common(&self.hostname), clock);
+        write(&mut line);
+        line.end(timestamp, kind);
+        body
+    }
+
+    /// Writes one task event into the array that is being filled.
+    fn task(&self, kind: &'static str, id: &str, write: impl FnOnce(&mut Line<'_>)) {
+        let timestamp = self.micros();
         let mut buffer = self.buffer();
-        // Written under the lock, so that the array is in the order of the clock.
-        let first = buffer.push_task(&self.event(kind, &self.hostname, Some(id), fields));
+        if !buffer.has_common() {
+            buffer.set_common(self.common(&self.hostname));
+        }
+        let first = buffer.push_task(|body, common| {
+            // Within the lock, so that the array is in the order of the clock.
+            let mut line = Line::begin(body, common, self.lamport.forward());
+            line.text("uuid", id);
+            write(&mut line);
+            line.end(timestamp, kind);
+        });
         drop(buffer);
         if first {
             self.filled.notify_one();
         }
     }
 
-    /// One event as JSON.
-    fn event(&self, kind: &str, hostname: &str, uuid: Option<&str>, fields: impl Serialize) -> String {
-        let now = self.clock.now();
-        let event = Event {
-            hostname,
-            utcoffset: event::utcoffset(-now.with_timezone(&Local).offset().local_minus_utc()),
-            pid: std::process::id(),
-            clock: self.lamport.forward(),
-            uuid,
-            fields,
-            timestamp: Seconds::since_epoch(now),
-            kind,
-        };
-        python_json::to_string(&event).expect("an event is JSON")
+    /// Renews what depends on the time of year.
+    fn renew_common(&self) {
+        let common = self.common(&self.hostname);
+        self.buffer().set_common(common);
+    }
+
+    fn common(&self, hostname: &str) -> Vec<u8> {
+        let east = self.clock.now().with_timezone(&Local).offset().local_minus_utc();
+        line::common(hostname, -east, std::process::id())
+    }
+
+    fn micros(&self) -> i64 {
+        self.clock.now().timestamp_micros()
     }
 
     fn buffer(&self) -> MutexGuard<'_, Buffer> {
+        // A panic within the lock leaves at worst a cut event behind, which costs its array, not the process.
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -278,11 +321,10 @@ impl Drop for Running<'_> {
     }
 }
 
-/// The fields of `task-succeeded`.
-#[derive(Serialize)]
-struct Succeeded {
-    result: String,
-    runtime: Seconds,
+fn software(line: &mut Line<'_>) {
+    line.text("sw_ident", "tradebot-symbols");
+    line.text("sw_ver", env!("CARGO_PKG_VERSION"));
+    line.text("sw_sys", "Linux");
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! Events that wait for the publisher.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 
 /// The most bytes of waiting events; more are dropped. About 16,000 task events.
@@ -17,17 +16,17 @@ pub(super) struct Chunk {
     pub(super) routing_key: String,
     /// The sender in the message's headers; absent for task events, which are the worker's.
     pub(super) sender: Option<String>,
-    /// One event as JSON, or task events with commas between them.
-    events: String,
+    /// The JSON; of task events an array without its last bracket.
+    body: Vec<u8>,
 }
 
 impl Chunk {
     /// One event on its own.
-    pub(super) fn single(kind: &str, sender: &str, event: String) -> Self {
+    pub(super) fn single(kind: &str, sender: &str, body: Vec<u8>) -> Self {
         Self {
             routing_key: kind.replace('-', "."),
             sender: Some(sender.to_owned()),
-            events: event,
+            body,
         }
     }
 
@@ -35,7 +34,7 @@ impl Chunk {
         Self {
             routing_key: "task.multi".into(),
             sender: None,
-            events: String::new(),
+            body: Vec::new(),
         }
     }
 
@@ -44,54 +43,58 @@ impl Chunk {
         self.sender.is_none()
     }
 
-    /// The JSON to publish.
-    pub(super) fn body(&self) -> Cow<'_, str> {
-        if self.is_array() {
-            format!("[{}]", self.events).into()
-        } else {
-            self.events.as_str().into()
-        }
+    /// The two parts of the body.
+    pub(super) fn body(&self) -> (&[u8], &'static [u8]) {
+        (&self.body, if self.is_array() { b"]" } else { b"" })
     }
 }
 
-/// A bounded queue of events.
+/// Events that wait to be published.
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
+    /// The beginning of every task event.
+    common: Vec<u8>,
     chunks: VecDeque<Chunk>,
     bytes: usize,
     dropped: u64,
 }
 
 impl Buffer {
-    /// Adds a task event; `true` if nothing else waits, so that the publisher must be woken.
-    pub(super) fn push_task(&mut self, event: &str) -> bool {
+    pub(super) fn has_common(&self) -> bool {
+        !self.common.is_empty()
+    }
+
+    pub(super) fn set_common(&mut self, common: Vec<u8>) {
+        self.common = common;
+    }
+
+    /// Adds a task event, which `write` appends to the body it is given; `true` if it is the first to wait.
+    pub(super) fn push_task(&mut self, write: impl FnOnce(&mut Vec<u8>, &[u8])) -> bool {
         let first = self.chunks.is_empty();
         if self.bytes >= MAX_BYTES {
             self.dropped += 1;
             return first;
         }
-        let has_room = |last: &Chunk| last.is_array() && last.events.len() < FULL_ARRAY;
+        let has_room = |last: &Chunk| last.is_array() && last.body.len() < FULL_ARRAY;
         if !self.chunks.back().is_some_and(has_room) {
             self.chunks.push_back(Chunk::array());
         }
-        let events = &mut self.chunks.back_mut().expect("there is one now").events;
-        let before = events.len();
-        if before > 0 {
-            events.push_str(", ");
-        }
-        events.push_str(event);
-        self.bytes += events.len() - before;
+        let body = &mut self.chunks.back_mut().expect("there is one now").body;
+        let before = body.len();
+        body.extend_from_slice(if before == 0 { b"[" } else { b", " });
+        write(body, &self.common);
+        self.bytes += body.len() - before;
         first
     }
 
     /// Adds an event that leaves on its own.
-    pub(super) fn push_single(&mut self, kind: &str, sender: &str, event: String) {
+    pub(super) fn push_single(&mut self, kind: &str, sender: &str, body: Vec<u8>) {
         if self.bytes >= MAX_BYTES {
             self.dropped += 1;
             return;
         }
-        self.bytes += event.len();
-        self.chunks.push_back(Chunk::single(kind, sender, event));
+        self.bytes += body.len();
+        self.chunks.push_back(Chunk::single(kind, sender, body));
     }
 
     /// The oldest events, as much as one round may send, and whether there are more.
@@ -101,7 +104,7 @@ impl Buffer {
         while bytes < MAX_TAKEN
             && let Some(chunk) = self.chunks.pop_front()
         {
-            bytes += chunk.events.len();
+            bytes += chunk.body.len();
             taken.push(chunk);
         }
         self.bytes -= bytes;
@@ -111,7 +114,7 @@ impl Buffer {
     /// Puts back chunks that could not be sent, without worker events, which are out of date by then.
     pub(super) fn put_back(&mut self, chunks: Vec<Chunk>) {
         for chunk in chunks.into_iter().rev().filter(Chunk::is_array) {
-            self.bytes += chunk.events.len();
+            self.bytes += chunk.body.len();
             self.chunks.push_front(chunk);
         }
     }
@@ -127,11 +130,12 @@ mod tests {
     use super::*;
 
     fn event(buffer: &mut Buffer, size: usize) -> bool {
-        buffer.push_task(&"x".repeat(size))
+        buffer.push_task(|body, _| body.extend(std::iter::repeat_n(b'x', size)))
     }
 
     fn text(chunk: &Chunk) -> String {
-        chunk.body().into_owned()
+        let (body, end) = chunk.body();
+        String::from_utf8([body, end].concat()).unwrap()
     }
 
     #[test]
@@ -139,7 +143,7 @@ mod tests {
         let mut buffer = Buffer::default();
         assert!(event(&mut buffer, 1), "the first one wakes the publisher");
         assert!(!event(&mut buffer, 2));
-        buffer.push_single("worker-heartbeat", "w@h", "{}".to_owned());
+        buffer.push_single("worker-heartbeat", "w@h", b"{}".to_vec());
         event(&mut buffer, 1);
         let (taken, _) = buffer.take();
         assert_eq!(
@@ -172,7 +176,7 @@ mod tests {
             event(&mut buffer, 1 << 20);
         }
         event(&mut buffer, 1);
-        buffer.push_single("worker-heartbeat", "w@h", "{}".to_owned());
+        buffer.push_single("worker-heartbeat", "w@h", b"{}".to_vec());
         assert_eq!((buffer.take_dropped(), buffer.take_dropped()), (3, 0));
     }
 
@@ -180,11 +184,11 @@ mod tests {
     fn what_could_not_be_sent_comes_first_again_without_old_heartbeats() {
         let mut buffer = Buffer::default();
         event(&mut buffer, 1);
-        buffer.push_single("worker-heartbeat", "w@h", "{}".to_owned());
+        buffer.push_single("worker-heartbeat", "w@h", b"{}".to_vec());
         let (taken, _) = buffer.take();
         event(&mut buffer, 2);
         buffer.put_back(taken);
-        assert_eq!(buffer.bytes, 1 + 2);
+        assert_eq!(buffer.bytes, 2 + 3);
         assert_eq!(
             buffer.take().0.iter().map(text).collect::<Vec<_>>(),
             ["[x]", "[xx]"]

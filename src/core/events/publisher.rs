@@ -75,6 +75,7 @@ impl Publisher {
                 }
                 () = tokio::time::sleep(self.waits.next_delay()), if !reached => {}
                 _ = beats.tick(), if reached && !leaving => {
+                    events.renew_common();
                     reached = self.announce("worker-heartbeat").await;
                 }
                 () = events.filled.notified(), if reached => {

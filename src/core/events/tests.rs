@@ -2,11 +2,10 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::*;
 use tradebot_base::clock::ManualClock;
-use tradebot_wire::result::Exception;
 
 /// 2026-11-23 10:38:06.712300 UTC.
 const NOW: &str = "2026-11-23T10:38:06.712300+00:00";
@@ -30,7 +29,7 @@ fn envelope() -> Envelope {
 fn taken(events: &Events) -> Vec<(String, Value)> {
     let (chunks, _) = events.buffer().take();
     let read = |chunk: buffer::Chunk| {
-        let message: Value = serde_json::from_str(&message::message(&chunk, "w@h")).unwrap();
+        let message: Value = serde_json::from_slice(&message::message(&chunk, "w@h")).unwrap();
         let body = STANDARD.decode(message["body"].as_str().unwrap()).unwrap();
         (chunk.routing_key, serde_json::from_slice(&body).unwrap())
     };
@@ -127,7 +126,8 @@ fn heartbeats_count_what_runs_and_ran() {
     drop(events.running());
     let _running = events.running();
     let beat = events.beat("worker-heartbeat", [0.5, 1.0, 2.25]);
-    let beat = without_common(serde_json::from_str(&beat.body()).unwrap());
+    let (body, _) = beat.body();
+    let beat = without_common(serde_json::from_slice(body).unwrap());
     assert_eq!(
         beat,
         json!({"hostname": "w@h", "clock": 1, "freq": 2.0, "active": 1, "processed": 2, "loadavg": [0.5, 1.0, 2.25],
@@ -135,13 +135,16 @@ fn heartbeats_count_what_runs_and_ran() {
             "type": "worker-heartbeat"})
     );
     events.heartbeat_on_request();
+    let fields = json!({"id": "e"});
+    events.worker_event("worker-elect-ack", fields.as_object().unwrap());
     let told = taken(&events);
     let names: Vec<&str> = told.iter().map(|(key, _)| key.as_str()).collect();
-    assert_eq!(names, ["worker.heartbeat"]);
+    assert_eq!(names, ["worker.heartbeat", "worker.elect.ack"]);
     assert_eq!(
         (&told[0].1["freq"], &told[0].1["active"]),
         (&json!(5.0), &Value::Null)
     );
+    assert_eq!(told[1].1["id"], "e");
 }
 
 #[test]
