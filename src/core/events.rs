@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Local, Utc};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::sync::Notify;
 
 use self::buffer::Buffer;
@@ -228,17 +228,6 @@ impl Events {
         line.text("routing_key", queue);
         line.end(timestamp, "task-sent");
         self.buffer().push_single("task-sent", &self.origin, body);
-        self.filled.notify_one();
-    }
-
-    /// A worker event of any kind, such as `worker-elect-ack`, with these fields besides those of all events.
-    pub fn worker_event(&self, kind: &str, fields: &Map<String, Value>) {
-        let body = self.worker_line(kind, |line| {
-            for (name, value) in fields {
-                line.json(name, value);
-            }
-        });
-        self.buffer().push_single(kind, &self.hostname, body);
         self.filled.notify_one();
     }
 

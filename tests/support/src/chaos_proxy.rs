@@ -341,15 +341,21 @@ mod tests {
         assert!(started.elapsed() >= SHORT);
     }
 
-    #[tokio::test]
-    async fn silent_connections_stay_open_and_new_ones_work() {
-        let server = RedisServer::start();
-        let proxy = ChaosProxy::start(server.port());
+    /// A socket through the proxy that has carried one command.
+    async fn used_socket(proxy: &ChaosProxy) -> TcpStream {
         let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port()))
             .await
             .expect("accepted");
         socket.write_all(b"PING\r\n").await.expect("taken");
         socket.read_exact(&mut [0; 7]).await.expect("an answer");
+        socket
+    }
+
+    #[tokio::test]
+    async fn silent_connections_stay_open_and_new_ones_work() {
+        let server = RedisServer::start();
+        let proxy = ChaosProxy::start(server.port());
+        let mut socket = used_socket(&proxy).await;
         proxy.silence_all();
         socket.write_all(b"PING\r\n").await.expect("taken");
         assert!(time::timeout(SHORT, socket.read(&mut [0; 1])).await.is_err());
@@ -363,11 +369,7 @@ mod tests {
     async fn reset_ends_connections_and_goes_on_accepting() {
         let server = RedisServer::start();
         let proxy = ChaosProxy::start(server.port());
-        let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port()))
-            .await
-            .expect("accepted");
-        socket.write_all(b"PING\r\n").await.expect("taken");
-        socket.read_exact(&mut [0; 7]).await.expect("an answer");
+        let mut socket = used_socket(&proxy).await;
         proxy.reset_all();
         let error = socket.read(&mut [0; 1]).await.expect_err("a reset");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
