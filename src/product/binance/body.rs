@@ -1,27 +1,81 @@
-//! Reads response bodies within a limit.
+//! Reads response bodies within a limit, and decompresses them.
+//!
+//! reqwest could decompress while it reads, in pieces of a few kilobytes on the runtime's threads. As a whole it takes
+//! less time, and a thread for blocking work can do it.
 
+use std::io::Read;
+
+use flate2::bufread::MultiGzDecoder;
 use reqwest::Response;
+use reqwest::header::CONTENT_ENCODING;
 
 use super::error::Reason;
+use super::headers::text;
 use tradebot_base::error_chain;
 
+/// What [`Body::decoded`] can decompress, for `Accept-Encoding`.
+pub(super) const ENCODINGS: &str = "gzip";
 /// How much of an error's body is read.
 const ERROR_TEXT_BYTES: usize = 4096;
 
-/// Reads a body of at most `cap` bytes, decompressed, into a buffer that begins with room for `capacity` bytes.
-pub(super) async fn read_body(mut answer: Response, cap: usize, capacity: usize) -> Result<Vec<u8>, Reason> {
-    let mut body = Vec::with_capacity(capacity);
-    while let Some(chunk) = answer
-        .chunk()
-        .await
-        .map_err(|error| Reason::Body(error_chain(&error)))?
-    {
-        if body.len() + chunk.len() > cap {
-            return Err(Reason::TooLarge(cap));
+/// A body as the exchange sent it.
+pub(super) struct Body {
+    bytes: Vec<u8>,
+    is_gzip: bool,
+    cap: usize,
+}
+
+impl Body {
+    /// Reads a body that has at most `cap` bytes, both as sent and decompressed.
+    pub(super) async fn read(mut answer: Response, cap: usize) -> Result<Self, Reason> {
+        let is_gzip = match text(answer.headers(), CONTENT_ENCODING.as_str()) {
+            None | Some("identity") => false,
+            Some("gzip" | "x-gzip") => true,
+            Some(other) => {
+                let encoding: String = other.chars().take(20).collect();
+                return Err(Reason::Body(format!(
+                    "it has the unrequested content encoding {encoding}"
+                )));
+            }
+        };
+        let mut bytes = Vec::new();
+        while let Some(chunk) = answer
+            .chunk()
+            .await
+            .map_err(|error| Reason::Body(error_chain(&error)))?
+        {
+            if bytes.len() + chunk.len() > cap {
+                return Err(Reason::TooLarge(cap));
+            }
+            bytes.extend_from_slice(&chunk);
         }
-        body.extend_from_slice(&chunk);
+        Ok(Self { bytes, is_gzip, cap })
     }
-    Ok(body)
+
+    /// The body, decompressed. Takes milliseconds for a large one.
+    pub(super) fn decoded(self) -> Result<Vec<u8>, Reason> {
+        if !self.is_gzip {
+            return Ok(self.bytes);
+        }
+        // Reserves address space only: pages take memory when they are written to, and the buffer never has to grow.
+        let mut plain = Vec::with_capacity(self.cap);
+        let mut decoder = MultiGzDecoder::new(self.bytes.as_slice());
+        // `read_to_end` would write zeros to all of the buffer first.
+        let mut piece = [0; 32 << 10];
+        loop {
+            let read = decoder
+                .read(&mut piece)
+                .map_err(|error| Reason::Body(format!("cannot decompress it: {error}")))?;
+            if read == 0 {
+                break;
+            }
+            if plain.len() + read > self.cap {
+                return Err(Reason::TooLarge(self.cap));
+            }
+            plain.extend_from_slice(&piece[..read]);
+        }
+        Ok(plain)
+    }
 }
 
 /// The start of an error's body as one line, unless it must not be quoted.
@@ -29,12 +83,22 @@ pub(super) async fn error_text(mut answer: Response, quote: bool) -> String {
     if !quote {
         return "signed call".into();
     }
+    let is_gzip = text(answer.headers(), CONTENT_ENCODING.as_str()) == Some("gzip");
     let mut body = Vec::new();
     while let Ok(Some(chunk)) = answer.chunk().await {
         body.extend_from_slice(&chunk);
         if body.len() >= ERROR_TEXT_BYTES {
             break;
         }
+    }
+    if is_gzip {
+        let mut plain = Vec::new();
+        let limit = ERROR_TEXT_BYTES as u64;
+        // What precedes damage, or the place where reading stopped, is quoted.
+        let _ = MultiGzDecoder::new(body.as_slice())
+            .take(limit)
+            .read_to_end(&mut plain);
+        body = plain;
     }
     let text = String::from_utf8_lossy(&body);
     let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -9,6 +9,7 @@ mod entry;
 
 use std::collections::HashMap;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
@@ -108,7 +109,7 @@ pub(crate) fn parse(body: &[u8]) -> Result<Listing, ListingError> {
             beginning.chars().filter(|c| !c.is_control()).take(40).collect(),
         ));
     }
-    document::read(body)
+    document::read(std::str::from_utf8(body).map_err(serde_json::Error::custom)?)
 }
 
 /// Reads the symbols of a JSON array, leaving out elements that are not symbols.

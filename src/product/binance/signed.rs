@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use tracing::debug;
 use zeroize::Zeroizing;
 
-use super::body::read_body;
+use super::body::Body;
 use super::client::{Client, send_reason};
 use super::error::{Reason, UpstreamError};
 use super::skew::ClockOffset;
@@ -239,7 +239,7 @@ impl Client {
         let answer = answer.map_err(|reason| failed(host, path, reason))?;
         let status = answer.status().as_u16();
         // It may echo the request, so it is zeroed when dropped.
-        let body = read_body(answer, BODY_CAP, 0).await;
+        let body = Body::read(answer, BODY_CAP).await.and_then(Body::decoded);
         let body = Zeroizing::new(body.map_err(|reason| failed(host, path, reason))?);
         Ok((status, serde_json::from_slice(&body).ok()))
     }

@@ -37,10 +37,10 @@ pub(super) struct ExchangeInfo<'a, E> {
 ///
 /// Nearly always in one pass. If that fails, a second pass delimits each element before it is read, so that an element
 /// that serde_json cannot read (a lone surrogate, `1e999`, a bare `null`) costs only itself.
-pub(super) fn read(body: &[u8]) -> Result<Listing, ListingError> {
-    match serde_json::from_slice::<ExchangeInfo<'_, SymbolEntry<'_>>>(body) {
+pub(super) fn read(body: &str) -> Result<Listing, ListingError> {
+    match serde_json::from_str::<ExchangeInfo<'_, SymbolEntry<'_>>>(body) {
         Ok(answer) => answer.listing(),
-        Err(_) => serde_json::from_slice::<ExchangeInfo<'_, &RawValue>>(body)?.listing(),
+        Err(_) => serde_json::from_str::<ExchangeInfo<'_, &RawValue>>(body)?.listing(),
     }
 }
 
