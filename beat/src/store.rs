@@ -112,7 +112,9 @@ impl Store {
         let mut call = self.claim.prepare_invoke();
         call.key(self.keys.beat_slots()).key(self.keys.beat_paused());
         for claim in claims {
-            call.key(self.keys.list_for(claim.queue, claim.priority));
+            if claim.message.is_some() {
+                call.key(self.keys.list_for(claim.queue, claim.priority));
+            }
             call.arg(claim.entry);
             match claim.guard {
                 Guard::First => call.arg("first"),

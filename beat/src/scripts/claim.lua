@@ -1,15 +1,16 @@
 -- Claims slots: for each, the record moves on and the message is pushed, or nothing happens.
 --
--- KEYS: the hash of records, the set of paused entries, then one list per slot.
+-- KEYS: the hash of records, the set of paused entries, then one list per slot that has a message.
 -- ARGV: per slot: entry, guard (`first`, `after`, or the last slot that this one replaces), slot, anchor, message
 --       (empty: record the slot only).
 -- Returns per slot `sent`, `passed`, `paused`, `taken RECORD` or `refused REASON`.
 --
 -- A record is `last anchor sent runs`, see `SlotRecord`. The script asks no clock.
-local answers = {}
-for n = 1, #KEYS - 2 do
+local answers, lists = {}, 2
+for n = 1, #ARGV / 5 do
   local at = (n - 1) * 5
   local entry, guard, slot, anchor, message = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
+  if message ~= '' then lists = lists + 1 end
   local record = redis.call('HGET', KEYS[1], entry)
   local last, sent, runs
   if record then
@@ -33,7 +34,7 @@ for n = 1, #KEYS - 2 do
       answer = 'paused'
     else
       -- Fails if the key is not a list, or if Redis is out of memory.
-      local pushed = redis.pcall('LPUSH', KEYS[n + 2], message)
+      local pushed = redis.pcall('LPUSH', KEYS[lists], message)
       if type(pushed) == 'table' and pushed.err then
         free, answer = false, 'refused ' .. pushed.err
       else

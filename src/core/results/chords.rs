@@ -127,7 +127,7 @@ impl Chords {
     }
 
     /// Ends a chord by publishing `pushes`, if `tag` is still held and the chord is still the caller's. `broker` names
-    /// the keys of that delivery; without a tag they are not read.
+    /// the keys of that delivery; without a tag they are not used.
     ///
     /// # Errors
     /// [`RedisTrouble`]; only the first call that succeeds has an effect.
@@ -139,9 +139,11 @@ impl Chords {
         succeeded: bool,
     ) -> Result<ChordEnd, RedisTrouble> {
         let mut call = self.end.prepare_invoke();
-        call.key(broker.unacked());
         for key in self.keys(&part.group) {
             call.key(key);
+        }
+        if tag.is_some() {
+            call.key(broker.unacked());
         }
         call.arg(tag.map_or("", |tag| tag.0.as_str()))
             .arg(claim(part))

@@ -1,6 +1,6 @@
 //! Claiming: taking messages of known tasks off shared queues, and recording each in the same step.
 
-use redis::cmd;
+use redis::{ScriptInvocation, cmd};
 
 use super::{DeliveryTag, Source, Transport};
 use tradebot_base::connection::RedisTrouble;
@@ -138,7 +138,10 @@ impl Transport {
     pub async fn claim_exact(&self, source: &Source, raw: Vec<u8>) -> Result<Option<Claimed>, RedisTrouble> {
         let tag = DeliveryTag(format!("{}1", self.tags.next()));
         let record = [b"[".as_slice(), &raw, record_suffix(&source.queue).as_bytes()].concat();
-        let taken = self.move_exact(source, &raw, &tag, record, String::new()).await?;
+        let mut call = self.take_exact(source, &raw);
+        call.key(self.keys.unacked()).key(self.keys.unacked_index());
+        call.arg(tag.0.as_str()).arg(self.score()).arg(record);
+        let taken: bool = self.connection.script(None, &call).await?;
         if taken {
             self.held().insert(tag.clone());
         }
@@ -160,9 +163,9 @@ impl Transport {
         reason: &str,
     ) -> Result<bool, RedisTrouble> {
         let entry = self.parked_entry(source, raw, reason);
-        let moved = self
-            .move_exact(source, raw, &DeliveryTag(String::new()), Vec::new(), entry)
-            .await?;
+        let mut call = self.take_exact(source, raw);
+        call.key(self.keys.parked()).arg(entry);
+        let moved: bool = self.connection.script(None, &call).await?;
         if moved {
             // A change of our own ends the tracking of the list without a report (NOLOOP): look again.
             self.changed.notify_one();
@@ -170,23 +173,10 @@ impl Transport {
         Ok(moved)
     }
 
-    async fn move_exact(
-        &self,
-        source: &Source,
-        raw: &[u8],
-        tag: &DeliveryTag,
-        record: Vec<u8>,
-        parked: String,
-    ) -> Result<bool, RedisTrouble> {
+    fn take_exact(&self, source: &Source, raw: &[u8]) -> ScriptInvocation<'_> {
         let mut call = self.claim_exact.prepare_invoke();
-        call.key(self.keys.unacked()).key(self.keys.unacked_index());
-        call.key(source.list.as_str()).key(self.keys.parked());
-        call.arg(raw)
-            .arg(tag.0.as_str())
-            .arg(self.score())
-            .arg(record)
-            .arg(parked);
-        self.connection.script(None, &call).await
+        call.key(source.list.as_str()).arg(raw);
+        call
     }
 }
 

@@ -103,7 +103,7 @@ impl Parked {
         if self.list.is_empty() {
             return Ok(false);
         }
-        self.take(connection, keys, &self.list).await
+        self.take(connection, keys, Some(&self.list)).await
     }
 
     /// Deletes the message; `false` if it is not parked any more.
@@ -111,16 +111,22 @@ impl Parked {
     /// # Errors
     /// [`RedisTrouble`].
     pub async fn discard(&self, connection: &Connection, keys: &Keys) -> Result<bool, RedisTrouble> {
-        self.take(connection, keys, "").await
+        self.take(connection, keys, None).await
     }
 
-    async fn take(&self, connection: &Connection, keys: &Keys, list: &str) -> Result<bool, RedisTrouble> {
+    async fn take(
+        &self,
+        connection: &Connection,
+        keys: &Keys,
+        list: Option<&str>,
+    ) -> Result<bool, RedisTrouble> {
         let script = Script::new(include_str!("scripts/unpark.lua"));
         let mut call = script.prepare_invoke();
-        call.key(keys.parked())
-            .key(list)
-            .arg(self.stored.as_str())
-            .arg(self.bytes());
+        call.key(keys.parked());
+        if let Some(list) = list {
+            call.key(list);
+        }
+        call.arg(self.stored.as_str()).arg(self.bytes());
         connection.script(None, &call).await
     }
 }

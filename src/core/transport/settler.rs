@@ -89,14 +89,12 @@ impl Settler {
         let Some(batch) = waiting.back_mut() else { return };
         batch.answers.push(answer);
         let call = &mut batch.call;
-        let (key, document, expires) = result.map_or(("", "", 0), |result| {
-            (&result.key, &result.document, result.expires_seconds)
-        });
-        call.key(key)
-            .arg(&tag.0)
-            .arg(document)
-            .arg(expires)
-            .arg(pushes.len());
+        if let Some(result) = result {
+            call.key(&result.key);
+        }
+        let (document, expires) =
+            result.map_or(("", 0), |result| (&*result.document, result.expires_seconds));
+        call.arg(&tag.0).arg(document).arg(expires).arg(pushes.len());
         for push in pushes {
             let end = if push.end == End::Front { "R" } else { "L" };
             call.key(&push.list).arg(end).arg(&push.message);

@@ -83,7 +83,6 @@ impl Transport {
         loss: Loss<'_>,
     ) -> Result<bool, RedisTrouble> {
         let dead = tag.worker().filter(|_| loss == Loss::WorkerDied);
-        let counted_as = dead.map_or("", |_| crashes::field(message));
         let waits_first = message.header("eta").is_some();
         let reason = format!("{MAX_CRASHES} workers died while they ran this message");
         let back = Self::hand_back(source, message);
@@ -91,13 +90,15 @@ impl Transport {
         let mut call = RESTORE.prepare_invoke();
         call.key(self.keys.unacked())
             .key(self.keys.unacked_index())
-            .key(back.list)
-            .key(self.keys.crashes())
-            .key(aside.list)
-            .key(self.keys.started(dead.unwrap_or_default()));
+            .key(back.list);
+        if let Some(dead) = dead {
+            call.key(self.keys.crashes())
+                .key(aside.list)
+                .key(self.keys.started(dead));
+        }
         call.arg(tag.0.as_str())
             .arg(back.message)
-            .arg(counted_as)
+            .arg(crashes::field(message))
             .arg(MAX_CRASHES)
             .arg(MEMORY.as_secs())
             .arg(aside.message)

@@ -87,6 +87,15 @@ local function verdict(raw, found)
 end
 
 local taken, messages, records, scores, count = {}, {}, {}, {}, 0
+
+-- Records what is about to be taken off a list. Redis does not undo a script that fails, so this comes first, and the
+-- index before the hash: an entry without a record has no meaning.
+local function record()
+  if #records == 0 then return end
+  call('ZADD', KEYS[2], unpack(scores))
+  call('HSET', KEYS[1], unpack(records))
+  records, scores = {}, {}
+end
 local unclear, foreign, more, later = {}, {}, 0, 0
 
 for list = 1, list_count do
@@ -108,22 +117,23 @@ for list = 1, list_count do
         kept = kept + 1
         later = later + 1
       elseif count < want and known[task] and not is_left_out(raw) then
+        count = count + 1
+        local tag, pair = prefix .. count, #records + 1
+        messages[count] = raw
+        records[pair] = tag
+        records[pair + 1] = '[' .. raw .. suffix
+        scores[pair] = now
+        scores[pair + 1] = tag
         if kept == 0 then
           at_end = at_end + 1
         else
+          record()
           if at_end > 0 then
             call('LTRIM', key, 0, -(at_end + 1))
             at_end = 0
           end
           call('LREM', key, -1, raw)
         end
-        count = count + 1
-        local tag, pair = prefix .. count, count * 2
-        messages[count] = raw
-        records[pair - 1] = tag
-        records[pair] = '[' .. raw .. suffix
-        scores[pair - 1] = now
-        scores[pair] = tag
       else
         kept = kept + 1
         local whose, name = verdict(raw, task)
@@ -137,15 +147,14 @@ for list = 1, list_count do
     end
     chunk = 64
   end
-  if at_end > 0 then call('LTRIM', key, 0, -(at_end + 1)) end
+  if at_end > 0 then
+    record()
+    call('LTRIM', key, 0, -(at_end + 1))
+  end
   taken[list] = count - before
   if scanned >= window and call('LLEN', key) > kept then more = 1 end
 end
 
-if count > 0 then
-  call('HSET', KEYS[1], unpack(records))
-  call('ZADD', KEYS[2], unpack(scores))
-end
 local waiting = {}
 for task, number in pairs(foreign) do
   if #waiting < 64 then

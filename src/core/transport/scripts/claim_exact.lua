@@ -1,13 +1,23 @@
--- Takes one message, given by its bytes, off a list and records it in `unacked`, unless it is gone. With an empty record the message is moved to another list instead (set aside with its reason).
+-- Takes one message, given by its bytes, off a list unless it is gone, and records it in `unacked` or sets it aside.
 --
--- KEYS  unacked, unacked_index, list, list of messages set aside
--- ARGV  message, tag, now (Unix seconds), record for `unacked` or '', entry for the other list or ''
+-- KEYS  list, then unacked and unacked_index, or the list of messages set aside alone
+-- ARGV  message, then tag, now (Unix seconds) and record for `unacked`, or the entry for the other list
+--
+-- Redis does not undo a script that fails. So the message is recorded first, and that is undone if it was gone.
 -- Returns 1 when the message was there.
-if redis.call('LREM', KEYS[3], -1, ARGV[1]) == 0 then return 0 end
-if ARGV[4] ~= '' then
-  redis.call('HSET', KEYS[1], ARGV[2], ARGV[4])
-  redis.call('ZADD', KEYS[2], ARGV[3], ARGV[2])
+local call = redis.call
+local recorded = #KEYS == 3
+if recorded then
+  call('ZADD', KEYS[3], ARGV[3], ARGV[2])
+  call('HSET', KEYS[2], ARGV[2], ARGV[4])
 else
-  redis.call('LPUSH', KEYS[4], ARGV[5])
+  call('LPUSH', KEYS[2], ARGV[2])
 end
-return 1
+if call('LREM', KEYS[1], -1, ARGV[1]) > 0 then return 1 end
+if recorded then
+  call('HDEL', KEYS[2], ARGV[2])
+  call('ZREM', KEYS[3], ARGV[2])
+else
+  call('LREM', KEYS[2], 1, ARGV[2])
+end
+return 0
