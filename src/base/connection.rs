@@ -8,6 +8,7 @@
 //! be sent again on every new connection before anything is read; that is why it is done by hand here.
 
 mod endpoint;
+mod refusal;
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use tracing::warn;
 use endpoint::Endpoint;
 
 use crate::failpoint;
+use crate::said::Said;
 use crate::secret::RedisUrl;
 
 /// How long opening a connection may take.
@@ -53,15 +55,31 @@ pub enum RedisTrouble {
         source: Arc<RedisError>,
     },
     /// The server answers with an error: `READONLY`, `LOADING`, `OOM`, `NOAUTH`, …
-    #[error("redis at {url} refuses with {code}")]
+    #[error("redis at {url} refuses with {code}{hint}")]
     Refused {
         /// The URL without its secrets.
         url: String,
-        /// The error code that the server's answer began with.
+        /// The error code that the server's answer began with; `NOPERM` within a script too.
         code: String,
+        /// Which right is missing or which key has the wrong type, and what to do; empty for other codes.
+        hint: String,
         /// The answer.
         source: Arc<RedisError>,
     },
+}
+
+impl RedisTrouble {
+    /// Whether the user lacks a right: no attempt will succeed until it is granted.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == refusal::FORBIDDEN)
+    }
+
+    /// Whether it lasts until an operator grants a right or mends a key.
+    #[must_use]
+    pub fn needs_an_operator(&self) -> bool {
+        matches!(self, Self::Refused { hint, .. } if !hint.is_empty())
+    }
 }
 
 /// A connection that heals itself; clones share it.
@@ -81,7 +99,6 @@ struct Inner {
     /// How long opening and a reply may take.
     patience: (Duration, Duration),
     tracking: AtomicBool,
-    warned: AtomicBool,
     current: Mutex<Option<Live>>,
 }
 
@@ -185,7 +202,6 @@ impl Connection {
             pushes,
             patience,
             tracking: AtomicBool::new(false),
-            warned: AtomicBool::new(false),
             current: Mutex::new(None),
         };
         Ok(Self {
@@ -205,7 +221,7 @@ impl Connection {
         self.inner.tracking.load(Ordering::Relaxed)
     }
 
-    /// Whether both connections lead to the same database of the same server, as far as their URLs tell.
+    /// Whether both connections lead to the same database of the same server as the same user, as far as their URLs tell.
     #[must_use]
     pub fn same_database(&self, other: &Self) -> bool {
         self.inner.plain.same_database(&other.inner.plain)
@@ -224,7 +240,7 @@ impl Connection {
     pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisTrouble> {
         let mut live = self.live().await?;
         let answer = command.query_async(&mut live.socket).await;
-        self.judge(&live, answer).await
+        self.judge(live, answer, &[command]).await
     }
 
     /// Sends several commands at once and returns all answers. A transaction if the pipeline is atomic.
@@ -234,7 +250,8 @@ impl Connection {
     pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, RedisTrouble> {
         let mut live = self.live().await?;
         let answer = pipeline.query_async(&mut live.socket).await;
-        self.judge(&live, answer).await
+        let commands: Vec<&Cmd> = pipeline.cmd_iter().collect();
+        self.judge(live, answer, &commands).await
     }
 
     /// Runs a script after the command `before`, and loads it first if the server does not know it. Returns the
@@ -260,11 +277,12 @@ impl Connection {
             .is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
         {
             let loaded = call.load_async(&mut live.socket).await;
-            self.judge(&live, loaded).await?;
+            self.judge(live.clone(), loaded, &[]).await?;
             answer = pipeline.query_async(&mut live.socket).await;
         }
         failpoint::pass("script answered");
-        Ok(self.judge(&live, answer).await?.0)
+        let commands: Vec<&Cmd> = pipeline.cmd_iter().collect();
+        Ok(self.judge(live, answer, &commands).await?.0)
     }
 
     /// Returns the open connection, or opens one. Only one attempt runs at a time.
@@ -274,7 +292,7 @@ impl Connection {
             return Ok(live.clone());
         }
         let lost = Arc::default();
-        let socket = self.open(&lost).await.map_err(|error| self.trouble(error))?;
+        let socket = self.open(&lost).await?;
         let live = Live {
             socket,
             generation: next_generation(),
@@ -285,40 +303,32 @@ impl Connection {
     }
 
     /// Opens a connection that reports its own end, and the changes of tracked keys if they are wanted, as far
-    /// as the server knows how.
-    async fn open(&self, lost: &Arc<AtomicBool>) -> Result<MultiplexedConnection, RedisError> {
-        let track = matches!(self.inner.pushes, Pushes::Changes(_));
-        let error = match self.open_pushing(lost, track).await {
-            Ok(socket) => {
-                self.inner.tracking.store(track, Ordering::Relaxed);
-                return Ok(socket);
+    /// as the server knows how and the user may.
+    async fn open(&self, lost: &Arc<AtomicBool>) -> Result<MultiplexedConnection, RedisTrouble> {
+        let pushes = &self.inner.pushes;
+        let track = matches!(pushes, Pushes::Changes(_));
+        let (opened, pushing) = match self.open_pushing(lost).await {
+            // Redis 5 has no RESP3.
+            Err(error) if error.kind() == ErrorKind::RESP3NotSupported && !pushes.is_channel() => {
+                if track {
+                    self.warn_of_polling(&error);
+                }
+                (self.inner.plain.open(&self.timeouts()).await, false)
             }
-            Err(error) => error,
+            opened => (opened, true),
         };
-        // Redis 5 knows no RESP3, and a user may be forbidden to track. Waiting is then done by looking.
-        let socket = match error.kind() {
-            ErrorKind::RESP3NotSupported if !self.inner.pushes.is_channel() => self.open_plain().await?,
-            ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::ResponseError) if track => {
-                self.open_pushing(lost, false).await?
-            }
-            _ => return Err(error),
-        };
-        self.inner.tracking.store(false, Ordering::Relaxed);
-        if track && !self.inner.warned.swap(true, Ordering::Relaxed) {
-            warn!(
-                url = self.inner.shown,
-                %error,
-                "the server does not report changes (that needs Redis 6 and the permission `client|tracking`), polling instead"
-            );
+        let mut socket = opened.map_err(|error| self.refused(error, None))?;
+        let introduced = self.introduce(&mut socket, track && pushing).await;
+        let tracking = introduced.map_err(|error| self.refused(error, None))?;
+        self.inner.tracking.store(tracking, Ordering::Relaxed);
+        if let Pushes::Channel { name, .. } = pushes {
+            let subscribed = socket.subscribe(name).await;
+            subscribed.map_err(|error| self.refused(error, Some(refusal::channel_right(name))))?;
         }
         Ok(socket)
     }
 
-    async fn open_pushing(
-        &self,
-        lost: &Arc<AtomicBool>,
-        track: bool,
-    ) -> Result<MultiplexedConnection, RedisError> {
+    async fn open_pushing(&self, lost: &Arc<AtomicBool>) -> Result<MultiplexedConnection, RedisError> {
         let (lost, pushes) = (Arc::clone(lost), self.inner.pushes.clone());
         let config = self.timeouts().set_push_sender(move |push: PushInfo| {
             if push.kind == PushKind::Disconnection {
@@ -327,27 +337,53 @@ impl Connection {
             pushes.deliver(push);
             Ok::<(), std::convert::Infallible>(())
         });
-        let mut socket = self.inner.pushing.open(&config).await?;
-        let mut setup = self.introduction();
-        if track {
-            setup
-                .cmd("CLIENT")
-                .arg("TRACKING")
-                .arg("ON")
-                .arg("NOLOOP")
-                .ignore();
-        }
-        setup.query_async::<()>(&mut socket).await?;
-        if let Pushes::Channel { name, .. } = &self.inner.pushes {
-            socket.subscribe(name).await?;
-        }
-        Ok(socket)
+        self.inner.pushing.open(&config).await
     }
 
-    async fn open_plain(&self) -> Result<MultiplexedConnection, RedisError> {
-        let mut socket = self.inner.plain.open(&self.timeouts()).await?;
-        self.introduction().query_async::<()>(&mut socket).await?;
-        Ok(socket)
+    /// Names the connection and turns tracking on; returns whether the server tracks. A server that refuses either, because
+    /// the user lacks the right or the command was renamed, is used without.
+    async fn introduce(&self, socket: &mut MultiplexedConnection, track: bool) -> Result<bool, RedisError> {
+        let mut setup = Pipeline::new();
+        setup.ignore_errors();
+        setup.cmd("CLIENT").arg("SETNAME").arg(&self.inner.name);
+        if track {
+            setup.cmd("CLIENT").arg("TRACKING").arg("ON").arg("NOLOOP");
+        }
+        let answers: Vec<Result<Value, RedisError>> = setup.query_async(socket).await?;
+        let mut answers = answers.into_iter();
+        if let Some(Err(error)) = answers.next()
+            && self.warns_first()
+        {
+            warn!(
+                url = self.inner.shown,
+                %error,
+                "the server refuses CLIENT: connections have no names, and changes are polled \
+                 (rights `client|setname` and `client|tracking`)"
+            );
+        }
+        Ok(match answers.next() {
+            Some(Err(error)) => {
+                self.warn_of_polling(&error);
+                false
+            }
+            answer => answer.is_some(),
+        })
+    }
+
+    fn warn_of_polling(&self, error: &RedisError) {
+        if self.warns_first() {
+            warn!(
+                url = self.inner.shown,
+                %error,
+                "the server does not report changes (that needs Redis 6 and the right `client|tracking`), polling instead"
+            );
+        }
+    }
+
+    /// Whether nothing has been said yet about what this process may not do on this server.
+    fn warns_first(&self) -> bool {
+        static SAID: Said = Said::nothing();
+        SAID.first(&self.inner.shown)
     }
 
     fn timeouts(&self) -> AsyncConnectionConfig {
@@ -357,14 +393,13 @@ impl Connection {
             .set_response_timeout(Some(response))
     }
 
-    fn introduction(&self) -> Pipeline {
-        let mut setup = Pipeline::new();
-        setup.cmd("CLIENT").arg("SETNAME").arg(&self.inner.name).ignore();
-        setup
-    }
-
     /// Passes an answer on, and drops the connection it came over when that cannot be trusted any more.
-    async fn judge<T>(&self, live: &Live, answer: Result<T, RedisError>) -> Result<T, RedisTrouble> {
+    async fn judge<T>(
+        &self,
+        mut live: Live,
+        answer: Result<T, RedisError>,
+        commands: &[&Cmd],
+    ) -> Result<T, RedisTrouble> {
         let error = match answer {
             Ok(value) => return Ok(value),
             Err(error) => error,
@@ -385,15 +420,31 @@ impl Connection {
                 *current = None;
             }
         }
-        Err(self.trouble(error))
+        let hint = match refusal::code_of(&error) {
+            Some(code) => refusal::hint(&code, commands, &mut live.socket).await,
+            None => String::new(),
+        };
+        Err(self.trouble(error, hint))
     }
 
-    fn trouble(&self, error: RedisError) -> RedisTrouble {
+    /// The trouble of opening a connection. `right` is the one it needs beside those to run commands.
+    fn refused(&self, error: RedisError, right: Option<String>) -> RedisTrouble {
+        let forbidden = refusal::code_of(&error).as_deref() == Some(refusal::FORBIDDEN);
+        let hint = forbidden.then(|| refusal::lacks(right.as_slice()));
+        self.trouble(error, hint.unwrap_or_default())
+    }
+
+    fn trouble(&self, error: RedisError, hint: String) -> RedisTrouble {
         let url = self.inner.shown.clone();
-        let code = error.code().filter(|_| !error.is_io_error()).map(str::to_owned);
+        let code = refusal::code_of(&error);
         let source = Arc::new(error);
         match code {
-            Some(code) => RedisTrouble::Refused { url, code, source },
+            Some(code) => RedisTrouble::Refused {
+                url,
+                code,
+                hint,
+                source,
+            },
             None => RedisTrouble::Unreachable { url, source },
         }
     }
@@ -464,6 +515,11 @@ mod tests {
         assert!(open("redis://h").same_database(&open("redis://:x@h:6379/0")));
         assert!(!open("redis://h/0").same_database(&open("redis://h/1")));
         assert!(!open("redis://h:1").same_database(&open("redis://h:2")));
+        assert!(open("redis://h").same_database(&open("redis://default:x@h")));
+        assert!(
+            !open("redis://a:x@h").same_database(&open("redis://b:x@h")),
+            "another user"
+        );
         assert_eq!(open("redis://h/7").database(), 7);
     }
 }

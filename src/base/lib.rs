@@ -15,6 +15,7 @@ pub mod manual;
 pub mod market;
 pub mod node;
 pub mod random;
+pub mod said;
 pub mod secret;
 pub mod telemetry;
 pub mod trace;

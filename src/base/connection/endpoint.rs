@@ -73,13 +73,18 @@ impl Endpoint {
 
     /// The database number.
     pub(super) fn database(&self) -> i64 {
+        self.settings().db()
+    }
+
+    fn settings(&self) -> &RedisConnectionInfo {
         match self {
-            Self::Direct { info, .. } => info.redis_settings().db(),
-            Self::Sentinel { node, .. } => node.db(),
+            Self::Direct { info, .. } => info.redis_settings(),
+            Self::Sentinel { node, .. } => node,
         }
     }
 
-    /// Whether both lead to the same database of the same server, as far as their URLs tell.
+    /// Whether both lead to the same database of the same server as the same user, as far as their URLs tell. Another user
+    /// may have other rights.
     pub(super) fn same_database(&self, other: &Self) -> bool {
         let place = |endpoint: &Self| match endpoint {
             Self::Direct { info, .. } => info.addr().to_string(),
@@ -87,7 +92,8 @@ impl Endpoint {
                 sentinels, master, ..
             } => format!("{master}@{}", sentinels.join(",")),
         };
-        place(self) == place(other) && self.database() == other.database()
+        let user = |endpoint: &Self| endpoint.settings().username().unwrap_or("default").to_owned();
+        place(self) == place(other) && self.database() == other.database() && user(self) == user(other)
     }
 
     /// Opens a connection.
@@ -132,7 +138,9 @@ impl Endpoint {
 
     fn sentinel(text: &str, master: Option<&str>, protocol: ProtocolVersion) -> Result<Self, String> {
         let master = master.ok_or("`sentinel://` needs the master's name in CELERY_SENTINEL_MASTER_NAME")?;
-        let mut node = RedisConnectionInfo::default().set_protocol(protocol);
+        let mut node = RedisConnectionInfo::default()
+            .set_protocol(protocol)
+            .set_skip_set_lib_name();
         let mut sentinels = Vec::new();
         for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
             let url = Url::parse(part).map_err(|_| "one of its sentinels is no URL")?;
@@ -214,7 +222,12 @@ fn direct(
 ) -> Result<Endpoint, String> {
     // The library's message may quote parts of the URL, and with them the password: it is not passed on.
     let info = text.into_connection_info().map_err(|_| FORM.to_owned())?;
-    let settings = info.redis_settings().clone().set_protocol(protocol);
+    // `CLIENT SETINFO` needs another right, for nothing.
+    let settings = info
+        .redis_settings()
+        .clone()
+        .set_protocol(protocol)
+        .set_skip_set_lib_name();
     Ok(Endpoint::Direct {
         info: Box::new(info.set_redis_settings(settings)),
         certificates,

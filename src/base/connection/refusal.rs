@@ -1,0 +1,234 @@
+//! Why a server refuses a command: the right or the key that is at fault, which its answer does not name.
+//!
+//! `NOPERM` and `WRONGTYPE` name no key, and an error inside a script names no command either. So after such an answer the
+//! keys of the command are asked for their types: a key that the user may not access refuses that too.
+
+use redis::aio::MultiplexedConnection;
+use redis::{Arg, Cmd, RedisError, RedisResult, ServerError};
+
+/// The code of a server that does not let the user do something.
+pub(super) const FORBIDDEN: &str = "NOPERM";
+const WRONG_TYPE: &str = "WRONGTYPE";
+/// How servers begin such an error inside a script, before Redis 7.2 and since. It has the code `ERR` there.
+const FORBIDDEN_IN_SCRIPT: [&str; 2] = ["The user executing the script can't", "ACL failure in script"];
+/// How many keys of a command are looked at, and how many of them are named.
+const LOOKED_AT: usize = 500;
+const NAMED: usize = 3;
+
+/// The code of a server's error. The Redis client has none for some errors within a pipeline.
+pub(super) fn code_of(error: &RedisError) -> Option<String> {
+    let errors = error.clone().into_server_errors();
+    let Some(first) = errors.as_ref().and_then(|errors| errors.first()) else {
+        return error.code().filter(|_| !error.is_io_error()).map(str::to_owned);
+    };
+    let (_, first) = first;
+    Some(code_of_server(first).to_owned())
+}
+
+fn code_of_server(error: &ServerError) -> &str {
+    let details = error.details().unwrap_or_default();
+    if FORBIDDEN_IN_SCRIPT.iter().any(|text| details.contains(text)) {
+        return FORBIDDEN;
+    }
+    error.code()
+}
+
+/// What an operator has to know about a refusal with this code beside the server's words; empty for most codes.
+pub(super) async fn hint(code: &str, commands: &[&Cmd], socket: &mut MultiplexedConnection) -> String {
+    if code != FORBIDDEN && code != WRONG_TYPE {
+        return String::new();
+    }
+    let mut keys: Vec<String> = commands.iter().flat_map(|command| keys_of(command)).collect();
+    keys.truncate(LOOKED_AT);
+    let types = types_of(&keys, socket).await;
+    if code == WRONG_TYPE {
+        return wrong_types(&keys, &types);
+    }
+    let denied = |found: &RedisResult<String>| {
+        // A user may lack the right to ask, too: that says nothing about the key.
+        found.as_ref().is_err_and(|error| {
+            code_of(error).as_deref() == Some(FORBIDDEN) && !error.to_string().contains("to run the")
+        })
+    };
+    let mut missing: Vec<String> = keys
+        .iter()
+        .zip(&types)
+        .filter(|(_, found)| denied(found))
+        .map(|(key, _)| format!("the key `{key}` (`~`)"))
+        .collect();
+    missing.extend(commands.iter().filter_map(|command| channel_of(command)));
+    lacks(&missing)
+}
+
+/// The words for missing rights; without one, the server's own words name the command.
+pub(super) fn lacks(missing: &[String]) -> String {
+    let what = match missing {
+        [] => "a command (`+`)".to_owned(),
+        few if few.len() <= NAMED => few.join(", "),
+        many => format!("{} and {} more", many[..NAMED].join(", "), many.len() - NAMED),
+    };
+    format!(": its user lacks the right to {what}; grant it with `ACL SETUSER`, the README lists all rights")
+}
+
+fn wrong_types(keys: &[String], types: &[RedisResult<String>]) -> String {
+    let found = keys
+        .iter()
+        .zip(types)
+        .filter_map(|(key, found)| Some((key, found.as_deref().ok()?)));
+    let existing: Vec<(&String, &str)> = found.filter(|(_, found)| *found != "none").collect();
+    let wrong: Vec<String> = existing
+        .iter()
+        .filter_map(|(key, found)| {
+            let right = usual_type(key).filter(|right| right != found)?;
+            Some(format!("the key `{key}` holds a {found}, not a {right}"))
+        })
+        .collect();
+    if wrong.is_empty() {
+        let all = existing
+            .iter()
+            .map(|(key, found)| format!("`{key}` holds a {found}"));
+        return format!(": {}", all.collect::<Vec<_>>().join(", "));
+    }
+    format!(
+        ": {}; find out which program wrote it, then rename or delete it",
+        wrong.join(", ")
+    )
+}
+
+/// The type of each key.
+async fn types_of(keys: &[String], socket: &mut MultiplexedConnection) -> Vec<RedisResult<String>> {
+    if keys.is_empty() {
+        return Vec::new();
+    }
+    let mut ask = redis::pipe();
+    ask.ignore_errors();
+    for key in keys {
+        ask.cmd("TYPE").arg(key);
+    }
+    // If the server does not answer, there is no hint.
+    ask.query_async(socket).await.unwrap_or_default()
+}
+
+/// The keys of a command that this system sends.
+fn keys_of(command: &Cmd) -> Vec<String> {
+    let words: Vec<&[u8]> = words(command);
+    let Some((name, rest)) = words.split_first() else {
+        return Vec::new();
+    };
+    let keys = match *name {
+        b"EVALSHA" => {
+            let count = rest.get(1).and_then(|count| std::str::from_utf8(count).ok());
+            let count: usize = count.and_then(|count| count.parse().ok()).unwrap_or(0);
+            rest.get(2..2 + count).unwrap_or_default()
+        }
+        b"DEL" | b"EXISTS" | b"MGET" => rest,
+        b"PING" | b"TIME" | b"INFO" | b"CONFIG" | b"SCAN" | b"SCRIPT" | b"PUBLISH" | b"CLIENT" => &[],
+        _ => rest.get(..1).unwrap_or_default(),
+    };
+    keys.iter().map(|key| text(key)).collect()
+}
+
+fn channel_of(command: &Cmd) -> Option<String> {
+    let words = words(command);
+    let channel = words.get(1).filter(|_| words[0] == b"PUBLISH")?;
+    Some(channel_right(&text(channel)))
+}
+
+/// The right to use a channel.
+pub(super) fn channel_right(name: &str) -> String {
+    format!("the channel `{name}` (`&`)")
+}
+
+fn words(command: &Cmd) -> Vec<&[u8]> {
+    let simple = command.args_iter().filter_map(|word| match word {
+        Arg::Simple(word) => Some(word),
+        _ => None,
+    });
+    simple.collect()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).escape_debug().to_string()
+}
+
+/// The type of a key of Celery, kombu or this system, by its name; `None` where there are several. A name that is no
+/// other is a queue's.
+fn usual_type(key: &str) -> Option<&'static str> {
+    if let Some((_, own)) = key.split_once("tradebot-symbols:") {
+        let kind = own.split_once(':').map_or(own, |(kind, _)| kind);
+        return Some(match kind {
+            "workers" | "crashes" | "waiting" | "beat-slots" => "hash",
+            "suspects" => "zset",
+            "started" | "beat-paused" => "set",
+            "parked" => "list",
+            _ => "string",
+        });
+    }
+    if let Some((_, chord)) = key.split_once("celery-taskset-meta-") {
+        return match chord.rsplit_once('.').map_or("", |(_, part)| part) {
+            "j" => None,
+            "d" => Some("set"),
+            _ => Some("string"),
+        };
+    }
+    Some(if key.ends_with("unacked") {
+        "hash"
+    } else if key.ends_with("unacked_index") || key.ends_with("_kombu.binding_deadlines") {
+        "zset"
+    } else if key.contains("_kombu.binding") {
+        "set"
+    } else if key.ends_with(":fence") {
+        "hash"
+    } else if key.ends_with("cache:symbols:changes") {
+        "stream"
+    } else if ["celery-task-meta-", "unacked_mutex", "cache:symbols:", "metrics:"]
+        .iter()
+        .any(|part| key.contains(part))
+    {
+        "string"
+    } else {
+        "list"
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_of_a_command_are_found() {
+        let script = redis::Script::new("return 1");
+        let mut call = script.prepare_invoke();
+        call.key("a").key("b\u{6}\u{16}3").arg("no key");
+        let mut pipeline = redis::pipe();
+        pipeline.invoke_script(&call);
+        pipeline.cmd("MGET").arg("c").arg("d");
+        pipeline.cmd("HSET").arg("e").arg("field").arg("value");
+        pipeline.cmd("PUBLISH").arg("channel").arg("text");
+        let keys: Vec<String> = pipeline.cmd_iter().flat_map(keys_of).collect();
+        assert_eq!(keys, ["a", "b\\u{6}\\u{16}3", "c", "d", "e"]);
+        let channels: Vec<String> = pipeline.cmd_iter().filter_map(channel_of).collect();
+        assert_eq!(channels, ["the channel `channel` (`&`)"]);
+    }
+
+    #[test]
+    fn keys_have_the_types_that_celery_gives_them() {
+        for (key, kind) in [
+            ("celery", Some("list")),
+            ("p:celery\u{6}\u{16}3", Some("list")),
+            ("p:unacked", Some("hash")),
+            ("unacked_index", Some("zset")),
+            ("_kombu.binding.celery", Some("set")),
+            ("_kombu.binding_deadlines", Some("zset")),
+            ("p_celery-task-meta-x", Some("string")),
+            ("celery-taskset-meta-g.j", None),
+            ("celery-taskset-meta-g.c", Some("string")),
+            ("p:tradebot-symbols:workers", Some("hash")),
+            ("tradebot-symbols:lease:x", Some("string")),
+            ("cache:symbols:spot:fence", Some("hash")),
+            ("cache:symbols:spot:v1", Some("string")),
+        ] {
+            assert_eq!(usual_type(key), kind, "{key}");
+        }
+    }
+}
