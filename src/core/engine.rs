@@ -69,8 +69,12 @@ use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::Connection;
 use tradebot_base::lifecycle::Stop;
 use tradebot_base::random::SharedRandom;
+use tradebot_base::said::Said;
 use tradebot_wire::body::Body;
 use tradebot_wire::envelope::Envelope;
+
+/// How long the return of messages that could not be settled may take.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Settings of an engine, under the names Celery users know.
 #[derive(Debug, Clone)]
@@ -161,6 +165,7 @@ impl Engine {
             random: Arc::clone(&random),
             stop: stop.clone(),
             hold_ups: HoldUps::default(),
+            forbidden: Said::nothing(),
             hostname: settings.hostname.clone(),
             origin,
             default_queue: settings.default_queue.clone(),
@@ -326,8 +331,12 @@ impl Engine {
         self.liveness.heartbeat_ended().await;
     }
 
-    /// Releases the lease; `drained` if this worker holds no messages any more.
+    /// Releases the lease; `drained` if this worker works on no message any more. Those that it could not settle go back to
+    /// their queues first.
     pub async fn end_lease(&self, drained: bool) {
+        let returned = async { self.transport.return_unsettled().await.is_ok() };
+        // What is not returned in time is restored by other workers.
+        let drained = drained && tokio::time::timeout(RETURN_TIMEOUT, returned).await == Ok(true);
         self.liveness.end(drained).await;
     }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use chords::Chords;
 
-use crate::transport::StoredResult;
+use crate::transport::{Stored, StoredResult};
 use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_wire::envelope::Envelope;
@@ -148,12 +148,11 @@ impl Results {
     ///
     /// # Errors
     /// [`RedisTrouble`]; storing the same document again is harmless.
-    pub async fn store(&self, result: &StoredResult) -> Result<(), RedisTrouble> {
+    pub async fn store(&self, result: &StoredResult) -> Result<Stored, RedisTrouble> {
         let mut call = self.store.prepare_invoke();
         call.key(result.key.as_str());
         call.arg(result.document.as_str()).arg(result.expires_seconds);
-        let _: i64 = self.connection.script(None, &call).await?;
-        Ok(())
+        self.connection.script(None, &call).await.map(Stored::of)
     }
 
     /// Stores and announces that a task was revoked, unless a worker has started it already.

@@ -36,6 +36,7 @@ pub use recovery::{GRACE, HEARTBEAT, LEASE, RESTORE_INTERVAL, RollCall, SCORE_RE
 
 use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::said::Said;
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::keys::Keys;
 use tradebot_wire::python_json;
@@ -105,10 +106,33 @@ pub struct Settled {
     pub held: bool,
     /// Nothing was done: one of the pushes leads to a key that holds something else than a list.
     pub misdirected: bool,
-    /// The result was stored; not so when a success was there already or none was given.
-    pub stored: bool,
-    /// The result was announced to its clients; this user may lack the right to publish.
-    pub announced: bool,
+    /// What became of the result.
+    pub stored: Stored,
+}
+
+/// What became of a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// It was not stored: a success was there already, or none was given.
+    No,
+    /// It was stored, and announced to its clients.
+    Yes,
+    /// It was stored, but this user may not announce it.
+    Unannounced,
+    /// It was stored and announced, in place of a value of another type.
+    Replaced,
+}
+
+impl Stored {
+    /// Reads what the storing script returns.
+    pub(crate) fn of(flag: i64) -> Self {
+        match flag {
+            0 => Self::No,
+            2 => Self::Unannounced,
+            3 => Self::Replaced,
+            _ => Self::Yes,
+        }
+    }
 }
 
 /// The queues of one broker, seen by one worker.
@@ -128,6 +152,8 @@ pub struct Transport {
     settler: Arc<Settler>,
     roll_call: Script,
     release_mutex: Script,
+    /// What this user may not restore, and is in the log.
+    left_to_others: Arc<Said>,
 }
 
 impl Transport {
@@ -156,6 +182,7 @@ impl Transport {
             settler: Arc::new(Settler::default()),
             roll_call: Script::new(include_str!("transport/scripts/roll_call.lua")),
             release_mutex: Script::new(include_str!("transport/scripts/release_mutex.lua")),
+            left_to_others: Arc::default(),
         }
     }
 

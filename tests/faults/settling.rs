@@ -1,7 +1,7 @@
 //! Settlements and results that meet others of the same task.
 
 use serde_json::json;
-use tradebot_core::transport::{End, Push, StoredResult, Transport};
+use tradebot_core::transport::{End, Push, Stored, StoredResult, Transport};
 use tradebot_test_support::eventually;
 use tradebot_wire::keys;
 
@@ -34,10 +34,10 @@ async fn a_settlement_that_is_sent_again_brings_no_older_state_back() {
     let settled = first
         .settle(&one.tag, Some(&stored("RETRY")), std::slice::from_ref(&next))
         .await;
-    assert!(settled.is_ok_and(|settled| settled.held && settled.stored));
+    assert!(settled.is_ok_and(|settled| settled.held && settled.stored == Stored::Yes));
     let two = tries(&second).await;
     let settled = second.settle(&two.tag, Some(&stored("FAILURE")), &[]).await;
-    assert!(settled.is_ok_and(|settled| settled.held && settled.stored));
+    assert!(settled.is_ok_and(|settled| settled.held && settled.stored == Stored::Yes));
 
     let again = first.settle(&one.tag, Some(&stored("RETRY")), &[next]).await;
     assert!(again.is_ok_and(|settled| !settled.held));

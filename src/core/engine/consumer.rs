@@ -257,7 +257,9 @@ impl Consumer {
     async fn back_off(&mut self, trouble: &RedisTrouble, waits: &mut Reconnect) {
         self.progress = ScanProgress::default();
         let delay = waits.next_delay();
-        if waits.attempt() == 1 {
+        if waits.attempt() == 1 && trouble.needs_an_operator() {
+            error!(error = %error_chain(trouble), "the broker refuses, this worker claims nothing until that is mended");
+        } else if waits.attempt() == 1 {
             warn!(error = %error_chain(trouble), "broker in trouble, trying again until it is back");
         } else {
             debug!(error = %error_chain(trouble), attempt = waits.attempt(), "broker still in trouble");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::parked_watch::ParkedWatch;
 use crate::events::Publisher;
@@ -120,18 +120,24 @@ impl Pulse {
     async fn run(mut self, end: &CancellationToken, drained: &std::sync::atomic::AtomicBool) {
         let mut troubled = false;
         while !end.is_cancelled() {
-            match self.tick().await {
+            let ticked = self.tick().await;
+            let refused = ticked.as_ref().is_err_and(RedisTrouble::needs_an_operator);
+            match ticked {
                 Ok(()) => troubled = false,
                 Err(trouble) if troubled => {
-                    debug!(error = %error_chain(&trouble), "the heartbeat still does not reach the broker");
+                    debug!(error = %error_chain(&trouble), "the heartbeat still fails");
                 }
                 Err(trouble) => {
-                    warn!(error = %error_chain(&trouble), "the heartbeat does not reach the broker");
+                    if refused {
+                        error!(error = %error_chain(&trouble), "the broker refuses the heartbeat");
+                    } else {
+                        warn!(error = %error_chain(&trouble), "the heartbeat does not reach the broker");
+                    }
                     troubled = true;
                 }
             }
             // While in trouble the lease is about to run out: be back as soon as the server is.
-            let pause = if troubled {
+            let pause = if troubled && !refused {
                 HEARTBEAT / 7
             } else if self.restoring {
                 Duration::ZERO

@@ -1,7 +1,8 @@
 //! Settling a delivery: storing the result, publishing what follows and acknowledging.
 //!
 //! A settlement that fails is retried until Redis accepts it; the task does not run again. Only a cold stop ends the
-//! retries, and then the message is still in `unacked`.
+//! retries, or a right that is missing: no attempt helps until an operator grants it. The message is then still in
+//! `unacked`. This worker keeps it there, and returns it to its queue when it ends.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use tracing::{debug, error, warn};
 use super::hold_ups::{HeldUp, HoldUps};
 use crate::events::Events;
 use crate::results::Results;
-use crate::transport::{Claimed, DeliveryTag, Push, Settled, Source, StoredResult, Transport};
+use crate::transport::{Claimed, DeliveryTag, Push, Settled, Source, Stored, StoredResult, Transport};
 use tradebot_base::backoff::Reconnect;
 use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::RedisTrouble;
@@ -18,6 +19,7 @@ use tradebot_base::error_chain;
 use tradebot_base::failpoint;
 use tradebot_base::lifecycle::Stop;
 use tradebot_base::random::SharedRandom;
+use tradebot_base::said::Said;
 use tradebot_wire::canvas::Successor;
 use tradebot_wire::envelope::Envelope;
 
@@ -32,6 +34,8 @@ pub(super) struct Settlement {
     pub(super) random: SharedRandom,
     pub(super) stop: Stop,
     pub(super) hold_ups: HoldUps,
+    /// What cannot be done for want of a right, and is in the log.
+    pub(super) forbidden: Said,
     /// This worker's node name.
     pub(super) hostname: String,
     /// `origin` of the messages that follow from a task.
@@ -58,14 +62,15 @@ impl Settlement {
     /// Sets a message aside that cannot be understood.
     pub(super) async fn park(&self, claimed: &Claimed, reason: &str) {
         let push = self.transport.park(&claimed.source, &claimed.raw, reason);
-        self.settle_with(&claimed.tag, None, &[push]).await;
-        error!(
-            outcome = "parked",
-            queue = claimed.source.queue,
-            reason,
-            list = self.transport.keys().parked(),
-            "parked a message"
-        );
+        if self.settle_with(&claimed.tag, None, &[push]).await.is_some() {
+            error!(
+                outcome = "parked",
+                queue = claimed.source.queue,
+                reason,
+                list = self.transport.keys().parked(),
+                "parked a message"
+            );
+        }
     }
 
     pub(super) async fn settle_with(
@@ -76,8 +81,7 @@ impl Settlement {
     ) -> Option<Settled> {
         let mut with_ack = document;
         if let Some(document) = document.filter(|_| !self.one_database) {
-            self.until_done("store a result", || self.results.store(document))
-                .await?;
+            self.store(document).await?;
             with_ack = None;
             failpoint::pass("result stored");
         }
@@ -94,15 +98,23 @@ impl Settlement {
                     self.transport.settle(tag, with_ack, &parked)
                 })
                 .await?;
+            let list = self.transport.keys().parked();
+            if settled.misdirected {
+                error!(
+                    delivery.tag = tag.0,
+                    list,
+                    "cannot park the messages that follow from a task: that key is not a list either; rename or delete \
+                     it, the message stays in unacked until this worker ends"
+                );
+                return None;
+            }
             error!(
                 delivery.tag = tag.0,
-                "parked the messages that follow from a task: the key of their queue is not a list"
+                list, "parked the messages that follow from a task: the key of their queue is not a list"
             );
         }
-        if !settled.announced {
-            warn!(
-                "results are stored but not announced: this Redis user may not publish, so `get()` never returns"
-            );
+        if let Some(document) = document {
+            self.note_stored(document, settled.stored);
         }
         if !settled.held {
             warn!(
@@ -113,7 +125,34 @@ impl Settlement {
         Some(settled)
     }
 
-    /// Repeats `attempt` until it succeeds or a cold stop gives up.
+    /// Stores and announces a result.
+    pub(super) async fn store(&self, document: &StoredResult) -> Option<()> {
+        let stored = self
+            .until_done("store a result", || self.results.store(document))
+            .await?;
+        self.note_stored(document, stored);
+        Some(())
+    }
+
+    fn note_stored(&self, document: &StoredResult, stored: Stored) {
+        let key = &document.key;
+        if stored == Stored::Unannounced && self.forbidden.first("announce a result") {
+            warn!(
+                channel = key,
+                "results are stored but not announced: this Redis user lacks the right to the channel (`&`), so `get()` \
+                 never returns; grant it with `ACL SETUSER`, the README lists all rights"
+            );
+        }
+        if stored == Stored::Replaced {
+            warn!(
+                key,
+                "the key of a result held a value of another type, which the result has replaced; find out which \
+                 program wrote it"
+            );
+        }
+    }
+
+    /// Repeats `attempt` until it succeeds, is forbidden, or a cold stop gives up.
     pub(super) async fn until_done<T, F>(&self, what: &str, mut attempt: impl FnMut() -> F) -> Option<T>
     where
         F: Future<Output = Result<T, RedisTrouble>>,
@@ -125,6 +164,18 @@ impl Settlement {
                 Ok(done) => return Some(done),
                 Err(trouble) => trouble,
             };
+            if trouble.is_forbidden() {
+                if self.forbidden.first(what) {
+                    error!(
+                        error = %error_chain(&trouble),
+                        "this Redis user may not {what}: the messages stay in unacked until this worker ends, and then \
+                         their tasks run again"
+                    );
+                } else {
+                    debug!(error = %error_chain(&trouble), "may not {what}");
+                }
+                return None;
+            }
             if waits.attempt() == 0 {
                 warn!(error = %error_chain(&trouble), "cannot {what} yet, retrying");
             }

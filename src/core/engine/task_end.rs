@@ -35,8 +35,7 @@ impl Settlement {
         let mut pushes: Vec<Push> = follows.collect();
         let settled = if let Some(concern) = Concern::of(message, state) {
             if let Some(document) = &document {
-                self.until_done("store a result", || self.results.store(document))
-                    .await?;
+                self.store(document).await?;
             }
             let mut remaining = self.tell_workflow(tag, message, concern, state).await?;
             pushes.append(&mut remaining.pushes);

@@ -130,8 +130,7 @@ impl Settlement {
     ) -> Option<()> {
         for Abandoned { message, part } in failed {
             if stored && let Some(document) = self.results.document(&message, state, children) {
-                self.until_done("store a result", || self.results.store(&document))
-                    .await?;
+                self.store(&document).await?;
             }
             if let Some(part) = part {
                 // A chord's end may fail another chord's part; signatures are as deep as JSON may be at most.

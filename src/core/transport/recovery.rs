@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use super::{DeliveryTag, Transport};
 use restore::Loss;
 use tradebot_base::connection::RedisTrouble;
+use tradebot_base::error_chain;
 
 /// How long a lease lasts that is not renewed.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -139,15 +140,22 @@ impl Transport {
     pub async fn restore_worker(&self, worker: &str) -> Result<bool, RedisTrouble> {
         let started = Instant::now();
         let mut restored = 0;
-        let mut done = true;
+        let (mut done, mut left) = (true, false);
         for (tag, record) in self.records_of(worker).await? {
             if started.elapsed() >= PORTION {
                 done = false;
                 break;
             }
-            restored += usize::from(self.restore(&tag, &record, Loss::WorkerDied).await?);
+            match self.restore(&tag, &record, Loss::WorkerDied).await {
+                Err(trouble) if trouble.is_forbidden() => {
+                    self.leave_to_others(&trouble);
+                    left = true;
+                }
+                one => restored += usize::from(one?),
+            }
         }
-        if done {
+        // A worker with more rights restores what is left.
+        if done && !left {
             let mut pipeline = redis::pipe();
             pipeline
                 .atomic()
@@ -267,9 +275,42 @@ impl Transport {
         let started = Instant::now();
         let mut restored = 0;
         for (tag, score) in due.iter().take_while(|_| started.elapsed() < PORTION) {
-            restored += usize::from(self.restore_by_tag(tag, Loss::TimedOut(score)).await?);
+            match self.restore_by_tag(tag, Loss::TimedOut(score)).await {
+                Err(trouble) if trouble.is_forbidden() => self.leave_to_others(&trouble),
+                one => restored += usize::from(one?),
+            }
         }
         Ok(restored)
+    }
+
+    /// Says once that this user may not restore the deliveries of some queue.
+    fn leave_to_others(&self, trouble: &RedisTrouble) {
+        if self.left_to_others.first("restore") {
+            warn!(
+                error = %error_chain(trouble),
+                "this Redis user may not restore some deliveries, leaving them to workers that may"
+            );
+        }
+    }
+
+    /// Returns the deliveries that could not be settled to the front of their queues, at the end of this worker.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`]; what was not returned is in `unacked`.
+    pub async fn return_unsettled(&self) -> Result<(), RedisTrouble> {
+        let mut held: Vec<DeliveryTag> = self.held().drain().collect();
+        if held.is_empty() {
+            return Ok(());
+        }
+        held.sort_by_key(|tag| std::cmp::Reverse(tag.sequence()));
+        for tag in &held {
+            self.restore_by_tag(tag, Loss::NeverReceived).await?;
+        }
+        warn!(
+            messages = held.len(),
+            "returned messages that could not be settled to their queues"
+        );
+        Ok(())
     }
 
     /// Tags of deliveries last renewed before `latest`, with their scores as the server writes them.

@@ -4,6 +4,9 @@
 //! meanwhile wait and then go together, in one script. An idle worker settles at once. No background task is needed: a
 //! caller that finds the line free takes everything that waits along.
 //!
+//! A server refuses a script as a whole if the user lacks a right to one of its keys. Each delivery of such a batch is then
+//! settled alone, so that only those suffer that need the right.
+//!
 //! Measured on two shared cores with a local Redis, settlements a second: 110,000 instead of 75,000 with 8 callers,
 //! 150,000 instead of 83,000 with 64, and the same with one.
 
@@ -13,7 +16,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use redis::{Script, ScriptInvocation};
 use tokio::sync::oneshot;
 
-use super::{DeliveryTag, End, Keys, Push, Settled, StoredResult};
+use super::{DeliveryTag, End, Keys, Push, Settled, Stored, StoredResult};
 use tradebot_base::connection::{Connection, RedisTrouble};
 
 /// The most deliveries one script settles; bounds the time the server spends on it.
@@ -36,8 +39,13 @@ pub(super) struct Settler {
 /// What one script call will settle.
 struct Batch {
     call: ScriptInvocation<'static>,
-    answers: Vec<oneshot::Sender<Result<Settled, RedisTrouble>>>,
+    answers: Vec<oneshot::Sender<Answer>>,
+    /// The most deliveries it takes.
+    size: usize,
 }
+
+/// The outcome of a batch for one of its deliveries, and how many it had.
+type Answer = (Result<Settled, RedisTrouble>, usize);
 
 impl Settler {
     /// Settles one delivery, together with others that wait.
@@ -49,8 +57,25 @@ impl Settler {
         result: Option<&StoredResult>,
         pushes: &[Push],
     ) -> Result<Settled, RedisTrouble> {
+        let one = (tag, result, pushes);
+        match self.settle_among(connection, keys, one, MAX_BATCH).await {
+            (Err(trouble), 2..) if trouble.is_forbidden() => {
+                self.settle_among(connection, keys, one, 1).await.0
+            }
+            (settled, _) => settled,
+        }
+    }
+
+    /// Settles one delivery in a batch of at most `size`.
+    async fn settle_among(
+        &self,
+        connection: &Connection,
+        keys: &Keys,
+        one: (&DeliveryTag, Option<&StoredResult>, &[Push]),
+        size: usize,
+    ) -> Answer {
         let (answer, mut answered) = oneshot::channel();
-        self.join_line(keys, tag, result, pushes, answer);
+        self.join_line(keys, one, size, answer);
         loop {
             // Both branches are cancel-safe. A request whose caller is gone is settled with the next batch.
             let _line = tokio::select! {
@@ -71,20 +96,19 @@ impl Settler {
     fn join_line(
         &self,
         keys: &Keys,
-        tag: &DeliveryTag,
-        result: Option<&StoredResult>,
-        pushes: &[Push],
-        answer: oneshot::Sender<Result<Settled, RedisTrouble>>,
+        (tag, result, pushes): (&DeliveryTag, Option<&StoredResult>, &[Push]),
+        size: usize,
+        answer: oneshot::Sender<Answer>,
     ) {
         let mut waiting = self.waiting();
         if waiting
             .back()
-            .is_none_or(|batch| batch.answers.len() == MAX_BATCH)
+            .is_none_or(|batch| batch.answers.len() >= batch.size.min(size))
         {
             let mut call = SETTLE.prepare_invoke();
             call.key(keys.unacked()).key(keys.unacked_index());
             let answers = Vec::new();
-            waiting.push_back(Batch { call, answers });
+            waiting.push_back(Batch { call, answers, size });
         }
         let Some(batch) = waiting.back_mut() else { return };
         batch.answers.push(answer);
@@ -102,22 +126,22 @@ impl Settler {
     }
 
     async fn send_batch(&self, connection: &Connection) {
-        let Some(Batch { call, answers }) = self.waiting().pop_front() else {
+        let Some(Batch { call, answers, .. }) = self.waiting().pop_front() else {
             return;
         };
         let settled: Result<Vec<i64>, RedisTrouble> = connection.script(None, &call).await;
+        let size = answers.len();
         for (number, answer) in answers.into_iter().enumerate() {
             let one = settled.as_ref().map_err(Clone::clone).map(|flags| {
                 let flag = |place: usize| flags.get(2 * number + place).copied().unwrap_or_default();
                 Settled {
                     held: flag(0) == 1,
                     misdirected: flag(0) == -1,
-                    stored: flag(1) > 0,
-                    announced: flag(1) != 2,
+                    stored: Stored::of(flag(1)),
                 }
             });
             // A caller that is gone needs no answer.
-            let _ = answer.send(one);
+            let _ = answer.send((one, size));
         }
     }
 
