@@ -90,7 +90,11 @@ impl Doctor {
     pub(crate) async fn examine(&self) -> Picture {
         let (settings, reader) = (&self.settings, &self.reader);
         let (servers, lists, broker, fleet, exchange, endpoint, database) = tokio::join!(
-            Box::pin(ServerFacts::read_all(&settings.redis, &*self.clock)),
+            Box::pin(ServerFacts::read_all(
+                &settings.redis,
+                &settings.queues,
+                &*self.clock
+            )),
             Box::pin(ProbeFailure::limit(MarketLists::read_all(
                 reader,
                 &settings.symbols.anchor_bases

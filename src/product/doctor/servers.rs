@@ -18,6 +18,7 @@ pub(super) fn judge(server: &ServerFacts) -> Vec<Finding> {
     }
     let found = [
         judge_writes(server),
+        judge_info(server),
         judge_speed(server),
         judge_clock(server),
         judge_access(server),
@@ -44,6 +45,11 @@ fn judge_writes(server: &ServerFacts) -> Option<Problem> {
     ];
     let failed = saves.iter().any(|name| has(server, name, "err"));
     failed.then(|| (&finding::REDIS_PERSISTENCE_FAILING, "the last save failed".into()))
+}
+
+fn judge_info(server: &ServerFacts) -> Option<Problem> {
+    let trouble = server.info_trouble.as_ref()?;
+    Some((&finding::REDIS_UNCHECKED, trouble.text.clone()))
 }
 
 fn judge_speed(server: &ServerFacts) -> Option<Problem> {

@@ -3,15 +3,19 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use redis::cmd;
+use redis::{Script, cmd};
 use serde::Serialize;
 use url::Url;
 
+use crate::product::symbols::cache::CacheKeys;
 use tradebot_base::clock::Clock;
 use tradebot_base::config::RedisConfig;
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::error_chain;
+use tradebot_base::market::Market;
 use tradebot_base::secret::RedisUrl;
+use tradebot_wire::keys::{self, Keys, PRIORITY_STEPS};
+use tradebot_wire::pidbox;
 
 /// Number of timed round trips.
 pub(crate) const PINGS: usize = 3;
@@ -37,8 +41,10 @@ pub(crate) struct ServerFacts {
     pub place: String,
     /// Why it cannot be read.
     pub trouble: Option<ProbeFailure>,
-    /// Why a write was refused.
+    /// Why a write, a script or a key of a worker was refused.
     pub write_trouble: Option<ProbeFailure>,
+    /// Why `INFO` was refused.
+    pub info_trouble: Option<ProbeFailure>,
     /// The fastest of a few round trips, in milliseconds.
     pub ping_ms: f64,
     /// How far its clock is ahead of ours, in seconds.
@@ -72,24 +78,28 @@ const INFO: [&str; 15] = [
 
 impl ServerFacts {
     /// Reads the three servers at once, and merges those that are the same.
-    pub(crate) async fn read_all(redis: &RedisConfig, clock: &dyn Clock) -> Vec<Self> {
-        let read = |role, url, prefix| Self::read(role, url, prefix, clock);
+    pub(crate) async fn read_all(redis: &RedisConfig, queues: &[String], clock: &dyn Clock) -> Vec<Self> {
+        let read = |role, url, probe| Self::read(role, url, probe, clock);
         let (broker, cache, results) = tokio::join!(
-            read("broker", &redis.broker, &redis.key_prefix),
-            read("cache", &redis.cache, ""),
-            read("results", &redis.results, &redis.result_key_prefix),
+            read("broker", &redis.broker, RightsProbe::broker(redis, queues)),
+            read("cache", &redis.cache, RightsProbe::cache()),
+            read("results", &redis.results, RightsProbe::results(redis)),
         );
         let mut servers: Vec<Self> = Vec::new();
         for one in [broker, cache, results] {
             match servers.iter_mut().find(|known| known.is_same(&one)) {
-                Some(known) => known.roles.extend(one.roles),
+                Some(known) => {
+                    known.roles.extend(one.roles);
+                    // Another user may have other rights.
+                    known.write_trouble = known.write_trouble.take().or(one.write_trouble);
+                }
                 None => servers.push(one),
             }
         }
         servers
     }
 
-    async fn read(role: &'static str, url: &RedisUrl, prefix: &str, clock: &dyn Clock) -> Self {
+    async fn read(role: &'static str, url: &RedisUrl, probe: RightsProbe, clock: &dyn Clock) -> Self {
         let mut facts = Self {
             roles: vec![role],
             place: url.to_string(),
@@ -97,7 +107,7 @@ impl ServerFacts {
         };
         let read = async {
             facts
-                .fill(&Connection::new(url, "doctor")?, url, prefix, clock)
+                .fill(&Connection::new(url, "doctor")?, url, &probe, clock)
                 .await
         };
         facts.trouble = ProbeFailure::limit(read).await.err();
@@ -108,7 +118,7 @@ impl ServerFacts {
         &mut self,
         connection: &Connection,
         url: &RedisUrl,
-        prefix: &str,
+        probe: &RightsProbe,
         clock: &dyn Clock,
     ) -> Result<(), RedisTrouble> {
         let mut fastest = f64::MAX;
@@ -122,7 +132,13 @@ impl ServerFacts {
         let (seconds, micros): (f64, f64) = connection.command(&cmd("TIME")).await?;
         let passed = clock.unix_seconds() - ours;
         self.clock_ahead_seconds = seconds + micros / 1e6 - (ours + passed / 2.0);
-        let info: String = connection.command(&cmd("INFO")).await?;
+        let info: String = match connection.command(&cmd("INFO")).await {
+            Err(trouble @ RedisTrouble::Refused { .. }) => {
+                self.info_trouble = Some(trouble.into());
+                String::new()
+            }
+            info => info?,
+        };
         let lines = info.lines().filter_map(|line| line.split_once(':'));
         self.info = lines
             .filter(|(name, _)| INFO.contains(name))
@@ -131,12 +147,7 @@ impl ServerFacts {
         let config = config(connection).await;
         self.save = config.get("save").cloned();
         self.open = !has_password(url) && (!is_local(url.expose()) || accepts_other_machines(&config));
-        let mut set = cmd("SET");
-        set.arg(format!("{prefix}tradebot-symbols:doctor:probe"))
-            .arg(1)
-            .arg("PX")
-            .arg(2000);
-        self.write_trouble = connection.command::<()>(&set).await.err().map(Into::into);
+        self.write_trouble = probe.run(connection).await.err().map(Into::into);
         Ok(())
     }
 
@@ -147,6 +158,90 @@ impl ServerFacts {
                 (Some(one), Some(other)) => one == other,
                 _ => self.place == other.place,
             }
+    }
+}
+
+/// What a worker does on a server, tried without effect.
+struct RightsProbe {
+    /// A key to write, for two seconds.
+    written: String,
+    /// Keys that a worker reads and writes.
+    keys: Vec<String>,
+    /// Announces results there, too.
+    announces: bool,
+}
+
+impl RightsProbe {
+    fn broker(redis: &RedisConfig, queues: &[String]) -> Self {
+        let keys = Keys::with_prefix(&redis.key_prefix);
+        let lists = queues
+            .iter()
+            .flat_map(|queue| PRIORITY_STEPS.map(|step| keys.list(queue, step)));
+        let exchanges = queues.iter().map(String::as_str);
+        let exchanges = exchanges.chain([pidbox::EXCHANGE, pidbox::REPLY_EXCHANGE]);
+        let bindings = exchanges.flat_map(|exchange| [false, true].map(|kept| keys.binding(exchange, kept)));
+        let others = [
+            keys.unacked(),
+            keys.unacked_index(),
+            keys.unacked_mutex(),
+            keys.binding_deadlines(),
+            keys.list(&format!("doctor.{}", pidbox::EXCHANGE), 0),
+            keys.list(&format!("doctor.{}", pidbox::REPLY_EXCHANGE), PRIORITY_STEPS[1]),
+            keys.parked(),
+            keys.workers(),
+            keys.lease("doctor"),
+        ];
+        Self {
+            written: format!("{}tradebot-symbols:doctor:probe", redis.key_prefix),
+            keys: lists.chain(bindings).chain(others).collect(),
+            announces: false,
+        }
+    }
+
+    fn cache() -> Self {
+        let keys = Market::ALL.map(CacheKeys).map(|keys| {
+            [
+                keys.primary(),
+                keys.last_good(),
+                keys.last_refresh(),
+                keys.source(),
+                keys.hit_counter(),
+                keys.success_counter(),
+            ]
+        });
+        Self {
+            written: "tradebot-symbols:doctor:probe".to_owned(),
+            keys: keys.into_iter().flatten().collect(),
+            announces: false,
+        }
+    }
+
+    fn results(redis: &RedisConfig) -> Self {
+        let prefix = &redis.result_key_prefix;
+        Self {
+            written: keys::task_meta(prefix, "tradebot-symbols-doctor"),
+            keys: vec![keys::group_meta(prefix, "tradebot-symbols-doctor", ".j")],
+            announces: true,
+        }
+    }
+
+    /// Fails with the first right that is missing, or with another reason why the server takes no writes.
+    async fn run(&self, connection: &Connection) -> Result<(), RedisTrouble> {
+        let mut set = cmd("SET");
+        set.arg(&self.written).arg(1).arg("PX").arg(2000);
+        connection.command::<()>(&set).await?;
+        if self.announces {
+            // Nobody waits for a task of this name.
+            let mut publish = cmd("PUBLISH");
+            publish.arg(&self.written).arg("");
+            connection.command::<i64>(&publish).await?;
+        }
+        let script = Script::new("return #KEYS");
+        let mut call = script.prepare_invoke();
+        for key in &self.keys {
+            call.key(key);
+        }
+        connection.script::<i64>(None, &call).await.map(drop)
     }
 }
 

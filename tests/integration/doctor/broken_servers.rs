@@ -101,6 +101,17 @@ async fn servers_in_trouble_are_named() {
         &format!("redis://limited:pw@127.0.0.1:{}/0", server.port()),
     );
 
+    let server = RedisServer::start();
+    let users = [
+        ("blind", "~* &* +@all -info", "redis-unchecked"),
+        ("keyless", "~tradebot-symbols:* &* +@all", "redis-refuses"),
+        ("mute", "~* resetchannels +@all", "redis-refuses"),
+        ("scriptless", "~* &* +@all -evalsha", "redis-refuses"),
+    ];
+    for (user, rules, code) in users {
+        named(code, &server.user(user, rules).await);
+    }
+
     let proxy = ChaosProxy::start(server.port());
     proxy.delay(Duration::from_millis(100));
     named("redis-slow", &proxy.url());
