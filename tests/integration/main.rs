@@ -25,6 +25,7 @@ mod pidbox;
 mod queue;
 mod reach;
 mod reads;
+mod rights;
 mod sandbox;
 mod silence;
 mod stop;

@@ -1,0 +1,730 @@
+//! Redis users with few rights. The README's list is enough for everything; what is missing is named, and stops nothing
+//! else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis::{AsyncCommands, cmd};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tradebot_base::clock::SystemClock;
+use tradebot_base::connection::Connection;
+use tradebot_base::market::Market;
+use tradebot_base::secret::RedisUrl;
+use tradebot_core::transport::{StoredResult, Transport};
+use tradebot_test_support::{
+    Process, ProcessBuilder, Python, RedisServer, Reply, Signal, bin, eventually, stretched,
+};
+use tradebot_wire::body::Body;
+use tradebot_wire::keys::{Keys, task_meta};
+use tradebot_wire::task_message::TaskMessage;
+
+use crate::world::{PATIENCE, QUEUE, World, connected, now, path, task, warmup};
+
+const SPOT: Market = Market::Spot;
+const URLS: [&str; 3] = ["REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"];
+
+/// The rules that the README lists for these users, with `prefix` where they say so.
+fn rules(users: &[&str], prefix: &str) -> String {
+    let readme = include_str!("../../README.md");
+    let (_, block) = readme.split_once("```acl\n").expect("a list of rules");
+    let (block, _) = block.split_once("```").expect("its end");
+    let mut rules = Vec::new();
+    for user in ["every"].iter().chain(users) {
+        let mut lines = block
+            .lines()
+            .skip_while(|line| !line.starts_with(&format!("{user} ")));
+        let first = lines.next().unwrap_or_else(|| panic!("no rules for {user}"));
+        rules.push(first.trim_start_matches(user).to_owned());
+        rules.extend(lines.take_while(|line| line.starts_with(' ')).map(str::to_owned));
+    }
+    let prefixed = |rule: &str| match rule.split_at(1) {
+        (kind @ ("~" | "&"), pattern) => format!("{kind}{prefix}{pattern}"),
+        _ => rule.to_owned(),
+    };
+    let rules = rules.join(" ");
+    rules
+        .split_whitespace()
+        .map(prefixed)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// What the server has refused: why, and the command, key or channel.
+async fn refused(redis: &RedisServer) -> BTreeSet<(String, String)> {
+    let log: Vec<BTreeMap<String, redis::Value>> = cmd("ACL")
+        .arg("LOG")
+        .arg(1000)
+        .query_async(&mut redis.connection().await)
+        .await
+        .expect("the log");
+    let text = |entry: &BTreeMap<String, redis::Value>, name: &str| -> String {
+        redis::from_redis_value(entry[name].clone()).expect("a text")
+    };
+    log.iter()
+        .map(|entry| (text(entry, "reason"), text(entry, "object")))
+        .collect()
+}
+
+fn commands(names: &[&str]) -> BTreeSet<(String, String)> {
+    names
+        .iter()
+        .map(|name| ("command".to_owned(), (*name).to_owned()))
+        .collect()
+}
+
+async fn get(port: &str, route: &str) -> String {
+    let mut socket = TcpStream::connect(format!("127.0.0.1:{port}"))
+        .await
+        .expect("an endpoint");
+    let request = format!("GET /{route} HTTP/1.1\r\nHost: tests\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.expect("a request");
+    let mut answer = Vec::new();
+    let read = timeout(stretched(PATIENCE), socket.read_to_end(&mut answer)).await;
+    read.expect("an end in time").expect("an answer");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn answer_pings(world: &World, market: Market) {
+    let ping = path(market).replace("exchangeInfo", "ping");
+    world.exchange.always(&ping, Reply::json("{}"));
+}
+
+/// A deployment whose programs use Redis as these users.
+struct Deployment {
+    world: World,
+    environment: BTreeMap<&'static str, String>,
+    prefix: &'static str,
+}
+
+impl Deployment {
+    async fn new(redis: RedisServer) -> Self {
+        let world = World::on(redis).await;
+        for market in Market::ALL {
+            world.exchange_lists(market);
+            answer_pings(&world, market);
+        }
+        Self {
+            environment: world.environment().into_iter().collect(),
+            world,
+            prefix: "",
+        }
+    }
+
+    fn set(&mut self, names: &[&'static str], value: &str) {
+        for name in names {
+            self.environment.insert(name, value.to_owned());
+        }
+    }
+
+    fn worker(&self, name: &str, arguments: &[&str]) -> ProcessBuilder {
+        Process::builder(bin("tradebot-symbols"))
+            .args(["worker", "-c", "2", "-E", "-n", name])
+            .args(arguments)
+            .envs(&self.environment)
+    }
+
+    fn beat(&self) -> ProcessBuilder {
+        Process::builder(bin("tradebot-beat")).envs(&self.environment)
+    }
+
+    /// Runs a verb to its end.
+    fn run(&self, arguments: &[&str]) -> Process {
+        let process = Process::builder(bin("tradebot-symbols"))
+            .args(arguments)
+            .envs(&self.environment)
+            .spawn();
+        process.wait_exit(PATIENCE);
+        process
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    async fn is_drained(&self) -> Option<()> {
+        let unacked: u64 = self.world.db().hlen(self.key("unacked")).await.expect("a hash");
+        (unacked == 0).then_some(())
+    }
+
+    /// Does everything that needs Redis. `doctor` may find these things wrong with the servers.
+    async fn does_everything(&self, doctor: &[&str]) {
+        // A delivery that some worker of another kind took long ago.
+        let abandoned = warmup(SPOT).into_envelope("gen1@tests", now());
+        let record = json!([
+            serde_json::from_str::<Value>(&abandoned.to_json()).expect("JSON"),
+            "",
+            QUEUE
+        ]);
+        let mut db = self.world.db();
+        let _: u64 = db
+            .hset(self.key("unacked"), "old", record.to_string())
+            .await
+            .expect("a record");
+        let _: u64 = db
+            .zadd(self.key("unacked_index"), "old", 1)
+            .await
+            .expect("an entry");
+
+        // One that dies with a task.
+        self.world.exchange.always(path(SPOT), Reply::json("{}").hang());
+        let dying = connected(self.worker("dying@tests", &[]));
+        let lost = warmup(SPOT).into_envelope("gen1@tests", now());
+        self.world.push(&self.key(QUEUE), lost.to_json()).await;
+        self.world.asked(SPOT, 1).await;
+        dying.signal(Signal::SIGKILL);
+        self.world.exchange_lists(SPOT);
+
+        let url = self.world.redis.url();
+        let python = [("CELERY_BROKER_URL", &*url), ("CELERY_RESULT_BACKEND", &*url)];
+        let theirs = self.prefix.is_empty().then(|| {
+            let arguments = [
+                "-A",
+                "remote_app",
+                "worker",
+                "-P",
+                "solo",
+                "-Q",
+                "theirs",
+                "-n",
+                "theirs@tests",
+                "-l",
+                "INFO",
+            ];
+            let theirs = Python::CELERY_NEWEST.celery(&arguments, &python);
+            theirs.wait_for_line(" ready.", 2 * PATIENCE);
+            theirs
+        });
+        let worker = connected(self.worker("symbols@tests", &["--http", "127.0.0.1:0"]));
+        worker.wait_for_line("mingle: ", PATIENCE);
+        worker.wait_for_line("remote control ready", PATIENCE);
+        let listening = worker.wait_for_line("http is listening", PATIENCE);
+        let address = listening.split("127.0.0.1:").nth(1).expect("an address");
+        let port: String = address.chars().take_while(char::is_ascii_digit).collect();
+        let beat = self.beat().spawn();
+        beat.wait_for_line(" sent", PATIENCE);
+
+        let prefix = [self.prefix];
+        let arguments: &[&str] = if self.prefix.is_empty() { &[] } else { &prefix };
+        let client = tokio::task::spawn_blocking({
+            let (url, arguments) = (
+                url.clone(),
+                arguments.iter().map(|&text| text.to_owned()).collect::<Vec<_>>(),
+            );
+            move || {
+                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                let python = [("CELERY_BROKER_URL", &*url), ("CELERY_RESULT_BACKEND", &*url)];
+                Python::CELERY_NEWEST.script_within(4 * PATIENCE, "rights.py", &arguments, &python)
+            }
+        });
+        let answer = client.await.expect("answers");
+        for name in ["chord", "linked", "later"] {
+            assert_eq!(answer[name], "WARMUP_OK:2", "{answer}");
+        }
+        assert_eq!(answer["revoked"], "TaskRevokedError", "{answer}");
+        assert_eq!(answer["ping"]["symbols@tests"], json!({"ok": "pong"}), "{answer}");
+
+        for route in [
+            "api/v1/symbols/spot",
+            "api/v1/symbols/changes?since=0",
+            "readyz",
+            "metrics",
+            "",
+        ] {
+            let answer = get(&port, route).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{route}: {answer}");
+        }
+        eventually(
+            "the old delivery and that of the dead worker",
+            2 * PATIENCE,
+            async || self.is_drained().await,
+        )
+        .await;
+        // Counted about once a second.
+        eventually("a counted read", PATIENCE, async || {
+            (self.world.reads(SPOT).await.0 > 0).then_some(())
+        })
+        .await;
+
+        let endpoint = format!("127.0.0.1:{port}");
+        for part in [&["worker", "-n", "symbols@tests"][..], &["beat"]] {
+            let check = self.run(&[&["healthcheck"], part].concat());
+            assert_eq!(check.wait_exit(PATIENCE).code(), Some(0), "{}", check.output());
+        }
+        let examined = self.run(&["doctor", "--json"]);
+        let report: Value = serde_json::from_str(&examined.stdout()).expect("a report");
+        let found: BTreeSet<&str> = report["findings"]
+            .as_array()
+            .expect("findings")
+            .iter()
+            .filter_map(|finding| finding["code"].as_str())
+            .filter(|code| code.starts_with("redis-re") || code.starts_with("redis-unch"))
+            .collect();
+        assert_eq!(found, doctor.iter().copied().collect(), "{report:#}");
+        assert_eq!(report["picture"]["unseen"], json!({}), "{report:#}");
+        let status = self.run(&["status"]);
+        assert!(
+            status.stdout().contains("worker   symbols@tests"),
+            "{}",
+            status.output()
+        );
+        assert!(!status.stdout().contains("unseen"), "{}", status.output());
+        let parked = self.run(&["parked", "list"]);
+        assert_eq!(
+            parked.wait_exit(PATIENCE).code(),
+            Some(0),
+            "{endpoint} {}",
+            parked.output()
+        );
+
+        for program in [&worker, &beat] {
+            program.signal(Signal::SIGTERM);
+            assert_eq!(program.wait_exit(PATIENCE).code(), Some(0));
+            assert!(!program.output().contains("NOPERM"), "{}", program.output());
+        }
+        drop(theirs);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_readmes_rights_are_enough() {
+    let mut deployment = Deployment::new(RedisServer::start()).await;
+    let rules = rules(&["broker", "results", "lists", "doctor", "named"], "");
+    let url = deployment.world.redis.user("tradebot", &rules).await;
+    deployment.set(&URLS, &url);
+    deployment.does_everything(&[]).await;
+    assert_eq!(refused(&deployment.world.redis).await, BTreeSet::new());
+
+    // No rule is more than that: each command is used by a script or by a program.
+    let sources = sources();
+    for rule in rules.split_whitespace().filter_map(|rule| rule.strip_prefix('+')) {
+        let name = rule.split('|').next().expect("a name");
+        let spellings = [
+            format!("'{}'", name.to_uppercase()),
+            format!("\"{}\"", name.to_uppercase()),
+            format!(".{name}("),
+        ];
+        // What the Redis client sends itself.
+        let by_the_client = ["evalsha", "script", "multi", "exec", "select", "subscribe"].contains(&name);
+        let known =
+            by_the_client || spellings.iter().any(|spelling| sources.contains(spelling)) || name == "xrange";
+        assert!(known, "{rule} is not needed");
+    }
+}
+
+/// All scripts, and the modules that send commands.
+fn sources() -> String {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![root.join("src"), root.join("beat/src")];
+    let mut text = String::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                text.push_str(&std::fs::read_to_string(path).unwrap_or_default());
+            }
+        }
+    }
+    text
+}
+
+#[test]
+fn the_readme_lists_every_command_of_a_script() {
+    let rules = rules(&["broker", "results", "lists"], "");
+    let granted: BTreeSet<&str> = rules.split_whitespace().collect();
+    let sources = sources();
+    let calls = sources
+        .split("call('")
+        .skip(1)
+        .filter_map(|call| call.split('\'').next());
+    let mut called: BTreeSet<&str> = calls.collect();
+    called.extend(["LPUSH", "RPUSH"]);
+    assert!(called.len() > 25, "{called:?}");
+    for command in called {
+        let rule = format!("+{}", command.to_lowercase());
+        assert!(granted.contains(&*rule), "{rule} is missing");
+    }
+}
+
+/// One database with a user for each of its uses: what one may do, another may not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_for_each_use_is_enough() {
+    let mut deployment = Deployment::new(RedisServer::start()).await;
+    for (name, users) in [
+        ("REDIS_URL", &["lists"][..]),
+        ("CELERY_BROKER_URL", &["broker", "named"]),
+        ("CELERY_RESULT_BACKEND", &["results"]),
+    ] {
+        // Results and lists go without names, and nobody may ask for the server's settings.
+        let mut rules = rules(users, "");
+        if name == "CELERY_BROKER_URL" {
+            rules = rules.replace("~celery*", "~celery ~celery\u{6}*");
+        }
+        let url = deployment.world.redis.user(name, &rules).await;
+        deployment.set(&[name], &url);
+    }
+    deployment.set(&["CELERY_TASK_TRACK_STARTED"], "true");
+    deployment.does_everything(&["redis-unchecked"]).await;
+    assert_eq!(
+        refused(&deployment.world.redis).await,
+        commands(&["info", "config|get", "client|setname", "client|tracking"])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_that_is_limited_to_a_prefix_is_enough() {
+    let mut deployment = Deployment::new(RedisServer::start()).await;
+    deployment.prefix = "p:";
+    let redis = &deployment.world.redis;
+    let queues = redis
+        .user("queues", &rules(&["broker", "results", "doctor", "named"], "p:"))
+        .await;
+    let lists = redis
+        .user("lists", &rules(&["lists", "doctor", "named"], ""))
+        .await;
+    deployment.set(&["CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"], &queues);
+    deployment.set(&["REDIS_URL"], &lists);
+    deployment.set(
+        &["CELERY_GLOBAL_KEYPREFIX", "CELERY_RESULT_GLOBAL_KEYPREFIX"],
+        "p:",
+    );
+    deployment.does_everything(&[]).await;
+    assert_eq!(refused(&deployment.world.redis).await, BTreeSet::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redbeats_rights_are_enough() {
+    let mut deployment = Deployment::new(RedisServer::start()).await;
+    let rules = rules(&["broker", "named", "redbeat"], "");
+    let url = deployment.world.redis.user("beat", &rules).await;
+    deployment.set(&URLS, &url);
+    let beat = deployment.beat().arg("--redbeat").spawn();
+    beat.wait_for_nth_line(" sent", 2, PATIENCE);
+    beat.signal(Signal::SIGTERM);
+    assert_eq!(beat.wait_exit(PATIENCE).code(), Some(0));
+    assert_eq!(refused(&deployment.world.redis).await, BTreeSet::new());
+}
+
+/// Asserts that a server without CLIENT is used without names and tracking, and that each program says so once.
+async fn works_without_client(deployment: &Deployment) {
+    let worker = connected(deployment.worker("symbols@tests", &["--http", "127.0.0.1:0"]));
+    let beat = deployment.beat().spawn();
+    beat.wait_for_line(" sent", PATIENCE);
+    assert_eq!(deployment.world.run_last_try(SPOT).await.1["status"], "SUCCESS");
+    for program in [&worker, &beat] {
+        program.wait_for_line("the server refuses CLIENT", PATIENCE);
+        program.signal(Signal::SIGTERM);
+        assert_eq!(program.wait_exit(PATIENCE).code(), Some(0));
+        let output = program.output();
+        let warnings =
+            output.matches("the server refuses CLIENT").count() + output.matches("polling instead").count();
+        assert_eq!(warnings, 1, "{output}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_without_client_works_and_a_server_without_it_too() {
+    let mut deployment = Deployment::new(RedisServer::start()).await;
+    let rules = rules(&["broker", "results", "lists"], "");
+    let url = deployment.world.redis.user("nameless", &rules).await;
+    deployment.set(&URLS, &url);
+    works_without_client(&deployment).await;
+    let refused = refused(&deployment.world.redis).await;
+    assert_eq!(refused, commands(&["client|setname", "client|tracking"]));
+
+    let renamed = RedisServer::start_with(&["--rename-command", "CLIENT", ""]);
+    works_without_client(&Deployment::new(renamed).await).await;
+}
+
+/// All rights but those to the keys of results.
+fn without_results() -> String {
+    let rules = rules(&["broker", "lists", "doctor", "named"], "");
+    format!(
+        "{} &celery-task-meta-*",
+        rules.replace("~celery*", "~celery ~celery\u{6}*")
+    )
+}
+
+fn echo(value: &str, ignored: bool) -> TaskMessage {
+    let mut echo = task("tests.echo");
+    echo.body = Body {
+        args: vec![json!(value)],
+        ..Body::default()
+    };
+    echo.headers.insert("ignore_result".to_owned(), json!(ignored));
+    echo
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_may_not_be_stored_keeps_no_slot_and_is_not_lost() {
+    let world = World::new().await;
+    let url = world.redis.user("limited", &without_results()).await;
+    let worker = || {
+        let mut environment: BTreeMap<_, _> = world.environment().into_iter().collect();
+        environment.extend(URLS.map(|name| (name, url.clone())));
+        let worker = Process::builder(bin("test-worker"))
+            .args(["-c", "2"])
+            .envs(environment);
+        connected(worker)
+    };
+    let first = worker();
+    let mut ids = Vec::new();
+    for number in 0..5 {
+        let message = world.enqueue(echo(&number.to_string(), false)).await;
+        ids.push(message.id().to_owned());
+    }
+    let done = async |worker: &Process, id: &str| {
+        eventually(&format!("the end of {id}"), PATIENCE, async || {
+            let lines = worker.output();
+            lines
+                .lines()
+                .any(|line| line.contains("task succeeded") && line.contains(id))
+                .then_some(())
+        })
+        .await;
+    };
+    for id in &ids {
+        done(&first, id).await;
+    }
+    // The slots are free, and what may be settled is.
+    for number in 0..5 {
+        let other = world.enqueue(echo(&number.to_string(), true)).await;
+        done(&first, other.id()).await;
+    }
+    eventually("five messages that are kept", PATIENCE, async || {
+        (world.unacked().await.len() == 5).then_some(())
+    })
+    .await;
+    // Neither is a claim that was never answered, which is restored after ten seconds.
+    let searches = async || -> u64 {
+        let info: String = cmd("INFO")
+            .arg("commandstats")
+            .query_async(&mut world.db())
+            .await
+            .expect("INFO");
+        let calls = info.split("cmdstat_zscan:calls=").nth(1);
+        calls.map_or(0, |calls| {
+            calls
+                .split(',')
+                .next()
+                .expect("a number")
+                .parse()
+                .expect("a number")
+        })
+    };
+    let before = searches().await;
+    eventually("two searches for late claims", PATIENCE, async || {
+        (searches().await >= before + 2).then_some(())
+    })
+    .await;
+    assert_eq!(world.unacked().await.len(), 5);
+    let output = first.output();
+    assert_eq!(output.matches("task succeeded").count(), 10, "{output}");
+    let named: Vec<&str> = output.lines().filter(|line| line.contains("ERROR")).collect();
+    assert_eq!(named.len(), 1, "{named:?}");
+    for part in ["NOPERM", "celery-task-meta-", "ACL SETUSER"] {
+        assert!(named[0].contains(part), "{part}: {}", named[0]);
+    }
+
+    let all = rules(&["broker", "results", "lists", "doctor", "named"], "");
+    first.signal(Signal::SIGTERM);
+    assert_eq!(first.wait_exit(PATIENCE).code(), Some(0));
+    assert_eq!(
+        (world.unacked().await.len(), world.waiting(QUEUE).await.len()),
+        (0, 5)
+    );
+    assert_eq!(world.redis.user("limited", &all).await, url);
+    let second = worker();
+    for (number, id) in ids.iter().enumerate() {
+        assert_eq!(world.result(id, "SUCCESS").await["result"], number.to_string());
+    }
+    eventually("no message", PATIENCE, async || {
+        world.unacked().await.is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(world.waiting(QUEUE).await, [""; 0]);
+    assert_eq!(world.waiting("tradebot-symbols:parked").await, [""; 0]);
+    drop(second);
+}
+
+/// Settlements that wait for one another go to the server in one script, which it refuses as a whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_be_settled_is_settled_in_one_batch_with_what_may_not() {
+    let world = World::new().await;
+    let url = world
+        .redis
+        .user(
+            "limited",
+            &format!("{} ~celery-task-meta-ours*", without_results()),
+        )
+        .await;
+    let changed = Arc::new(Notify::new());
+    let connection =
+        Connection::with_tracking(&RedisUrl::new(&url), "tests", Arc::clone(&changed)).expect("a URL");
+    let transport = Transport::new(
+        connection,
+        changed,
+        Keys::default(),
+        &[QUEUE.to_owned()],
+        SystemClock::shared(),
+    );
+    for number in 0..40 {
+        world.enqueue(echo(&number.to_string(), false)).await;
+    }
+    let names = ["tests.echo".to_owned()];
+    let claim = transport.claim(40, 0, &names, &[], false).await.expect("a claim");
+    assert_eq!(claim.claimed.len(), 40);
+    let settle = async |number: usize| {
+        let whose = if number % 2 == 0 { "ours" } else { "theirs" };
+        let result = StoredResult {
+            key: task_meta("", &format!("{whose}-{number}")),
+            document: r#"{"status": "SUCCESS"}"#.to_owned(),
+            expires_seconds: 60,
+        };
+        transport
+            .settle(&claim.claimed[number].tag, Some(&result), &[])
+            .await
+    };
+    let outcomes = join_all((0..40).map(settle)).await;
+    for (number, outcome) in outcomes.iter().enumerate() {
+        match outcome {
+            Ok(settled) => assert!(number % 2 == 0 && settled.held, "{number}: {settled:?}"),
+            Err(trouble) => assert!(number % 2 == 1 && trouble.is_forbidden(), "{number}: {trouble}"),
+        }
+    }
+    assert_eq!(world.unacked().await.len(), 20);
+    transport.return_unsettled().await.expect("the rest goes back");
+    let back = world.waiting(QUEUE).await;
+    let order: Vec<Value> = back
+        .iter()
+        .map(|text| serde_json::from_str::<Value>(text).expect("JSON"))
+        .collect();
+    assert!(
+        order.iter().all(
+            |message| message["properties"]["delivery_info"]["redelivered"] == true
+                || message["headers"]["redelivered"] == true
+                || message.to_string().contains("redelivered")
+        ),
+        "{back:?}"
+    );
+    assert_eq!(back.len(), 20);
+}
+
+/// The table of deliveries is one for all queues of a broker; not every user may use all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delivery_of_a_forbidden_queue_is_left_to_others_and_holds_up_none() {
+    let world = World::new().await;
+    world.exchange_lists(SPOT);
+    let all = rules(&["broker", "results", "lists", "named"], "");
+    let url = world.redis.user("tradebot", &all).await;
+    for (tag, queue, score) in [("theirs", "orders", 2), ("ours", QUEUE, 1)] {
+        let message = warmup(SPOT).into_envelope("gen1@tests", now());
+        let message: Value = serde_json::from_str(&message.to_json()).expect("JSON");
+        let record = json!([message, "", queue]).to_string();
+        let _: u64 = world.db().hset("unacked", tag, record).await.expect("a record");
+        let _: u64 = world
+            .db()
+            .zadd("unacked_index", tag, score)
+            .await
+            .expect("an entry");
+    }
+    let worker = connected(world.worker(&[]).envs(URLS.map(|name| (name, &url))));
+    world.asked(SPOT, 1).await;
+    let line = worker.wait_for_line("may not restore some deliveries", PATIENCE);
+    assert!(line.contains("the key `orders`"), "{line}");
+    eventually("the end of ours", PATIENCE, async || {
+        (world.unacked().await.len() == 1).then_some(())
+    })
+    .await;
+    assert!(world.unacked().await.contains_key("theirs"));
+    assert!(!worker.output().contains("heartbeat"), "{}", worker.output());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_without_rights_names_them_and_goes_on_once_it_has_them() {
+    let all = rules(&["broker", "results", "lists", "named"], "");
+    for (granted, instead, named) in [
+        (
+            "~unacked*",
+            "~unacked_index",
+            "lacks the right to the key `unacked` (`~`)",
+        ),
+        // Denied within the script that claims.
+        ("+zadd", "", "lacks the right to a command (`+`)"),
+        ("+sadd", "", "'sadd'"),
+    ] {
+        let world = World::new().await;
+        world.exchange_lists(SPOT);
+        let url = world.redis.user("tradebot", &all.replace(granted, instead)).await;
+        let id = world.enqueue(warmup(SPOT)).await.id().to_owned();
+        let worker = world.worker(&[]).envs(URLS.map(|name| (name, &url))).spawn();
+        let line = worker.wait_for_line("the broker refuses, this worker claims nothing", PATIENCE);
+        for part in ["NOPERM", named, "ACL SETUSER"] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+        assert!(!line.contains("secret"), "{line}");
+        world.redis.user("tradebot", &all).await;
+        assert_eq!(world.ended(&id).await["status"], "SUCCESS", "{named}");
+        assert_eq!(world.exchange.count(path(SPOT)), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_a_wrong_type_is_named() {
+    for (key, right) in [("unacked", "hash"), ("unacked_index", "zset"), (QUEUE, "list")] {
+        let world = World::new().await;
+        world.exchange_lists(SPOT);
+        for market in Market::ALL {
+            answer_pings(&world, market);
+        }
+        let worker = world.start_worker(&[]);
+        let _: u64 = world.db().del(key).await.expect("DEL");
+        world.set(key, "a text").await;
+        let id = {
+            let list = if key == QUEUE { "celery\u{6}\u{16}3" } else { QUEUE };
+            let message = warmup(SPOT).into_envelope("gen1@tests", now());
+            world.push(list, message.to_json()).await;
+            message.id().to_owned()
+        };
+        let line = worker.wait_for_line("the broker refuses, this worker claims nothing", PATIENCE);
+        let named = format!("the key `{key}` holds a string, not a {right}");
+        assert!(
+            line.contains(&named) && line.contains("rename or delete it"),
+            "{line}"
+        );
+        assert!(!worker.output().contains("unreachable"), "{}", worker.output());
+        let examined = Process::builder(bin("tradebot-symbols"))
+            .args(["doctor", "--json"])
+            .envs(world.environment())
+            .spawn();
+        examined.wait_exit(PATIENCE);
+        let report = examined.stdout();
+        assert!(
+            report.contains(&named) || report.contains("queue-wrong-type"),
+            "{report}"
+        );
+        let _: u64 = world.db().del(key).await.expect("DEL");
+        assert_eq!(world.ended(&id).await["status"], "SUCCESS");
+    }
+}
+
+#[tokio::test]
+async fn a_result_key_of_a_wrong_type_is_replaced_and_named() {
+    let world = World::new().await;
+    world.exchange_lists(SPOT);
+    let worker = world.start_worker(&[]);
+    let message = warmup(SPOT).into_envelope("gen1@tests", now());
+    let key = task_meta("", message.id());
+    let _: u64 = world.db().rpush(&key, "an element").await.expect("RPUSH");
+    world.push(QUEUE, message.to_json()).await;
+    let line = worker.wait_for_line("held a value of another type", stretched(Duration::from_secs(30)));
+    assert!(line.contains(&key), "{line}");
+    assert_eq!(world.ended(message.id()).await["status"], "SUCCESS");
+}
