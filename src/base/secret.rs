@@ -34,6 +34,7 @@ impl fmt::Debug for Secret {
 pub struct RedisUrl {
     url: String,
     master_name: Option<String>,
+    sentinel_login: (Option<String>, Option<String>),
 }
 
 impl RedisUrl {
@@ -42,6 +43,7 @@ impl RedisUrl {
         Self {
             url: url.into(),
             master_name: None,
+            sentinel_login: (None, None),
         }
     }
 
@@ -55,6 +57,21 @@ impl RedisUrl {
     #[must_use]
     pub fn master_name(&self) -> Option<&str> {
         self.master_name.as_deref()
+    }
+
+    /// Adds user and password of the sentinels themselves; those in the URL are the master's.
+    #[must_use]
+    pub fn with_sentinel_login(self, user: Option<String>, password: Option<String>) -> Self {
+        Self {
+            sentinel_login: (user, password),
+            ..self
+        }
+    }
+
+    /// User and password of the sentinels. Keep them out of logs and errors.
+    #[must_use]
+    pub fn sentinel_login(&self) -> (Option<&str>, Option<&str>) {
+        (self.sentinel_login.0.as_deref(), self.sentinel_login.1.as_deref())
     }
 
     /// The plain URL. Keep it out of logs and errors.

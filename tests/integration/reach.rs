@@ -77,7 +77,14 @@ async fn a_worker_reaches_redis_over_tls_with_a_private_authority_and_refuses_a_
     .await;
     refresh_over(&world, &format!("{base}?ssl_cert_reqs=CERT_NONE"), &[]).await;
 
-    let stranger = format!("{base}?ssl_cert_reqs=required");
+    // The certificate is for the address alone.
+    let named = format!("rediss://localhost:{port}/0?ssl_cert_reqs=required&ssl_ca_certs={authority}");
+    refresh_over(&world, &format!("{named}&ssl_check_hostname=False"), &[]).await;
+    let worker = world.worker(&[]).env("CELERY_BROKER_URL", &named).spawn();
+    let line = worker.wait_for_line("broker in trouble", PATIENCE);
+    assert!(line.to_lowercase().contains("certificate"), "{line}");
+
+    let stranger = format!("{base}?ssl_cert_reqs=required&ssl_check_hostname=false");
     let worker = world.worker(&[]).env("CELERY_BROKER_URL", &stranger).spawn();
     let line = worker.wait_for_line("broker in trouble", PATIENCE);
     assert!(line.to_lowercase().contains("certificate"), "{line}");
@@ -90,6 +97,15 @@ async fn a_worker_reaches_redis_through_a_unix_socket() {
     let world = World::on(RedisServer::start_with(&["--unixsocket", &socket])).await;
     world.exchange_lists(Market::Spot);
     refresh_over(&world, &format!("redis+socket://{socket}?virtual_host=0"), &[]).await;
+
+    let rules = ["SETUSER", "named", "on", ">p@s/s", "~*", "&*", "+@all"];
+    let set: Result<String, _> = redis::cmd("ACL").arg(&rules).query_async(&mut world.db()).await;
+    set.expect("a user");
+    refresh_over(&world, &format!("redis+socket://named:p%40s%2Fs@{socket}"), &[]).await;
+    let wrong = format!("redis+socket://named:canary@{socket}");
+    let worker = world.worker(&[]).env("CELERY_BROKER_URL", &wrong).spawn();
+    worker.wait_for_line("broker in trouble", PATIENCE);
+    assert!(!worker.output().contains("canary"), "{}", worker.output());
 }
 
 #[tokio::test]
@@ -255,6 +271,36 @@ async fn a_worker_follows_the_sentinels_to_the_new_master() {
             .await
             .expect("an answer")
     );
+}
+
+/// `sentinel_kwargs` of kombu: the password of the sentinels is none of the master's.
+#[tokio::test]
+async fn a_sentinel_may_have_a_password_of_its_own() {
+    let world = World::new().await;
+    world.exchange_lists(Market::Spot);
+    let directory = TempDir::new().expect("a directory");
+    let (port, config) = (free_port(), directory.path().join("sentinel.conf"));
+    let text = format!(
+        "port {port}\nbind 127.0.0.1\ndir {}\nrequirepass canary\nsentinel monitor lists 127.0.0.1 {} 1\n",
+        directory.path().display(),
+        world.redis.port()
+    );
+    fs::write(&config, text).expect("a file");
+    let sentinel = Process::builder("redis-server")
+        .arg(&config)
+        .arg("--sentinel")
+        .spawn();
+    sentinel.wait_for_line("+monitor master", PATIENCE);
+
+    let url = format!("sentinel://127.0.0.1:{port}/0");
+    let master = ("CELERY_SENTINEL_MASTER_NAME", "lists");
+    let worker = refresh_over(&world, &url, &[master, ("CELERY_SENTINEL_PASSWORD", "canary")]).await;
+    assert!(!worker.output().contains("canary"), "{}", worker.output());
+    let without = world
+        .worker(&[])
+        .envs([master, ("CELERY_BROKER_URL", &url)])
+        .spawn();
+    without.wait_for_line("broker in trouble", PATIENCE);
 }
 
 #[tokio::test]

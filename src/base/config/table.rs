@@ -33,6 +33,10 @@ variables! {
         "seconds until an abandoned delivery is restored; must equal the Python workers' setting"
     "CELERY_SENTINEL_MASTER_NAME" = "":
         "name of the master, for `sentinel://` URLs"
+    "CELERY_SENTINEL_USERNAME" = "":
+        "user of the sentinels themselves, kombu's `sentinel_kwargs`"
+    "CELERY_SENTINEL_PASSWORD" = "":
+        "password of the sentinels themselves; the one in the URL is the master's"
     "CELERY_GLOBAL_KEYPREFIX" = "":
         "prefix of the broker's keys, kombu's `global_keyprefix`"
     "CELERY_RESULT_GLOBAL_KEYPREFIX" = "":
@@ -55,6 +59,8 @@ variables! {
         "`true`: store no result unless the message asks for one"
     "CELERY_TASK_STORE_ERRORS_EVEN_IF_IGNORED" = "false":
         "`true`: store failures even if the result is ignored"
+    "CELERY_RESULT_SERIALIZER" = "json":
+        "`json`; others are refused: a client with another `result_serializer` cannot read our results"
     "CELERY_RESULT_EXTENDED" = "false":
         "`true`: store name, arguments, worker, retries and queue with each result"
     "WORKER_SHUTDOWN_TIMEOUT_SECONDS" = "8":

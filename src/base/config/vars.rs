@@ -114,7 +114,11 @@ impl<'a> Reader<'a> {
     /// The URL of a Redis server. Errors do not show it, because it may contain a password.
     pub fn redis_url(&mut self, name: &'static str) -> RedisUrl {
         let master = self.optional("CELERY_SENTINEL_MASTER_NAME");
-        let url = RedisUrl::new(self.text(name)).with_master_name(master);
+        let user = self.optional("CELERY_SENTINEL_USERNAME");
+        let password = self.secret("CELERY_SENTINEL_PASSWORD");
+        let url = RedisUrl::new(self.text(name))
+            .with_master_name(master)
+            .with_sentinel_login(user, password.map(|password| password.expose().to_owned()));
         if let Err(RedisTrouble::Url { reason, .. }) = Connection::new(&url, "check") {
             self.complain_of(name, reason);
         }

@@ -3,8 +3,8 @@
 //! | form | meaning |
 //! | --- | --- |
 //! | `redis://[user:password@]host[:port][/db]` | TCP |
-//! | `rediss://…?ssl_cert_reqs=required&ssl_ca_certs=…&ssl_certfile=…&ssl_keyfile=…` | TLS; `none` checks no certificate |
-//! | `redis+socket:///path?virtual_host=db`, `unix:///path?db=…` | unix socket |
+//! | `rediss://…?ssl_cert_reqs=required&ssl_ca_certs=…&ssl_certfile=…&ssl_keyfile=…` | TLS; `none` checks no certificate, `ssl_check_hostname=false` no host name |
+//! | `redis+socket://[user:password@]/path?virtual_host=db`, `unix:///path?db=…` | unix socket |
 //! | `sentinel://[:password@]host:port;sentinel://host:port/db` | the master that the sentinels name, asked for at every connect |
 
 use std::path::Path;
@@ -13,8 +13,8 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionInfo, ErrorKind, IntoConnectionInfo,
-    ProtocolVersion, RedisConnectionInfo, RedisError, TlsCertificates,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind,
+    IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError, TlsCertificates,
 };
 use url::Url;
 
@@ -33,7 +33,7 @@ pub(super) enum Endpoint {
     },
     /// Whatever the sentinels say is the master.
     Sentinel {
-        sentinels: Vec<String>,
+        sentinels: Vec<ConnectionInfo>,
         master: String,
         node: RedisConnectionInfo,
     },
@@ -45,6 +45,7 @@ pub(super) struct CertificateFiles {
     authorities: Option<String>,
     certificate: Option<String>,
     key: Option<String>,
+    any_hostname: bool,
 }
 
 impl Endpoint {
@@ -59,12 +60,12 @@ impl Endpoint {
             ProtocolVersion::RESP2
         };
         match text.split("://").next().unwrap_or_default() {
-            "sentinel" => Self::sentinel(text, url.master_name(), protocol),
+            "sentinel" => Self::sentinel(url, protocol),
             _ if text.contains(';') => Err("lists of servers are understood with `sentinel://` only".into()),
-            "redis" => direct(text, None, protocol),
+            "redis" => direct(text, protocol),
             "rediss" => Self::tls(text, protocol),
-            "redis+socket" | "socket" => direct(&socket_url(text)?, None, protocol),
-            "unix" | "redis+unix" => direct(text, None, protocol),
+            "redis+socket" | "socket" => socket(text, protocol),
+            "unix" | "redis+unix" => direct(text, protocol),
             _ => Err(
                 "it does not begin with `redis://`, `rediss://`, `redis+socket://` or `sentinel://`".into(),
             ),
@@ -90,7 +91,10 @@ impl Endpoint {
             Self::Direct { info, .. } => info.addr().to_string(),
             Self::Sentinel {
                 sentinels, master, ..
-            } => format!("{master}@{}", sentinels.join(",")),
+            } => {
+                let addresses = sentinels.iter().map(|sentinel| sentinel.addr().to_string());
+                format!("{master}@{}", addresses.collect::<Vec<_>>().join(","))
+            }
         };
         let user = |endpoint: &Self| endpoint.settings().username().unwrap_or("default").to_owned();
         place(self) == place(other) && self.database() == other.database() && user(self) == user(other)
@@ -117,6 +121,10 @@ impl Endpoint {
                 // Fails only if a provider is installed already, and then that one serves.
                 let _ = rustls::crypto::ring::default_provider().install_default();
                 let client = Client::build_with_tls(info.as_ref().clone(), files.read()?)?;
+                let info = client.get_connection_info().clone();
+                let mut address = info.addr().clone();
+                address.set_danger_accept_invalid_hostnames(files.any_hostname);
+                let client = Client::open(info.set_addr(address))?;
                 client.get_multiplexed_async_connection_with_config(config).await
             }
             Self::Sentinel {
@@ -125,9 +133,12 @@ impl Endpoint {
                 node,
             } => {
                 let node = SentinelNodeConnectionInfo::default().set_redis_connection_info(node.clone());
-                let addresses: Vec<&str> = sentinels.iter().map(String::as_str).collect();
-                let mut client =
-                    SentinelClient::build(addresses, master.clone(), Some(node), SentinelServerType::Master)?;
+                let mut client = SentinelClient::build(
+                    sentinels.clone(),
+                    master.clone(),
+                    Some(node),
+                    SentinelServerType::Master,
+                )?;
                 let opening = client.get_async_connection_with_config(config);
                 tokio::time::timeout(SENTINEL_TIMEOUT, opening)
                     .await
@@ -136,26 +147,23 @@ impl Endpoint {
         }
     }
 
-    fn sentinel(text: &str, master: Option<&str>, protocol: ProtocolVersion) -> Result<Self, String> {
-        let master = master.ok_or("`sentinel://` needs the master's name in CELERY_SENTINEL_MASTER_NAME")?;
-        let mut node = RedisConnectionInfo::default()
-            .set_protocol(protocol)
-            .set_skip_set_lib_name();
+    fn sentinel(url: &RedisUrl, protocol: ProtocolVersion) -> Result<Self, String> {
+        let text = url.expose();
+        let master = url
+            .master_name()
+            .ok_or("`sentinel://` needs the master's name in CELERY_SENTINEL_MASTER_NAME")?;
+        let login = login(speaking(ProtocolVersion::RESP2), url.sentinel_login());
+        let mut node = speaking(protocol);
         let mut sentinels = Vec::new();
         for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
             let url = Url::parse(part).map_err(|_| "one of its sentinels is no URL")?;
             let host = url.host_str().ok_or("one of its sentinels has no host")?;
-            sentinels.push(format!(
-                "redis://{host}:{}",
-                url.port().unwrap_or(DEFAULT_SENTINEL_PORT)
-            ));
+            let address = ConnectionAddr::Tcp(host.to_owned(), url.port().unwrap_or(DEFAULT_SENTINEL_PORT));
+            sentinels.push(info(address, login.clone())?);
             // As in kombu, user, password and database are the master's.
-            if !url.username().is_empty() {
-                node = node.set_username(decoded(url.username()));
-            }
-            if let Some(password) = url.password() {
-                node = node.set_password(decoded(password));
-            }
+            let user = Some(decoded(url.username())).filter(|user| !user.is_empty());
+            let password = url.password().map(decoded);
+            node = self::login(node, (user.as_deref(), password.as_deref()));
             let database = url.path().trim_matches('/');
             if !database.is_empty() {
                 node = node.set_db(database.parse().map_err(|_| "its database is no number")?);
@@ -184,6 +192,8 @@ impl Endpoint {
                 "ssl_ca_certs" => files.authorities = Some(value.into_owned()),
                 "ssl_certfile" => files.certificate = Some(value.into_owned()),
                 "ssl_keyfile" => files.key = Some(value.into_owned()),
+                // As in kombu, anything but `false` is true.
+                "ssl_check_hostname" => files.any_hostname = value.eq_ignore_ascii_case("false"),
                 _ => {}
             }
         }
@@ -192,7 +202,13 @@ impl Endpoint {
         }
         url.set_query(None);
         url.set_fragment(insecure.then_some("insecure"));
-        direct(url.as_str(), Some(files), protocol)
+        Ok(match direct(url.as_str(), protocol)? {
+            Self::Direct { info, .. } => Self::Direct {
+                info,
+                certificates: Some(files),
+            },
+            other => other,
+        })
     }
 }
 
@@ -215,14 +231,16 @@ impl CertificateFiles {
 
 const FORM: &str = "it is not of the form `redis://[user:password@]host[:port][/database]`";
 
-fn direct(
-    text: &str,
-    certificates: Option<CertificateFiles>,
-    protocol: ProtocolVersion,
-) -> Result<Endpoint, String> {
+/// Settings of a connection that does not send `CLIENT SETINFO`, which needs another right, for nothing.
+fn speaking(protocol: ProtocolVersion) -> RedisConnectionInfo {
+    RedisConnectionInfo::default()
+        .set_protocol(protocol)
+        .set_skip_set_lib_name()
+}
+
+fn direct(text: &str, protocol: ProtocolVersion) -> Result<Endpoint, String> {
     // The library's message may quote parts of the URL, and with them the password: it is not passed on.
     let info = text.into_connection_info().map_err(|_| FORM.to_owned())?;
-    // `CLIENT SETINFO` needs another right, for nothing.
     let settings = info
         .redis_settings()
         .clone()
@@ -230,21 +248,54 @@ fn direct(
         .set_skip_set_lib_name();
     Ok(Endpoint::Direct {
         info: Box::new(info.set_redis_settings(settings)),
-        certificates,
+        certificates: None,
     })
 }
 
-/// kombu's socket URL in the library's spelling.
-fn socket_url(text: &str) -> Result<String, String> {
-    let url = Url::parse(text).map_err(|_| "it is not of the form `redis+socket:///path?virtual_host=db`")?;
-    let database = url
-        .query_pairs()
-        .find(|(name, _)| name == "virtual_host")
-        .map_or_else(|| "0".to_owned(), |(_, value)| value.trim_matches('/').to_owned());
-    let password = url
-        .password()
-        .map_or_else(String::new, |password| format!("&pass={password}"));
-    Ok(format!("redis+unix://{}?db={database}{password}", url.path()))
+/// kombu's socket URL. It reads what follows the scheme as that of a `http://` URL.
+fn socket(text: &str, protocol: ProtocolVersion) -> Result<Endpoint, String> {
+    const FORM: &str = "it is not of the form `redis+socket://[user:password@]/path?virtual_host=db`";
+    let (_, rest) = text.split_once("://").ok_or(FORM)?;
+    let (authority, path) = rest.split_once('/').ok_or(FORM)?;
+    let (user, password) = authority
+        .rsplit_once('@')
+        .map_or("", |(user, _)| user)
+        .split_once(':')
+        .map_or((None, None), |(user, password)| (Some(user), Some(password)));
+    let given = |part: Option<&str>| part.map(decoded).filter(|part| !part.is_empty());
+    let (user, password) = (given(user), given(password));
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let mut settings = speaking(protocol);
+    settings = login(settings, (user.as_deref(), password.as_deref()));
+    let query = url::form_urlencoded::parse(query.as_bytes());
+    if let Some((_, database)) = query.into_iter().find(|(name, _)| name == "virtual_host") {
+        let database = database.trim_matches('/').parse();
+        settings = settings.set_db(database.map_err(|_| "its virtual_host is no number")?);
+    }
+    let address = ConnectionAddr::Unix(format!("/{}", decoded(path)).into());
+    Ok(Endpoint::Direct {
+        info: Box::new(info(address, settings)?),
+        certificates: None,
+    })
+}
+
+fn info(address: ConnectionAddr, settings: RedisConnectionInfo) -> Result<ConnectionInfo, String> {
+    let info = address.into_connection_info().map_err(|_| FORM.to_owned())?;
+    Ok(info.set_redis_settings(settings))
+}
+
+/// The settings with those of user and password that are given.
+fn login(
+    mut settings: RedisConnectionInfo,
+    (user, password): (Option<&str>, Option<&str>),
+) -> RedisConnectionInfo {
+    if let Some(user) = user {
+        settings = settings.set_username(user);
+    }
+    if let Some(password) = password {
+        settings = settings.set_password(password);
+    }
+    settings
 }
 
 fn decoded(text: &str) -> String {
@@ -278,6 +329,8 @@ mod tests {
             ("rediss://h/2?ssl_cert_reqs=CERT_NONE", 2),
             ("rediss://:p@h:1/2?ssl_cert_reqs=required&ssl_ca_certs=/ca.pem", 2),
             ("redis+socket:///run/redis.sock?virtual_host=5", 5),
+            ("redis+socket://:p@/run/redis.sock?virtual_host=/5", 5),
+            ("redis+socket://:p@/run/redis.sock", 0),
             ("unix:///run/redis.sock?db=4", 4),
             ("sentinel://:p@a:26379;sentinel://b/6", 6),
         ] {
@@ -293,13 +346,34 @@ mod tests {
 
     #[test]
     fn a_sentinel_url_keeps_the_password_for_the_master() {
-        let Endpoint::Sentinel { sentinels, node, .. } =
-            parse("sentinel://:p%40s+s@a;sentinel://b:5/1").unwrap()
-        else {
+        let url = RedisUrl::new("sentinel://:p%40s+s@a;sentinel://b:5/1")
+            .with_master_name(Some("main".into()))
+            .with_sentinel_login(None, Some("own".into()));
+        let Endpoint::Sentinel { sentinels, node, .. } = Endpoint::parse(&url, true).unwrap() else {
             panic!("not a sentinel endpoint")
         };
-        assert_eq!(sentinels, ["redis://a:26379", "redis://b:5"]);
+        let places: Vec<_> = sentinels.iter().map(|one| one.addr().to_string()).collect();
+        assert_eq!(places, ["a:26379", "b:5"]);
+        assert!(
+            sentinels
+                .iter()
+                .all(|one| one.redis_settings().password() == Some("own"))
+        );
         assert_eq!((node.password(), node.db()), (Some("p@s+s"), 1));
+    }
+
+    #[test]
+    fn a_socket_url_may_have_a_user_and_a_password() {
+        let Endpoint::Direct { info, .. } = parse("redis+socket://u%40x:p%40s+s@/run/redis.sock").unwrap()
+        else {
+            panic!("not a socket")
+        };
+        let settings = info.redis_settings();
+        assert_eq!(info.addr().to_string(), "/run/redis.sock");
+        assert_eq!(
+            (settings.username(), settings.password()),
+            (Some("u@x"), Some("p@s+s"))
+        );
     }
 
     #[test]
@@ -310,6 +384,7 @@ mod tests {
             ("rediss://h?ssl_cert_reqs=maybe", "ssl_cert_reqs"),
             ("rediss://h?ssl_certfile=/c", "go together"),
             ("sentinel://a/x", "no number"),
+            ("redis+socket:///run/redis.sock?virtual_host=x", "no number"),
         ] {
             let error = parse(url).err().unwrap_or_default();
             assert!(error.contains(reason), "{url}: {error}");
