@@ -1,7 +1,8 @@
 //! Stopping a process: a warm and a cold token, and the signals that cancel them.
 //!
-//! A warm stop starts nothing new and finishes running tasks. A cold stop cancels them and returns their messages. The
-//! first SIGTERM or SIGINT is warm; a second one, or a warm stop that exceeds its deadline, is cold.
+//! A warm stop starts nothing new and finishes running tasks. A cold stop cancels them and returns their messages. SIGHUP
+//! and the first SIGTERM or SIGINT are warm; SIGQUIT, a second SIGTERM or SIGINT, and a warm stop that exceeds its deadline
+//! are cold. After a SIGHUP the supervisor starts the program again, with its new settings.
 
 use std::io;
 use std::time::Duration;
@@ -60,13 +61,15 @@ impl Stop {
         self.warm.clone()
     }
 
-    /// Handles SIGTERM and SIGINT until the process ends. A warm stop may take `deadline`.
+    /// Handles SIGTERM, SIGINT, SIGHUP and SIGQUIT until the process ends. A warm stop may take `deadline`.
     ///
     /// # Errors
     /// When the handlers cannot be installed.
     pub fn on_signals(&self, deadline: Duration) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut quit = signal(SignalKind::quit())?;
         let stop = self.clone();
         tokio::spawn(async move {
             // Receiving from a signal stream is cancel-safe.
@@ -74,6 +77,12 @@ impl Stop {
                 biased;
                 _ = terminate.recv() => info!(signal = "SIGTERM", "warm stop"),
                 _ = interrupt.recv() => info!(signal = "SIGINT", "warm stop"),
+                _ = hangup.recv() => info!(signal = "SIGHUP", "warm stop"),
+                _ = quit.recv() => {
+                    warn!(signal = "SIGQUIT", "cold stop");
+                    stop.stop_cold();
+                    return;
+                }
                 () = stop.warm() => {
                     info!("warm stop");
                     // rusty-celery's loop receives the same signal and may stop us before it arrives here. It must
@@ -91,6 +100,7 @@ impl Stop {
             tokio::select! {
                 _ = terminate.recv() => warn!(signal = "SIGTERM", "cold stop"),
                 _ = interrupt.recv() => warn!(signal = "SIGINT", "cold stop"),
+                _ = quit.recv() => warn!(signal = "SIGQUIT", "cold stop"),
                 () = tokio::time::sleep(deadline) => {
                     warn!(deadline_seconds = deadline.as_secs_f64(), "warm stop took too long, cold stop");
                 }

@@ -13,6 +13,7 @@ mod mingle;
 mod node;
 mod revoke;
 mod serve;
+mod standing;
 mod state_file;
 mod stats;
 
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -95,8 +97,13 @@ impl Control {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
+        let standing = {
+            let _runtime = runtime.enter();
+            signal(SignalKind::user_defined1())?
+        };
         let service = Service {
             node: Arc::new(node),
+            standing: Some(standing),
             requests,
             lost,
             synced: synced.clone(),
@@ -128,6 +135,8 @@ impl Control {
 /// What runs on the thread.
 struct Service {
     node: Arc<Node>,
+    /// SIGUSR1.
+    standing: Option<Signal>,
     requests: mpsc::Receiver<Vec<u8>>,
     lost: Arc<Notify>,
     synced: CancellationToken,
@@ -141,6 +150,9 @@ enum SessionEnd {
 
 impl Service {
     async fn run(mut self) {
+        if let Some(signal) = self.standing.take() {
+            tokio::spawn(standing::report_at(signal, Arc::clone(self.node.engine())));
+        }
         let mut waits = Reconnect::new(self.node.engine().random().fork());
         let stop = self.node.engine().stop().clone();
         while !stop.is_stopping() {

@@ -197,3 +197,64 @@ async fn a_stop_while_redis_is_away_leaves_the_message_in_unacked_and_says_so() 
     let unacked: Vec<String> = world.unacked().await.into_values().collect();
     assert_eq!(unacked, [format!(r#"[{}, "", "celery"]"#, sent.to_json())]);
 }
+
+/// The supervisor starts it again; Celery's worker starts itself again.
+#[tokio::test]
+async fn a_hangup_is_a_warm_stop_and_a_second_one_changes_nothing() {
+    let world = World::new().await;
+    let worker = world.start_worker(&["-c", "1"]);
+    world
+        .exchange
+        .always(path(SPOT), Reply::json(good_list()).delay(Duration::from_secs(1)));
+    let running = world.enqueue(warmup(SPOT)).await;
+    world.asked(SPOT, 1).await;
+    worker.signal(Signal::SIGHUP);
+    worker.wait_for_line("warm stop", PATIENCE);
+    worker.signal(Signal::SIGHUP);
+    assert_eq!(worker.wait_exit(PATIENCE).code(), Some(0));
+    let result = world.stored(running.id()).await.expect("a result");
+    assert_eq!(result["result"], "WARMUP_OK:2");
+    assert!(world.unacked().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_quit_signal_hands_running_tasks_back_at_once() {
+    // Alone, and during a warm stop.
+    for before in [None, Some(Signal::SIGTERM)] {
+        let world = World::new().await;
+        let worker = world.start_worker(&[]);
+        world.exchange.always(path(SPOT), Reply::json("").hang());
+        let sent = world.enqueue(warmup(SPOT)).await;
+        world.asked(SPOT, 1).await;
+        if let Some(before) = before {
+            worker.signal(before);
+            worker.wait_for_line("warm stop", PATIENCE);
+        }
+        worker.signal(Signal::SIGQUIT);
+        let status = ended_within(&worker, Duration::from_secs(2));
+        assert_eq!(status.code(), Some(0), "{}", worker.output());
+        assert_handed_back(&world, &[sent]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_user_signal_has_the_log_say_where_the_tasks_stand() {
+    let world = World::new().await;
+    let worker = world.start_worker(&["-c", "1"]);
+    world
+        .exchange
+        .always(path(SPOT), Reply::json(good_list()).delay(Duration::from_secs(3)));
+    let active = world.enqueue(warmup(SPOT)).await;
+    world.asked(SPOT, 1).await;
+    worker.signal(Signal::SIGUSR1);
+    worker.wait_for_line("where the tasks stand", PATIENCE);
+    let line = worker.wait_for_line("running_seconds", PATIENCE);
+    for part in [active.id(), SPOT.warmup_task(), "phase=\"active\""] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    // It runs on, and says it again.
+    assert_eq!(world.ended(active.id()).await["result"], "WARMUP_OK:2");
+    worker.signal(Signal::SIGUSR1);
+    worker.wait_for_line("active=0", PATIENCE);
+    assert!(worker.is_running());
+}

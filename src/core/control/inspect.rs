@@ -41,11 +41,7 @@ pub(super) fn query_task(node: &Node, arguments: &Arguments<'_>) -> Result<Value
     let mut found = Map::new();
     for request in node.engine().requests().all() {
         if ids.iter().any(|id| id == request.id()) {
-            let state = match request.phase() {
-                Phase::Scheduled => "scheduled",
-                Phase::Reserved => "reserved",
-                Phase::Active => "active",
-            };
+            let state = request.phase().name();
             found.insert(
                 request.id().to_owned(),
                 json!([state, info(node, &request, false)]),

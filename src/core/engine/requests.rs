@@ -25,6 +25,18 @@ pub enum Phase {
     Active = 2,
 }
 
+impl Phase {
+    /// Its name in Celery.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Reserved => "reserved",
+            Self::Active => "active",
+        }
+    }
+}
+
 /// One request.
 #[derive(Debug)]
 pub struct Request {
