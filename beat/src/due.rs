@@ -163,8 +163,12 @@ fn is_set_back(plan: &Plan, anchor: Micros, last: Micros, now: Micros) -> bool {
     if last <= now.saturating_add(TOLERANCE) {
         return false;
     }
-    let Some((next, here)) = plan.next(anchor, last).zip(plan.next(anchor, now)) else {
+    let Some(here) = plan.next(anchor, now) else {
         return false;
+    };
+    let Some(next) = plan.next(anchor, last) else {
+        // So far ahead that no slot follows.
+        return true;
     };
     let step = plan.next(anchor, here).map_or(Micros::MAX, |after| after - here);
     next - now > step.saturating_mul(2)

@@ -35,6 +35,8 @@ pub(crate) enum Expires {
     NextSlot,
     /// This long after it was sent.
     After(Duration),
+    /// At this instant.
+    At(Micros),
     Never,
 }
 
@@ -103,6 +105,7 @@ impl ScheduleEntry {
             // A message that no worker takes before the next one comes must not pile up.
             Expires::NextSlot => self.plan.gap(anchor, slot),
             Expires::After(time) => Some(time),
+            Expires::At(instant) => return Some(time(instant)),
             Expires::Never => None,
         };
         let valid = Micros::try_from(valid?.as_micros()).ok()?;

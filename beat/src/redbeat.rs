@@ -24,7 +24,7 @@ use tradebot_base::connection::RedisTrouble;
 
 use crate::entry::ScheduleEntry;
 use crate::metrics::Metrics;
-use crate::running::{HEARTBEAT_INTERVAL, Instance, LONGEST_SLEEP, Scheduler, Setup, Status};
+use crate::running::{HEARTBEAT_INTERVAL, Instance, LONGEST_SLEEP, Scheduler, Setup, Status, is_wrong_type};
 use crate::slots::Micros;
 use crate::store::Store;
 
@@ -137,7 +137,7 @@ impl Redbeat {
         call.key(key)
             .key(self.key(":schedule"))
             .key(self.store.keys().list_for(&entry.queue, entry.priority));
-        call.arg(&scheduled.meta)
+        call.arg(&scheduled.meta[..])
             .arg(definition::meta(slot, scheduled.runs + 1))
             .arg(score(entry.plan.next(slot, slot)))
             .arg(&message);
@@ -187,7 +187,15 @@ impl Scheduler for Redbeat {
         for scheduled in self.due(now).await? {
             let due = due_at(&scheduled, now);
             if due <= now {
-                self.send(&scheduled, due, now).await?;
+                match self.send(&scheduled, due, now).await {
+                    Err(trouble) if is_wrong_type(&trouble) => {
+                        self.metrics.refused.inc();
+                        let queue = &scheduled.entry.queue;
+                        let reason = format!("it or its queue `{queue}` holds another type");
+                        self.name_unusable(&scheduled.key, &reason);
+                    }
+                    sent => sent?,
+                }
             } else {
                 pause = pause.min(Duration::from_micros((due - now).unsigned_abs()));
             }
@@ -197,6 +205,12 @@ impl Scheduler for Redbeat {
 
     fn turn_failed(&mut self) {
         self.metrics.broker_errors.inc();
+    }
+
+    async fn repair(&mut self) -> Result<bool, RedisTrouble> {
+        self.installed = false;
+        let shared = [(self.key(":lock"), "STRLEN"), (self.key(":schedule"), "ZCARD")];
+        self.store.repair(&shared).await
     }
 
     async fn leave(&self) -> Result<(), RedisTrouble> {

@@ -62,6 +62,9 @@ pub(crate) trait Scheduler {
     /// Is called after a turn that failed.
     fn turn_failed(&mut self);
 
+    /// Deletes those of the scheduler's keys that hold another type than they should; returns whether there were any.
+    async fn repair(&mut self) -> Result<bool, RedisTrouble>;
+
     /// Releases the lease or lock that other schedulers wait for.
     async fn leave(&self) -> Result<(), RedisTrouble>;
 }
@@ -100,6 +103,11 @@ impl Instance {
     }
 }
 
+/// Whether a key holds another type than the command needs.
+pub(crate) fn is_wrong_type(trouble: &RedisTrouble) -> bool {
+    error_chain(trouble).contains("WRONGTYPE")
+}
+
 /// Runs until a stop. A cold stop does not wait for Redis to answer: whether the current slot was claimed, the next beat
 /// reads from its record.
 pub(crate) async fn run(mut scheduler: impl Scheduler, stop: &Stop, rng: fastrand::Rng) {
@@ -117,6 +125,9 @@ pub(crate) async fn run(mut scheduler: impl Scheduler, stop: &Stop, rng: fastran
                     retries.reset();
                 }
                 until_next
+            }
+            Err(trouble) if is_wrong_type(&trouble) && matches!(scheduler.repair().await, Ok(true)) => {
+                Duration::ZERO
             }
             Err(trouble) => {
                 scheduler.turn_failed();

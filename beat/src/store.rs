@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use redis::{Cmd, Script, cmd};
+use tracing::warn;
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_core::wire::envelope::Priority;
 use tradebot_core::wire::keys::{self, Keys};
@@ -67,6 +68,7 @@ pub(crate) struct Store {
     claim: Script,
     renew_lease: Script,
     leave: Script,
+    repair: Script,
 }
 
 impl Store {
@@ -84,6 +86,7 @@ impl Store {
             claim: Script::new(include_str!("scripts/claim.lua")),
             renew_lease: Script::new(include_str!("scripts/renew_lease.lua")),
             leave: Script::new(include_str!("scripts/leave.lua")),
+            repair: Script::new(include_str!("scripts/repair.lua")),
         }
     }
 
@@ -101,8 +104,9 @@ impl Store {
         for part in entries.chunks(READ) {
             let mut ask = cmd("HMGET");
             ask.arg(self.keys.beat_slots()).arg(part);
-            let texts: Vec<Option<String>> = self.connection.command(&ask).await?;
-            records.extend(texts.iter().map(|text| text.as_deref().and_then(record)));
+            let texts: Vec<Option<Vec<u8>>> = self.connection.command(&ask).await?;
+            let texts = texts.into_iter().map(|text| String::from_utf8(text?).ok());
+            records.extend(texts.map(|text| record(&text?)));
         }
         Ok(records)
     }
@@ -124,8 +128,9 @@ impl Store {
             call.arg(claim.slot).arg(claim.anchor);
             call.arg(claim.message.as_deref().unwrap_or_default());
         }
-        let answers: Vec<String> = self.connection.script(None, &call).await?;
-        Ok(answers.iter().map(|text| claim_result(text)).collect())
+        let answers: Vec<Vec<u8>> = self.connection.script(None, &call).await?;
+        let answers = answers.iter().map(|text| String::from_utf8_lossy(text));
+        Ok(answers.map(|text| claim_result(&text)).collect())
     }
 
     /// The command that writes a heartbeat.
@@ -152,12 +157,13 @@ impl Store {
         };
         call.arg(lease.as_millis());
         let before = heartbeat.map(|text| self.heartbeat(instance, text));
-        let (holder, seconds, micros): (String, Micros, Micros) =
+        let (holder, seconds, micros): (Vec<u8>, Micros, Micros) =
             self.connection.script(before.as_ref(), &call).await?;
+        let holder = String::from_utf8_lossy(&holder);
         let (holder, ahead) = holder.split_once(' ').unwrap_or((&holder, ""));
         Ok(LeaseHolder {
             instance: holder.to_owned(),
-            ahead: ahead.parse().ok(),
+            ahead: number(ahead),
             server_time: seconds * 1_000_000 + micros,
         })
     }
@@ -167,6 +173,23 @@ impl Store {
         let mut call = self.leave.prepare_invoke();
         call.key(lease).key(self.keys.beat(instance)).arg(instance);
         self.connection.script::<i64>(None, &call).await.map(|_| ())
+    }
+
+    /// Deletes those of the keys that hold another type than they should, and names them. Each key comes with a command
+    /// that fails on another type. Returns whether there were any.
+    pub(crate) async fn repair(&self, keys: &[(String, &str)]) -> Result<bool, RedisTrouble> {
+        let mut call = self.repair.prepare_invoke();
+        for (key, command) in keys {
+            call.key(key).arg(*command);
+        }
+        let deleted: Vec<String> = self.connection.script(None, &call).await?;
+        for key in &deleted {
+            warn!(
+                key,
+                "deleted a key that held something else than a beat keeps there"
+            );
+        }
+        Ok(!deleted.is_empty())
     }
 
     /// Whether each of these tasks has a final result.
@@ -205,10 +228,15 @@ impl Store {
     }
 }
 
+/// A number as the scripts accept it: of at most 17 characters, which is the year 5138 in microseconds.
+fn number(text: &str) -> Option<Micros> {
+    text.parse().ok().filter(|_| text.len() <= 17)
+}
+
 /// Reads a record. A malformed one counts as none.
 fn record(text: &str) -> Option<SlotRecord> {
-    let mut numbers = text.split(' ').map(str::parse::<Micros>);
-    let mut next = || numbers.next()?.ok();
+    let mut numbers = text.split(' ').map(number);
+    let mut next = || numbers.next()?;
     let (last, anchor, sent, runs) = (next()?, next()?, next()?, next()?);
     Some(SlotRecord {
         last,

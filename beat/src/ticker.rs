@@ -164,6 +164,18 @@ impl Scheduler for Ticker {
         self.lease.renew_soon();
     }
 
+    async fn repair(&mut self) -> Result<bool, RedisTrouble> {
+        let keys = self.store.keys();
+        let own = [
+            (keys.beat_slots(), "HLEN"),
+            (keys.beat_paused(), "SCARD"),
+            (keys.beat_leader(), "STRLEN"),
+        ];
+        self.loaded = false;
+        self.reschedule = true;
+        self.store.repair(&own).await
+    }
+
     async fn leave(&self) -> Result<(), RedisTrouble> {
         if self.instance.dry_run {
             return Ok(());

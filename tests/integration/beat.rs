@@ -447,3 +447,87 @@ fn answer(mut stream: TcpStream) -> String {
     stream.read_to_string(&mut answer).expect("an answer");
     answer
 }
+
+/// Any key of a beat may hold anything: it is replaced, and named if that costs something.
+#[tokio::test]
+async fn a_beat_sends_whatever_its_keys_hold() {
+    const SLOTS: &str = "tradebot-symbols:beat-slots";
+    const PAUSED: &str = "tradebot-symbols:beat-paused";
+    const LEADER: &str = "tradebot-symbols:beat-leader";
+    let scene = Scene::with(
+        "[[entry]]\nname = \"e\"\ntask = \"t\"\ninterval = 0.2\n\
+         [[entry]]\nname = \"c\"\ntask = \"t\"\ncrontab = \"* * * * *\"\n",
+    );
+    let huge = format!("1{}", "0".repeat(400));
+    let mut odd: Vec<Vec<&str>> = Vec::new();
+    for key in [SLOTS, PAUSED, LEADER] {
+        odd.extend([
+            vec!["SET", key, "text"],
+            vec!["SET", key, "text", "PX", "99999999999999"],
+            vec!["LPUSH", key, "x"],
+            vec!["ZADD", key, "1", "x"],
+            vec!["XADD", key, "*", "x", "y"],
+        ]);
+    }
+    let records = [
+        "text".to_owned(),
+        format!("{huge} {huge} {huge} {huge}"),
+        format!("1 {huge} 1 1"),
+        format!("1 1 1 {huge}"),
+        "-1 -1 -1 0".to_owned(),
+        "99999999999999999 99999999999999999 99999999999999999 9".to_owned(),
+        "9223372036854775807 -9223372036854775808 9223372036854775807 18446744073709551615".to_owned(),
+        "-9999999999999999 9999999999999999 -1 99999999999999999".to_owned(),
+    ];
+    for record in &records {
+        odd.push(vec!["HSET", SLOTS, "e", record, "c", record]);
+    }
+    let heartbeat = || async {
+        let keys: Vec<String> = scene.ask(cmd("KEYS").arg("tradebot-symbols:beat:*")).await;
+        keys.into_iter().next().expect("a heartbeat")
+    };
+    let beat = scene.beat().spawn();
+    scene.wait_for("celery", 1).await;
+    for words in &odd {
+        let _: u64 = scene.ask(cmd("DEL").arg(words[1])).await;
+        let _: redis::Value = scene.ask(cmd(words[0]).arg(&words[1..])).await;
+        let sent = scene.sent("celery").await.len();
+        scene.wait_for("celery", sent + 3).await;
+        assert!(beat.is_running(), "{words:?}: {}", beat.output());
+    }
+    let key = heartbeat().await;
+    let _: u64 = scene.ask(cmd("DEL").arg(&key)).await;
+    let _: u64 = scene.ask(cmd("LPUSH").arg(&key).arg("x")).await;
+    let sent = scene.sent("celery").await.len();
+    scene.wait_for("celery", sent + 3).await;
+    for key in [SLOTS, PAUSED] {
+        beat.wait_for_line(&format!("key=\"{key}\""), PATIENCE);
+    }
+    stop(&beat);
+    // A beat that starts finds a lease that is none, and does not wait for its end.
+    for words in odd.iter().filter(|words| words[1] == LEADER) {
+        let _: u64 = scene.ask(cmd("DEL").arg(LEADER)).await;
+        let _: redis::Value = scene.ask(cmd(words[0]).arg(&words[1..])).await;
+        let sent = scene.sent("celery").await.len();
+        let beat = scene.beat().spawn();
+        scene.wait_for("celery", sent + 1).await;
+        stop(&beat);
+    }
+}
+
+/// A terminal that closes, or a supervisor that reloads: the beat ends in order, and its lease is free at once.
+#[tokio::test]
+async fn a_hangup_ends_a_beat_in_order() {
+    for signal in [Signal::SIGHUP, Signal::SIGQUIT] {
+        let scene = Scene::with("[[entry]]\nname = \"e\"\ntask = \"t\"\ninterval = 0.2\n");
+        let beat = scene.beat().spawn();
+        scene.wait_for("celery", 2).await;
+        beat.signal(signal);
+        assert_eq!(beat.wait_exit(PATIENCE).code(), Some(0), "{}", beat.output());
+        beat.wait_for_line("beat stopped", PATIENCE);
+        if signal == Signal::SIGHUP {
+            let lease: Option<String> = scene.ask(cmd("GET").arg("tradebot-symbols:beat-leader")).await;
+            assert_eq!(lease, None);
+        }
+    }
+}

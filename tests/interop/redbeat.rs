@@ -42,21 +42,31 @@ impl Shared {
 
     /// How many messages of a task were sent, at whatever priority.
     async fn sent(&self, task: &str) -> usize {
+        self.messages(task).await.len()
+    }
+
+    /// The messages of a task, at whatever priority, the last one first.
+    async fn messages(&self, task: &str) -> Vec<Value> {
         let mut connection = self.redis.connection().await;
-        let mut count = 0;
+        let mut found = Vec::new();
         for list in ["celery", "celery\u{6}\u{16}3"] {
             let messages: Vec<String> = cmd("LRANGE")
                 .arg(&[list, "0", "-1"])
                 .query_async(&mut connection)
                 .await
                 .expect("messages");
-            let task_of = |message: &String| {
-                let message: Value = serde_json::from_str(message).expect("a message");
-                message["headers"]["task"] == task
-            };
-            count += messages.iter().filter(|message| task_of(message)).count();
+            let messages = messages
+                .iter()
+                .map(|message| serde_json::from_str::<Value>(message).expect("a message"));
+            found.extend(messages.filter(|message| message["headers"]["task"] == task));
         }
-        count
+        found
+    }
+
+    async fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut connection = self.redis.connection().await;
+        let answer = cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await;
+        answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
     async fn wait_for(&self, task: &str, further: usize) {
@@ -180,4 +190,101 @@ async fn a_python_redbeat_takes_over_and_back() {
     ours.signal(Signal::SIGKILL);
     other.wait_for_line("this beat holds RedBeat's lock", PATIENCE);
     shared.wait_for("tests.theirs", 2).await;
+}
+
+/// Numbers beyond 64 bits, times, objects with a type: the message is the one that RedBeat sends.
+#[tokio::test]
+async fn values_that_json_has_no_form_for_are_sent_as_redbeat_sends_them() {
+    const KINDS: [&str; 6] = ["big", "time", "typed", "expires", "expires_text", "expires_after"];
+    let shared = Shared::start();
+    let orders = |order: &str| KINDS.map(|kind| json!([order, kind])).to_vec();
+    shared.tool(json!(orders("odd")));
+    let beat = shared.beat();
+    for kind in KINDS {
+        shared.wait_for(&format!("tests.{kind}"), 1).await;
+    }
+    beat.signal(Signal::SIGTERM);
+    beat.wait_exit(PATIENCE);
+    shared.tool(json!(orders("send")));
+    for kind in KINDS {
+        let messages = shared.messages(&format!("tests.{kind}")).await;
+        let (theirs, ours) = (&messages[0], &messages[1]);
+        assert_eq!(ours["body"], theirs["body"], "{kind}");
+        assert_eq!(
+            ours["properties"]["priority"], theirs["properties"]["priority"],
+            "{kind}"
+        );
+        let at = |message: &Value| {
+            let text = message["headers"]["expires"].as_str()?;
+            Some(
+                tradebot_wire::timestamp::parse(text)
+                    .expect("a time")
+                    .timestamp_micros(),
+            )
+        };
+        if kind != "expires_after" {
+            assert_eq!(at(ours), at(theirs), "{kind}");
+        }
+        if kind == "big" {
+            let shown = ours["headers"]["argsrepr"].as_str().expect("a text");
+            assert_eq!(shown, "(1180591620717411303424, -1180591620717411303424)");
+        }
+    }
+}
+
+/// One bad key costs no other entry, and the log names it once.
+#[tokio::test]
+async fn a_key_that_is_no_entry_stops_no_other() {
+    let shared = Shared::start();
+    shared.tool(json!([["save", "theirs", "tests.theirs", 1.0]]));
+    let bad = [
+        "redbeat:list",
+        "redbeat:gone",
+        "redbeat:text",
+        "redbeat:ours",
+        "redbeat:args",
+    ];
+    let _: u64 = shared.ask(&["LPUSH", "redbeat:list", "x"]).await;
+    let _: u64 = shared
+        .ask(&["HSET", "redbeat:text", "definition", "no JSON"])
+        .await;
+    let schedule = r#"{"__type__": "interval", "every": 1, "relative": false}"#;
+    let definition =
+        format!(r#"{{"name": "args", "task": "tests.args", "args": [{schedule}], "schedule": {schedule}}}"#);
+    let _: u64 = shared
+        .ask(&["HSET", "redbeat:args", "definition", &definition])
+        .await;
+    // One of our own entries, too.
+    let _: u64 = shared.ask(&["SADD", "redbeat:ours", "x"]).await;
+    let _: u64 = shared.ask(&["LPUSH", "redbeat::statics", "x"]).await;
+    for key in bad {
+        let _: u64 = shared.ask(&["ZADD", "redbeat::schedule", "1", key]).await;
+    }
+    let beat = shared.beat();
+    shared.wait_for("tests.theirs", 3).await;
+    for key in bad {
+        let line = format!("\"{key}\" ");
+        beat.wait_for_line(
+            &format!("cannot run a RedBeat entry, leaving it to Python key={line}"),
+            PATIENCE,
+        );
+        assert_eq!(
+            beat.output()
+                .lines()
+                .filter(|said| said.contains("cannot run") && said.contains(&line))
+                .count(),
+            1
+        );
+    }
+    // A key that the beat itself needs is replaced.
+    for key in ["redbeat::lock", "redbeat::schedule"] {
+        let _: u64 = shared.ask(&["DEL", key]).await;
+        let _: u64 = shared.ask(&["LPUSH", key, "x"]).await;
+        beat.wait_for_line(&format!("key=\"{key}\""), PATIENCE);
+    }
+    // What is left of the schedule are our own entries.
+    let _: u64 = shared.ask(&["DEL", "redbeat:ours"]).await;
+    let _: u64 = shared.ask(&["DEL", "redbeat::schedule"]).await;
+    let _: () = shared.ask(&["SET", "redbeat::schedule", "x"]).await;
+    shared.wait_for("tests.ours", 2).await;
 }

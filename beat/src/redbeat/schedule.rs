@@ -1,6 +1,6 @@
 //! The entries in RedBeat's keys: writing ours, and reading those that are due.
 
-use redis::{Pipeline, cmd};
+use redis::{Pipeline, RedisResult, Value, cmd};
 use serde_json::json;
 use tracing::warn;
 use tradebot_base::connection::RedisTrouble;
@@ -14,11 +14,14 @@ const ROUND: usize = 1000;
 /// How many entries one turn looks at, unsupported and disabled ones included.
 const MOST: usize = 100_000;
 
+/// How many commands write one entry.
+const WRITES: usize = 4;
+
 /// An entry as read from Redis.
 pub(super) struct RedbeatEntry {
     pub(super) key: String,
     pub(super) entry: ScheduleEntry,
-    pub(super) meta: String,
+    pub(super) meta: Vec<u8>,
     pub(super) last_run: Option<Micros>,
     pub(super) runs: u64,
 }
@@ -29,17 +32,23 @@ impl Redbeat {
         let now = self.now();
         for part in self.entries.chunks(ROUND) {
             let mut ask = Pipeline::new();
+            ask.ignore_errors();
             for entry in part {
                 ask.cmd("HGET").arg(self.key(&entry.name)).arg("meta");
             }
-            let metas: Vec<Option<String>> = self.store.connection().pipeline(&ask).await?;
+            let metas: Vec<RedisResult<Option<Vec<u8>>>> = self.store.connection().pipeline(&ask).await?;
             let mut write = Pipeline::new();
-            write.atomic();
+            write.atomic().ignore_errors();
             for (entry, meta) in part.iter().zip(metas) {
-                let last_run = meta.as_deref().and_then(|meta| definition::last_run(meta).0);
+                let last_run = meta.ok().flatten().and_then(|meta| definition::last_run(&meta).0);
                 self.install_entry(&mut write, entry, last_run, now);
             }
-            self.store.connection().pipeline::<()>(&write).await?;
+            let written: Vec<RedisResult<Value>> = self.store.connection().pipeline(&write).await?;
+            for (entry, written) in part.iter().zip(written.chunks(WRITES)) {
+                if let Some(reason) = written.iter().find_map(|write| write.as_ref().err()) {
+                    warn!(key = self.key(&entry.name), %reason, "cannot write an entry to RedBeat's keys as it should be");
+                }
+            }
         }
         Ok(())
     }
@@ -59,13 +68,11 @@ impl Redbeat {
             (Some(last), _) => (never_ran(), entry.plan.next(last, last)),
         };
         let key = self.key(&entry.name);
-        write
-            .hset(&key, "definition", definition::definition(entry, now))
-            .ignore();
+        write.hset(&key, "definition", definition::definition(entry, now));
         // Keeps the `meta` that is already there.
-        write.hset_nx(&key, "meta", meta).ignore();
-        write.zadd(self.key(":schedule"), &key, score(next)).ignore();
-        write.sadd(self.key(":statics"), &entry.name).ignore();
+        write.hset_nx(&key, "meta", meta);
+        write.zadd(self.key(":schedule"), &key, score(next));
+        write.sadd(self.key(":statics"), &entry.name);
     }
 
     /// The entries that are due now or within the next sleep. Unsupported entries stay first in the schedule for good,
@@ -76,10 +83,18 @@ impl Redbeat {
             let mut ask = cmd("ZRANGEBYSCORE");
             ask.arg(self.key(":schedule")).arg(0).arg(now / 1_000_000 + 1);
             ask.arg("LIMIT").arg(looked).arg(ROUND);
-            let keys: Vec<String> = self.store.connection().command(&ask).await?;
+            let keys: Vec<Vec<u8>> = self.store.connection().command(&ask).await?;
             self.metrics.broker_answered_at(now);
             looked += keys.len();
             let last = keys.len() < ROUND;
+            let keys: Vec<String> = keys
+                .into_iter()
+                .filter_map(|key| {
+                    let key = String::from_utf8(key);
+                    key.map_err(|key| self.name_unusable(&key.to_string(), "the key is not UTF-8"))
+                        .ok()
+                })
+                .collect();
             if !keys.is_empty() {
                 self.read(keys, &mut found).await?;
             }
@@ -93,17 +108,26 @@ impl Redbeat {
     /// Reads entries and adds the ones this beat can run to `found`.
     async fn read(&mut self, keys: Vec<String>, found: &mut Vec<RedbeatEntry>) -> Result<(), RedisTrouble> {
         let mut ask = Pipeline::new();
+        ask.ignore_errors();
         for key in &keys {
             ask.cmd("HMGET").arg(key).arg("definition").arg("meta");
         }
-        let documents: Vec<(Option<String>, Option<String>)> = self.store.connection().pipeline(&ask).await?;
-        for (key, (definition, meta)) in keys.into_iter().zip(documents) {
-            let Some(definition) = definition else {
-                continue;
+        type Fields = (Option<Vec<u8>>, Option<Vec<u8>>);
+        let documents: Vec<RedisResult<Fields>> = self.store.connection().pipeline(&ask).await?;
+        for (key, fields) in keys.into_iter().zip(documents) {
+            let (definition, meta) = match fields {
+                Ok((Some(definition), meta)) => (definition, meta.unwrap_or_default()),
+                Ok((None, _)) => {
+                    self.name_unusable(&key, "there is no definition under the key");
+                    continue;
+                }
+                Err(reason) => {
+                    self.name_unusable(&key, &reason.to_string());
+                    continue;
+                }
             };
             match definition::entry(&definition, self.options.zone, &self.options.queue) {
                 Ok(entry) if entry.enabled => {
-                    let meta = meta.unwrap_or_default();
                     let (last_run, runs) = definition::last_run(&meta);
                     self.unsupported.remove(&key);
                     found.push(RedbeatEntry {
@@ -115,13 +139,16 @@ impl Redbeat {
                     });
                 }
                 Ok(_) => {}
-                Err(reason) => {
-                    if self.unsupported.insert(key.clone()) {
-                        warn!(key, %reason, "cannot run a RedBeat entry, leaving it to Python");
-                    }
-                }
+                Err(reason) => self.name_unusable(&key, &reason.to_string()),
             }
         }
         Ok(())
+    }
+
+    /// Logs once that an entry cannot be run.
+    pub(super) fn name_unusable(&mut self, key: &str, reason: &str) {
+        if self.unsupported.insert(key.to_owned()) {
+            warn!(key, reason, "cannot run a RedBeat entry, leaving it to Python");
+        }
     }
 }

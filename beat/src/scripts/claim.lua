@@ -5,16 +5,20 @@
 --       (empty: record the slot only).
 -- Returns per slot `sent`, `passed`, `paused`, `taken RECORD` or `refused REASON`.
 --
--- A record is `last anchor sent runs`, see `SlotRecord`. The script asks no clock.
+-- A record is `last anchor sent runs`, see `SlotRecord`; one with a number of more than 17 characters counts as none. The
+-- script asks no clock.
 local answers, lists = {}, 2
 for n = 1, #ARGV / 5 do
   local at = (n - 1) * 5
   local entry, guard, slot, anchor, message = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
   if message ~= '' then lists = lists + 1 end
   local record = redis.call('HGET', KEYS[1], entry)
-  local last, sent, runs
+  local last, old_anchor, sent, runs
   if record then
-    last, sent, runs = string.match(record, '^(%-?%d+) %-?%d+ (%-?%d+) (%d+)$')
+    last, old_anchor, sent, runs = string.match(record, '^(%-?%d+) (%-?%d+) (%-?%d+) (%d+)$')
+    if last and math.max(#last, #old_anchor, #sent, #runs) > 17 then
+      last, sent, runs = nil, nil, nil
+    end
   end
   local free
   if not last then
