@@ -185,13 +185,22 @@ impl World {
     }
 
     pub(crate) async fn lists(&self, market: Market) -> Lists {
+        let successes = self.counter(&CacheKeys(market).success_counter()).await;
+        Lists {
+            successes,
+            ..self.lists_alone(market).await
+        }
+    }
+
+    /// The lists without their counter, which may hold anything.
+    pub(crate) async fn lists_alone(&self, market: Market) -> Lists {
         let keys = CacheKeys(market);
         Lists {
             primary: self.get(&keys.primary()).await,
             last_good: self.get(&keys.last_good()).await,
             last_refresh: self.get(&keys.last_refresh()).await,
             source: self.get(&keys.source()).await,
-            successes: self.counter(&keys.success_counter()).await,
+            successes: 0,
         }
     }
 

@@ -11,6 +11,7 @@ use redis::Script;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
+use super::error::LONGEST_PAUSE;
 use crate::product::symbols::cache::CacheKeys;
 use tradebot_base::connection::Connection;
 use tradebot_base::error_chain;
@@ -76,6 +77,13 @@ impl BanClock {
             }
         };
         let left = Duration::from_millis(u64::try_from(left).ok().filter(|left| *left > 0)?);
+        if left > LONGEST_PAUSE {
+            warn!(
+                key = self.key(market),
+                "ignored a shared pause that lasts longer than any of the exchange"
+            );
+            return None;
+        }
         // Keep a copy: Redis may be unreachable next time.
         *self.local(market) = LocalBan {
             until: Some(Instant::now() + left),
@@ -98,7 +106,9 @@ impl BanClock {
             return;
         };
         let mut call = script.prepare_invoke();
-        call.key(self.key(market)).arg(wait.as_millis());
+        call.key(self.key(market))
+            .arg(wait.as_millis())
+            .arg(LONGEST_PAUSE.as_millis());
         match timeout(PATIENCE, connection.script::<i64>(None, &call)).await {
             Ok(Ok(_)) => self.local(market).unshared = false,
             Ok(Err(error)) => {

@@ -37,6 +37,8 @@ pub(super) fn judge(market: Market, lists: &MarketLists, settings: &DoctorSettin
     found.extend(judge_network(market, lists, settings));
     let unusable = lists.unusable.iter();
     found.extend(unusable.map(|(name, held)| (&finding::COUNTER_UNUSABLE, format!("{name} holds {held}"))));
+    let unusable = lists.unusable_keys.iter();
+    found.extend(unusable.map(|(key, held)| (&finding::KEY_UNUSABLE, format!("{key} holds {held}"))));
     found.extend(judge_counters(lists));
     found
         .into_iter()
@@ -90,7 +92,8 @@ fn judge_age(market: Market, lists: &MarketLists, settings: &DoctorSettings) -> 
     };
     if age < -GRACE_SECONDS {
         let ahead = span(-age);
-        let what = format!("the last refresh is dated {ahead} ahead of the server's clock");
+        let key = CacheKeys(market).last_refresh();
+        let what = format!("{key} dates the last refresh {ahead} ahead of the server's clock");
         return Some((&finding::REFRESH_IN_FUTURE, what));
     }
     let interval = (*settings.schedule.warmup_interval.get(market))?.as_secs();

@@ -58,9 +58,10 @@ impl MarketCounters {
     }
 }
 
-/// A number that Redis can increment.
+/// A number that Redis can increment: spelled as Redis spells it.
 pub(super) fn integer(text: &[u8]) -> Option<i64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
+    let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (number.to_string().as_bytes() == text).then_some(number)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::FleetReader;
 use super::counters::{MarketCounters, integer};
 use super::trend::{self, Recent};
 use crate::product::binance::exchange_info::Symbol;
-use crate::product::symbols::cache::{CacheKeys, ListSource};
+use crate::product::symbols::cache::{CacheKeys, ListSource, unusable_keys};
 use tradebot_base::clock::Clock;
 use tradebot_base::connection::RedisTrouble;
 use tradebot_base::market::{Market, Network};
@@ -62,6 +62,8 @@ pub(crate) struct MarketLists {
     pub recent: Option<Recent>,
     /// Values of counters that cannot be incremented.
     pub unusable: BTreeMap<String, String>,
+    /// Other keys that hold something else than they should, and what.
+    pub unusable_keys: BTreeMap<String, String>,
 }
 
 impl ListValue {
@@ -150,13 +152,15 @@ impl MarketLists {
         let text = |place: usize| texts.get(place).and_then(|text| text.as_deref());
         let held = |place: usize| types.get(place).map_or("none", String::as_str);
         let refreshed: Option<i64> = text(2).and_then(|text| serde_json::from_slice(text).ok());
+        let refreshed = refreshed.filter(|at| *at >= 0);
         let source = text(3).and_then(|text| serde_json::from_slice::<ListSource>(text).ok());
         let unusable = counters.into_iter().enumerate().filter_map(|(place, name)| {
             let place = place + 4;
             match (held(place), text(place)) {
-                ("string", Some(text)) if integer(text).is_none() => {
-                    Some((name, "a text that is not a number".to_owned()))
-                }
+                ("string", Some(text)) if integer(text).is_none_or(|count| count == i64::MAX) => Some((
+                    name,
+                    "a text that is not a number, or none that can be incremented".to_owned(),
+                )),
                 ("none" | "string", _) => None,
                 (other, _) => Some((name, format!("a {other}"))),
             }
@@ -171,6 +175,7 @@ impl MarketLists {
             counts: MarketCounters::of(texts.get(4..).unwrap_or_default()),
             recent: None,
             unusable: unusable.collect(),
+            unusable_keys: unusable_keys(&reader.cache, market).await?,
         })
     }
 }

@@ -41,7 +41,7 @@ pub(super) async fn counters(
 ) -> Result<BTreeMap<String, Recent>, RedisTrouble> {
     const KEY: &str = "tradebot-symbols:doctor:counters";
     let earlier: Option<Sample> = load(connection, KEY).await?;
-    let age = earlier.as_ref().map(|sample| now - sample.at);
+    let age = earlier.as_ref().map(|sample| now.saturating_sub(sample.at));
     if age.is_none_or(|age| !(0..SAMPLE_SECONDS).contains(&age)) {
         let counts = counts.clone();
         store(connection, KEY, &Sample { at: now, counts }).await?;
@@ -77,7 +77,7 @@ pub(super) async fn heads(
     store(connection, &key, &heads).await?;
     Ok(heads
         .into_iter()
-        .map(|(queue, (_, since))| (queue, now - since))
+        .map(|(queue, (_, since))| (queue, now.saturating_sub(since)))
         .collect())
 }
 
@@ -104,8 +104,10 @@ impl MarketCounters {
 
 /// A value that is not a sample counts as missing.
 async fn load<T: DeserializeOwned>(connection: &Connection, key: &str) -> Result<Option<T>, RedisTrouble> {
-    let text: Option<String> = connection.command(cmd("GET").arg(key)).await?;
-    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+    // MGET returns nil for a key of another type, where GET would fail.
+    let texts: Vec<Option<Vec<u8>>> = connection.command(cmd("MGET").arg(key)).await?;
+    let text = texts.into_iter().next().flatten();
+    Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
 }
 
 async fn store<T: Serialize>(connection: &Connection, key: &str, value: &T) -> Result<(), RedisTrouble> {

@@ -5,18 +5,26 @@
 //! (network, host, count) go into the source key, which existing readers ignore.
 
 mod lease;
+#[cfg(feature = "worker")]
+mod unusable;
 mod write;
+
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use redis::{Script, cmd};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tracing::warn;
 
+use super::changes::STREAM;
 use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::market::{self, Market, PerMarket};
 
-pub(super) use lease::{LEASE, LeaseReply, LeaseRequest, RefreshLease};
+pub(super) use lease::{LEASE, LONGEST_PAUSE, LeaseReply, LeaseRequest, RefreshLease};
+#[cfg(feature = "worker")]
+pub(crate) use unusable::unusable_keys;
 pub(super) use write::{ListWrite, WriteOutcome};
 
 /// The network that a list describes.
@@ -105,8 +113,16 @@ pub enum CacheError {
         /// The market.
         market: Market,
     },
+    /// A counter could not be incremented.
+    #[error("cannot increment {key}")]
+    Counter {
+        /// The counter's key.
+        key: String,
+        /// The cause.
+        source: RedisTrouble,
+    },
     /// Redis failed to return the changes.
-    #[error("cannot read the changes of the symbol lists from Redis")]
+    #[error("cannot read {STREAM}, the changes of the symbol lists, from Redis")]
     Changes(#[source] RedisTrouble),
     /// `since` is not the id of a stream entry.
     #[error("`{0}` is not the id of a change: write milliseconds, or milliseconds-number")]
@@ -215,6 +231,8 @@ pub(crate) struct SymbolCache {
     ttl_seconds: PerMarket<i64>,
     clock: SharedClock,
     scripts: Scripts,
+    /// What scripts found last in keys that hold something else.
+    unusable: Mutex<Vec<String>>,
 }
 
 struct Scripts {
@@ -228,18 +246,36 @@ impl SymbolCache {
     /// A cache over `connection`, whose primary lists expire after `ttl_seconds`.
     #[must_use]
     pub(crate) fn new(connection: Connection, ttl_seconds: PerMarket<i64>, clock: SharedClock) -> Self {
+        let script = |text: &str| Script::new(&format!("{}{text}", include_str!("scripts/usable.lua")));
         let scripts = Scripts {
-            refresh: Script::new(include_str!("scripts/refresh.lua")),
-            begin: Script::new(include_str!("scripts/begin.lua")),
-            give_up: Script::new(include_str!("scripts/give_up.lua")),
-            count: Script::new(include_str!("scripts/count.lua")),
+            refresh: script(include_str!("scripts/refresh.lua")),
+            begin: script(include_str!("scripts/begin.lua")),
+            give_up: script(include_str!("scripts/give_up.lua")),
+            count: script(include_str!("scripts/count.lua")),
         };
         Self {
             connection,
             ttl_seconds,
             clock,
             scripts,
+            unusable: Mutex::default(),
         }
+    }
+
+    /// Logs the keys that hold something else than they should: once, until a script finds others.
+    fn name_unusable(&self, found: Vec<String>) {
+        // Locked for comparisons and assignments, never across an await.
+        let mut known = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.is_empty() || *known == found {
+            return;
+        }
+        for key in &found {
+            warn!(
+                key,
+                "passed over or replaced a key that holds something else than it should"
+            );
+        }
+        *known = found;
     }
 
     /// The clock that dates refreshes.
@@ -248,7 +284,7 @@ impl SymbolCache {
     }
 
     /// Adds hits and misses of spot, then of futures, to the read counters. `batch` numbers the batches of `process`: a
-    /// batch that is sent again is added only once.
+    /// batch that is sent again is added only once. A counter that holds no number is passed over.
     ///
     /// # Errors
     /// When Redis fails. It may still have added the batch; send it again.
@@ -269,20 +305,21 @@ impl SymbolCache {
         for count in counts {
             call.arg(count);
         }
-        let added: Result<i64, _> = self.connection.script(None, &call).await;
-        added.map(drop)
+        let unusable = self.connection.script(None, &call).await?;
+        self.name_unusable(unusable);
+        Ok(())
     }
 
     /// Counts a failed refresh.
     ///
     /// # Errors
-    /// [`CacheError::Redis`].
+    /// [`CacheError::Counter`].
     pub(crate) async fn count_error(&self, market: Market) -> Result<(), CacheError> {
-        let counter = CacheKeys(market).error_counter();
-        let counted: Result<i64, _> = self.connection.command(cmd("INCRBY").arg(counter).arg(1)).await;
+        let key = CacheKeys(market).error_counter();
+        let counted: Result<i64, _> = self.connection.command(cmd("INCRBY").arg(&key).arg(1)).await;
         counted
             .map(drop)
-            .map_err(|source| CacheError::Redis { market, source })
+            .map_err(|source| CacheError::Counter { key, source })
     }
 }
 

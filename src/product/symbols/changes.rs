@@ -59,7 +59,7 @@ pub struct StatusChange {
 pub struct Changes {
     /// Oldest first.
     pub changes: Vec<Change>,
-    /// Whether the stream still has every change since `since`. It keeps the last thousand.
+    /// Whether the stream still has every change since `since`. It keeps the last thousand, and begins anew after a loss.
     pub complete: bool,
     /// Whether the stream has more after the last of them.
     pub more: bool,
@@ -113,8 +113,7 @@ impl Diff {
 /// Whether a text is a stream id: `milliseconds`, or `milliseconds-number`.
 #[must_use]
 pub(crate) fn is_stream_id(text: &str) -> bool {
-    let number =
-        |part: &str| (1..=19).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+    let number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit()) && part.parse::<u64>().is_ok();
     match text.split_once('-') {
         None => number(text),
         Some((milliseconds, count)) => number(milliseconds) && number(count),
@@ -130,26 +129,35 @@ impl SymbolCache {
         if let Some(text) = since.filter(|text| !is_stream_id(text)) {
             return Err(CacheError::StreamId(text.chars().take(40).collect()));
         }
-        let start = since.map_or_else(|| "-".to_owned(), |place| format!("({place}"));
+        let start = match since {
+            None => "-".to_owned(),
+            // Redis refuses to look behind the last possible id.
+            Some(last) if id_numbers(last) == (u64::MAX, u64::MAX) => last.to_owned(),
+            Some(place) => format!("({place}"),
+        };
+        let from = since.unwrap_or("-");
         let mut pipeline = redis::pipe();
         pipeline.atomic();
         pipeline
             .xrange_count(STREAM, start, "+", limit.saturating_add(1))
             .xrange_count(STREAM, "-", "+", 1)
+            .xrange_count(STREAM, from, "+", 1)
             .xlen(STREAM);
-        let read: Result<(StreamRangeReply, StreamRangeReply, usize), _> =
+        let read: Result<(StreamRangeReply, StreamRangeReply, StreamRangeReply, usize), _> =
             self.connection.pipeline(&pipeline).await;
-        let (mut read, oldest, length) = read.map_err(CacheError::Changes)?;
+        let (mut read, oldest, reached, length) = read.map_err(CacheError::Changes)?;
         let more = read.ids.len() > limit;
         read.ids.truncate(limit);
-        // A stream that was never full has dropped no change.
-        let complete = length < KEPT
-            || since.is_none_or(|since| {
-                oldest
-                    .ids
-                    .first()
-                    .is_some_and(|oldest| id_numbers(&oldest.id) <= id_numbers(since))
-            });
+        // A stream that was never full has dropped no change, but one that ends before `since` is another stream.
+        let complete = since.is_none_or(|since| {
+            let since = id_numbers(since);
+            let begins_before = oldest
+                .ids
+                .first()
+                .is_some_and(|oldest| id_numbers(&oldest.id) <= since);
+            let ends_before = reached.ids.is_empty() && since > (0, 0);
+            !ends_before && (length < KEPT || begins_before)
+        });
         Ok(Changes {
             changes: read.ids.iter().filter_map(change).collect(),
             complete,

@@ -18,6 +18,8 @@ use tradebot_base::market::Market;
 
 /// How far back the exchange's clock may jump between answers, since hosts differ.
 const CLOCK_TOLERANCE_MS: i64 = 2_000;
+/// How far a stored time of the exchange may be ahead of both our clock and the answer's. One beyond that is made up.
+const CREDIBLE_AHEAD_MS: i64 = 86_400_000;
 /// The largest difference in size, in percent, between a held-back list and the one that confirms it.
 const AGREEMENT_PERCENT: usize = 5;
 
@@ -105,7 +107,7 @@ pub(super) fn judge(
         list.source()
             .is_none_or(|source| source.network != ListNetwork::Sandbox)
     };
-    let concerns = concerns(proposed, accepted.filter(is_real), config);
+    let concerns = concerns(proposed, accepted.filter(is_real), config, now_ms);
     if concerns.is_empty() {
         return GuardVerdict::Accept;
     }
@@ -123,7 +125,7 @@ pub(super) fn judge(
         };
     };
     // If our clock was set back, the wait starts again.
-    let waited = now_ms - first.first_seen_ms;
+    let waited = now_ms.saturating_sub(first.first_seen_ms);
     if waited >= confirm_after && candidate.is_another_answer_than(&first) {
         return GuardVerdict::Confirmed(candidate.concerns);
     }
@@ -146,6 +148,7 @@ fn concerns(
     proposed: &ProposedList<'_>,
     accepted: Option<&SymbolList>,
     config: &SymbolsConfig,
+    now_ms: i64,
 ) -> Vec<ListConcern> {
     let mut concerns = Vec::new();
     let source = accepted.and_then(SymbolList::source);
@@ -156,7 +159,8 @@ fn concerns(
                 to: proposed.network,
             });
         } else if let (Some(before), Some(now)) = (source.server_time, proposed.server_time)
-            && now < before - CLOCK_TOLERANCE_MS
+            && now < before.saturating_sub(CLOCK_TOLERANCE_MS)
+            && before <= now_ms.max(now).saturating_add(CREDIBLE_AHEAD_MS)
         {
             concerns.push(ListConcern::Older);
         }
@@ -184,7 +188,8 @@ impl HeldBackList {
 
     fn agrees_with(&self, first: &Self) -> bool {
         self.concerns == first.concerns
-            && self.count.abs_diff(first.count) * 100 <= first.count * AGREEMENT_PERCENT
+            && self.count.abs_diff(first.count).saturating_mul(100)
+                <= first.count.saturating_mul(AGREEMENT_PERCENT)
     }
 
     /// Whether this is a new answer. The same answer again, from a cache on the way, confirms nothing.

@@ -74,6 +74,8 @@ struct RefreshPurpose<'a> {
 
 /// How many times to compare a list because another process keeps writing.
 const COMPARISONS: usize = 4;
+/// How many seconds the clocks of two machines may differ.
+const CLOCKS_DIFFER: i64 = 60;
 
 impl Refresher {
     /// A refresher of the lists behind `connection`, through which its client shares pauses. Does not connect yet.
@@ -289,7 +291,9 @@ impl Refresher {
                     return Err(cache_error(error));
                 }
             };
-            if purpose.write_behind && accepted.last_refresh >= Some(source.fetched_at) {
+            // A time far ahead of the clock is that of no refresh.
+            let credible = source.fetched_at..=self.cache.clock().now().timestamp() + CLOCKS_DIFFER;
+            if purpose.write_behind && accepted.last_refresh.is_some_and(|at| credible.contains(&at)) {
                 return Ok(WriteOutcome::Superseded);
             }
             let in_place = accepted

@@ -20,8 +20,9 @@ async fn broken_lists_are_named() {
     let keys = CacheKeys(SPOT);
     let (primary, last_good, time) = (&*keys.primary(), &*keys.last_good(), &*keys.last_refresh());
     let (success, error, source) = (&*keys.success_counter(), &*keys.error_counter(), &*keys.source());
+    let fence = &*keys.fence();
     let names = [
-        primary, last_good, time, source, success, error, HIT, MISS, COUNTERS,
+        primary, last_good, time, source, success, error, fence, HIT, MISS, COUNTERS,
     ];
     let names = names.map(str::to_owned);
     let saved = scene.save(&names).await;
@@ -52,6 +53,8 @@ async fn broken_lists_are_named() {
         ("list-wrong-network", &[&["SET", source, &testnet]]),
         ("list-stale", &[&["SET", time, &old]]),
         ("list-age-unknown", &[&["DEL", time]]),
+        ("list-age-unknown", &[&["DEL", time], &["LPUSH", time, "1"]]),
+        ("list-age-unknown", &[&["SET", time, "-5"]]),
         ("list-never-expires", &[&["PERSIST", primary]]),
         ("refresh-in-the-future", &[&["SET", time, &ahead]]),
         ("last-good-missing", &[&["DEL", last_good]]),
@@ -59,6 +62,8 @@ async fn broken_lists_are_named() {
         ("last-good-empty", &[&["SET", last_good, "[]"]]),
         ("counter-unusable", &[&["SET", error, "many"]]),
         ("counter-unusable", &[&["DEL", HIT], &["LPUSH", HIT, "1"]]),
+        ("key-unusable", &[&["DEL", fence], &["LPUSH", fence, "1"]]),
+        ("key-unusable", &[&["HSET", fence, "written", "many"]]),
         (
             "cache-misses-high",
             &[&["DEL", COUNTERS], &["MSET", HIT, "70", MISS, "30"]],

@@ -141,7 +141,10 @@ async fn a_refresh_that_comes_too_late_leaves_readers_the_newer_list() {
         // Another process, under a later lease.
         let later: Result<(), _> = world
             .db()
-            .hset(CacheKeys(Market::Spot).fence(), "written", 1000)
+            .hset_multiple(
+                CacheKeys(Market::Spot).fence(),
+                &[("issued", 1000), ("written", 1000)],
+            )
             .await;
         later.expect("a lease");
         python_writes(&world, Market::Spot, &python_list("NEW"), 300, 0).await;

@@ -12,6 +12,8 @@ use tradebot_base::market::Market;
 
 /// How long a lease lasts: longer than the longest fetch and the write after it.
 pub(in crate::product::symbols) const LEASE: Duration = Duration::from_secs(15);
+/// The longest time after a failure in which no reader tries again.
+pub(in crate::product::symbols) const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// The right to refresh a market's list, until it expires.
 #[derive(Debug)]
@@ -66,17 +68,19 @@ impl SymbolCache {
             LeaseRequest::Reader(known) => call.arg("reader").arg(known),
             LeaseRequest::Fetched(known) => call.arg("fetched").arg(known),
         };
-        let answer: (String, i64, String) = self
+        call.arg(LONGEST_PAUSE.as_millis());
+        let (word, number, reason, unusable): (String, i64, Vec<u8>, Vec<String>) = self
             .connection
             .script(None, &call)
             .await
             .map_err(|source| CacheError::Redis { market, source })?;
-        let number = u64::try_from(answer.1).unwrap_or(0);
+        self.name_unusable(unusable);
+        let number = u64::try_from(number).unwrap_or(0);
         let left = Duration::from_millis(number);
-        Ok(match answer.0.as_str() {
+        Ok(match word.as_str() {
             "granted" | "unlocked" => LeaseReply::Granted(RefreshLease { token, number }),
             "newer" => LeaseReply::Newer,
-            "failing" => LeaseReply::Failing(left, answer.2),
+            "failing" => LeaseReply::Failing(left, String::from_utf8_lossy(&reason).into_owned()),
             _ => LeaseReply::Busy(left),
         })
     }

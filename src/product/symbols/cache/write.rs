@@ -117,11 +117,12 @@ impl SymbolCache {
             .arg(serde_json::to_string(writing.not_trading).expect(json))
             .arg(KEPT)
             .arg(&writing.everything[..]);
-        let written: String = self
+        let (written, unusable): (String, Vec<String>) = self
             .connection
             .script(None, &call)
             .await
             .map_err(|source| CacheError::Redis { market, source })?;
+        self.name_unusable(unusable);
         match written.as_str() {
             "sandbox" => Err(CacheError::SandboxOverReal {
                 market,

@@ -9,13 +9,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
 use super::{HeldList, MarketStatus, SharedReads};
-use crate::product::symbols::cache::{FetchedBy, LEASE, LeaseReply, LeaseRequest, WriteOutcome};
+use crate::product::symbols::cache::{
+    FetchedBy, LEASE, LONGEST_PAUSE, LeaseReply, LeaseRequest, WriteOutcome,
+};
 use tradebot_base::market::Market;
 use tradebot_base::{error_chain, trace};
 
 /// The pause after the first failed refresh. It doubles with each further failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// How long to wait for other processes: a little more than two leases.
 const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(2 * LEASE.as_secs() + 2);

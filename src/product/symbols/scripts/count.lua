@@ -2,9 +2,11 @@
 --
 -- KEYS  number of the last batch of this process, counters
 -- ARGV  number of the batch, seconds to remember it, amount to add to each counter
-if redis.call('GET', KEYS[1]) == ARGV[1] then return 0 end
+--
+-- Returns what is unusable: a counter that holds no number is passed over.
+if text(KEYS[1]) == ARGV[1] then return unusable end
 for i = 2, #KEYS do
-  if ARGV[i + 1] ~= '0' then redis.call('INCRBY', KEYS[i], ARGV[i + 1]) end
+  if ARGV[i + 1] ~= '0' then attempt('INCRBY', KEYS[i], ARGV[i + 1]) end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-return 1
+return unusable

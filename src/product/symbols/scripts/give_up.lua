@@ -2,6 +2,6 @@
 --
 -- KEYS  lock, failure
 -- ARGV  token, milliseconds until another reader may try (0: at once), reason
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+if text(KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 if tonumber(ARGV[2]) > 0 then redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[2]) end
 return 1

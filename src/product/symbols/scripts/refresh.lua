@@ -10,24 +10,31 @@
 --
 -- Sandbox data replaces only sandbox data. The mark in the source counts only for the list it was written with, since
 -- Python replaces a list and its time but leaves the source. A write under an older lease than that of the current list
--- is dropped. Returns 'written', 'sandbox', 'changed' or 'superseded'.
+-- is dropped. A counter that holds no number is passed over, and other keys that hold something else are replaced.
+-- Returns 'written', 'sandbox', 'changed' or 'superseded', and what is unusable.
 local lease = tonumber(ARGV[7])
-local before = redis.call('GET', KEYS[2])
+local before = text(KEYS[2])
 if ARGV[5] == '1' and (before or redis.call('EXISTS', KEYS[1]) > 0) then
-  local refreshed, source = redis.call('GET', KEYS[3]) or '', redis.call('GET', KEYS[4]) or ''
+  local refreshed, source = text(KEYS[3]) or '', text(KEYS[4]) or ''
   local marked = string.find(source, '"network": "sandbox"', 1, true)
   local current = string.find(source, '"fetched_at": ' .. refreshed .. ',', 1, true)
-  if not (marked and current) then return 'sandbox' end
+  if not (marked and current) then return {'sandbox', unusable} end
 end
-local written = tonumber(redis.call('HGET', KEYS[6], 'written') or '0')
-local superseded = lease > 0 and lease < written
+local issued = lease_number(KEYS[6], 'issued')
+local written = issued and lease_number(KEYS[6], 'written')
+if not written then
+  redis.call('DEL', KEYS[6])
+  issued, written = 0, 0
+end
+-- A number that was never issued is not that of a list.
+local superseded = before and lease > 0 and lease < written and written <= issued
 if not superseded then
   local seen = before and redis.sha1hex(before) or ''
-  if seen ~= ARGV[9] then return 'changed' end
+  if seen ~= ARGV[9] then return {'changed', unusable} end
 end
-if lease > 0 and redis.call('GET', KEYS[7]) == ARGV[8] then redis.call('DEL', KEYS[7]) end
-if ARGV[6] == '1' then redis.call('INCRBY', KEYS[5], 1) end
-if superseded then return 'superseded' end
+if lease > 0 and text(KEYS[7]) == ARGV[8] then redis.call('DEL', KEYS[7]) end
+if ARGV[6] == '1' then attempt('INCRBY', KEYS[5], 1) end
+if superseded then return {'superseded', unusable} end
 if tonumber(ARGV[2]) > 0 then
   redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 else
@@ -40,13 +47,17 @@ redis.call('SET', KEYS[12], ARGV[14])
 redis.call('SET', KEYS[10], ARGV[12])
 redis.call('DEL', KEYS[8], KEYS[11])
 if lease > 0 then
-  redis.call('HSET', KEYS[6], 'written', lease)
+  redis.call('HSET', KEYS[6], 'written', ARGV[7])
   -- After a FLUSHALL numbers start again, but leases from before it are still good.
-  if tonumber(redis.call('HGET', KEYS[6], 'issued') or '0') < lease then
-    redis.call('HSET', KEYS[6], 'issued', lease)
-  end
+  if issued < lease then redis.call('HSET', KEYS[6], 'issued', ARGV[7]) end
 end
 if ARGV[10] ~= '' then
-  redis.call('XADD', KEYS[9], 'MAXLEN', ARGV[13], '*', 'market', ARGV[11], 'at', ARGV[3], 'change', ARGV[10])
+  local function add()
+    return attempt('XADD', KEYS[9], 'MAXLEN', ARGV[13], '*', 'market', ARGV[11], 'at', ARGV[3], 'change', ARGV[10])
+  end
+  if not add() then
+    redis.call('DEL', KEYS[9])
+    add()
+  end
 end
-return 'written'
+return {'written', unusable}
