@@ -3,6 +3,7 @@
 //! `tests/worker` is the smallest example of a worker with its own tasks.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,8 @@ use tradebot_wire::keys::Keys;
 /// Celery's `task_default_queue`. Callbacks go here unless their signature names a queue, whichever queues a worker
 /// consumes.
 const DEFAULT_QUEUE: &str = "celery";
+/// Celery's `result_serializer`. A Python client decodes results and chord members with its own, whatever they are.
+const RESULT_SERIALIZER: &str = "json";
 
 /// A worker's command line, in Celery's spelling.
 #[derive(Debug, Clone, clap::Args)]
@@ -46,7 +49,7 @@ pub struct WorkerArgs {
     /// Threads that run the tasks
     #[arg(short = 'P', long, value_enum, default_value_t)]
     pub pool: PoolKind,
-    /// Node name; %h, %n and %d stand for the machine's name and its parts
+    /// Node name, as Celery spells it; %h, %n and %d stand for the machine's name and its parts
     #[arg(short = 'n', long, default_value = "symbols@%h")]
     pub hostname: String,
     /// Log level: debug, info, warning or error [default: LOG_LEVEL]
@@ -112,6 +115,11 @@ impl WorkerSettings {
         let names = args.queues.iter().map(|queue| queue.trim().to_owned());
         let queues: Vec<String> = names.filter(|queue| !queue.is_empty()).collect();
         let rate_limit = rate_limit(reader);
+        let serializer = reader.text("CELERY_RESULT_SERIALIZER");
+        if serializer != RESULT_SERIALIZER {
+            let expected = "`json`, the one format of this worker's results: set result_serializer='json' in the clients";
+            reader.complain("CELERY_RESULT_SERIALIZER", &serializer, expected);
+        }
         if queues.is_empty() {
             reader.complain("--queues", &args.queues.join(","), "at least one queue");
         }
@@ -125,10 +133,23 @@ impl WorkerSettings {
             );
         }
         let machine = node::machine();
-        let hostname = node::expand(&args.hostname, &machine);
-        let state_file = args.statedb.as_ref();
+        let mut expanded = |option: &str, pattern: &str, name: Result<String, String>| {
+            name.unwrap_or_else(|reason| {
+                reader.complain_of(option, reason);
+                pattern.to_owned()
+            })
+        };
+        let hostname = expanded(
+            "--hostname",
+            &args.hostname,
+            node::expand(&args.hostname, &machine),
+        );
+        let state_file = args
+            .statedb
+            .as_ref()
+            .map(|path| expanded("--statedb", path, node::format(path, &hostname)));
         Self {
-            state_file: state_file.map(|path| PathBuf::from(node::format(path, &hostname))),
+            state_file: state_file.map(PathBuf::from),
             mingle: !args.without_mingle,
             rate_limit,
             redis,
@@ -192,7 +213,7 @@ impl WorkerSettings {
             "task_acks_late": true,
             "task_reject_on_worker_lost": true,
             "task_serializer": "json",
-            "result_serializer": "json",
+            "result_serializer": RESULT_SERIALIZER,
             "accept_content": ["json", "msgpack"],
             "timezone": "UTC",
             "enable_utc": true,
@@ -205,6 +226,11 @@ impl WorkerSettings {
             "task_store_errors_even_if_ignored": self.worker.store_errors,
             "result_extended": self.worker.result_extended,
             "worker_state_db": self.state_file,
+            "worker_hijack_root_logger": true,
+            "worker_log_color": null,
+            "worker_disable_prefetch": false,
+            "broker_heartbeat": 120,
+            "deprecated_settings": null,
         });
         conf.as_object().cloned().unwrap_or_default()
     }
@@ -297,8 +323,15 @@ fn control(
         settings.result_options(),
         clock,
     );
+    let mut conf = settings.conf();
+    // Celery names the modules of the tasks.
+    let modules: BTreeSet<&str> = engine
+        .task_types()
+        .filter_map(|task| Some(task.name().rsplit_once('.')?.0))
+        .collect();
+    conf.insert("include".into(), json!(modules));
     let control = ControlSettings {
-        conf: settings.conf(),
+        conf,
         broker: BrokerInfo::of(&settings.redis.broker),
         state_file: settings.state_file.clone(),
         mingle: settings.mingle,

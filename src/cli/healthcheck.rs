@@ -1,6 +1,6 @@
 //! `healthcheck`: the health of one part as an exit code, for container probes.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::Subcommand;
 
 use super::say;
@@ -48,7 +48,8 @@ pub(super) async fn run(args: Args) -> Result<u8> {
     let mut reader = Reader::new(&ProcessEnvironment);
     let health = match args.part {
         CheckedPart::Worker { hostname } => {
-            let node = node::expand(&hostname, &node::machine());
+            let node = node::expand(&hostname, &node::machine())
+                .map_err(|reason| anyhow!("--hostname: {reason}"))?;
             let how = check(reader)?.worker(&node).await?;
             format!("{node}: {how}")
         }

@@ -39,7 +39,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     start_logs(reader, args.loglevel.as_deref())?;
     let stop = Stop::new();
     stop.on_signals(drain + Duration::from_secs(2))?;
-    let name = node::expand("serve@%h", &node::machine());
+    let name = format!("serve@{}", node::machine());
     let endpoint = HttpEndpoint::bind(settings).await?;
     endpoint.run(&name, None, stop.token()).await?;
     Ok(())

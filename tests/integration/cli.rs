@@ -34,6 +34,7 @@ fn all_mistakes_in_the_environment_are_reported_at_once() {
         ("BINANCE_FUTURES_BASE_URL", " , "),
         ("CELERY_TASK_TIME_LIMIT", "-1"),
         ("CELERY_RESULT_EXPIRES", "a day"),
+        ("CELERY_RESULT_SERIALIZER", "msgpack"),
         ("LOG_FORMAT", "xml"),
         ("LOG_LEVEL", "loud"),
         ("SPOT_SYMBOLS_CACHE_TTL_SECONDS", "5m"),
@@ -49,6 +50,18 @@ fn all_mistakes_in_the_environment_are_reported_at_once() {
         );
     }
     assert_eq!(told.lines().count(), 1, "{told}");
+}
+
+/// Celery refuses such a name, too.
+#[test]
+fn a_node_name_with_an_unknown_abbreviation_is_refused() {
+    let told = refused(worker().args(["-n", "w%x@%h", "-S", "/run/%q.state"]));
+    for part in [
+        "--hostname cannot be used: `%x`",
+        "--statedb cannot be used: `%q`",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
 }
 
 #[test]

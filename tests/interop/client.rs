@@ -291,3 +291,30 @@ async fn arguments_that_a_warm_up_does_not_take_raise_type_error() {
         assert_eq!(fleet.exchange.count(SPOT_PATH), 0, "nothing was run or retried");
     }
 }
+
+#[test]
+fn node_names_are_those_of_celery() {
+    let patterns = [
+        "w", "@x", "w@", "w@x", "w@x.y.z", "%h", "w@%h", "w@%n", "w@%d", "w1.%d", "%i", "w%I", "%%", "w%%%x",
+        "%p", "", "@", "a@b@c", "w%n@%h", "w@%%h", "100%", "a% b",
+    ];
+    for python in Python::ALL {
+        // Celery 5.5 has no `%%`.
+        let escapes = |pattern: &&&str| python == Python::CELERY_NEWEST || !pattern.contains("%%");
+        let patterns: Vec<&str> = patterns.iter().filter(escapes).copied().collect();
+        let theirs = python.script("node_names.py", &[&json!(patterns).to_string()], &[]);
+        for (pattern, theirs) in patterns.iter().zip(theirs.as_array().expect("a list")) {
+            let name = tradebot_base::node::expand(pattern, &tradebot_base::node::machine()).ok();
+            let ours = name.map(|name| {
+                let formatted = tradebot_base::node::format("%n %h %d %p %i%I", &name);
+                json!([name, formatted.expect("a pattern")])
+            });
+            assert_eq!(
+                ours.unwrap_or_default(),
+                *theirs,
+                "{pattern} under {}",
+                python.name()
+            );
+        }
+    }
+}
