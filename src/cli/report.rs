@@ -123,7 +123,10 @@ fn members(members: &FleetMembers) -> Vec<String> {
         let state = if worker.answers { "answers" } else { "silent" };
         let queues: Vec<&str> = worker.queues.iter().map(String::as_str).collect();
         let queues = queues.join(",");
-        lines.push(format!("worker   {node:<20} {kind}, {state}, queues {queues}"));
+        // Each worker has its line, also those that share a name.
+        for _ in 0..worker.twins() {
+            lines.push(format!("worker   {node:<20} {kind}, {state}, queues {queues}"));
+        }
     }
     if members.workers.is_empty() {
         lines.push("worker   none".to_owned());

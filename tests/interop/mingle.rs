@@ -67,3 +67,24 @@ async fn a_worker_that_is_alone_does_not_wait() {
     let silent = remote.worker_named("silent@tests", &["--without-mingle"]);
     assert!(!silent.output().contains("mingle"), "{}", silent.output());
 }
+
+/// Celery's client warns of two nodes with one name (`DuplicateNodenameWarning`); here both workers do.
+#[tokio::test]
+async fn two_workers_with_one_name_say_so_whoever_is_pythons() {
+    let remote = Remote::start(Python::CELERY_NEWEST);
+    let line = "another worker has the same node name";
+    let theirs = remote.python_worker(&[]);
+    let ours = remote.worker_named(THEIRS, &["-Q", "ours"]);
+    ours.wait_for_line(line, PATIENCE);
+    let alone = remote.worker(&["-Q", "ours"]);
+    alone.wait_for_line("mingle: sync ", PATIENCE);
+    assert!(!alone.output().contains(line), "{}", alone.output());
+    drop(ours);
+    let first = remote.worker_named("twin@tests", &["-Q", "ours"]);
+    first.wait_for_line("mingle: sync ", PATIENCE);
+    let second = remote.worker_named("twin@tests", &["-Q", "ours"]);
+    for twin in [&first, &second] {
+        twin.wait_for_line(line, PATIENCE);
+    }
+    assert!(theirs.is_running());
+}

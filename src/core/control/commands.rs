@@ -1,5 +1,6 @@
 //! The commands, by the names that Celery gives them (`celery.worker.control`).
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -82,6 +83,9 @@ impl Node {
     fn hello(&self, arguments: &Arguments<'_>) -> Result<Value, CommandError> {
         let from = arguments.required_text("from_node")?;
         if from == self.name() {
+            if !self.mingling.load(Ordering::Relaxed) {
+                self.warn_of_twin();
+            }
             return Ok(Value::Null);
         }
         info!("sync with {from}");

@@ -42,6 +42,8 @@ pub struct Inquiry<'a> {
 pub struct Replies {
     /// Each node's reply.
     pub by_node: BTreeMap<String, Value>,
+    /// How many replies came under each name: one, unless several nodes share it.
+    pub counts: BTreeMap<String, usize>,
     /// How many nodes listen but did not reply in time.
     pub silent: usize,
 }
@@ -99,6 +101,9 @@ impl Inquiry<'_> {
             match PidboxMessage::parse(&raw) {
                 Ok(message) if message.ticket.as_ref() == Some(&to.ticket) => {
                     self.mailbox.adjust(message.clock);
+                    for node in message.body.keys() {
+                        *replies.counts.entry(node.clone()).or_default() += 1;
+                    }
                     replies.by_node.extend(message.body);
                 }
                 Ok(_) => {}

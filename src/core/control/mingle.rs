@@ -1,6 +1,7 @@
 //! Mingle: getting revoked ids from the other workers, at the start and after every reconnect.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -22,7 +23,10 @@ impl Node {
             return;
         }
         info!("mingle: searching for neighbors");
-        match self.hello_to_all().await {
+        self.mingling.store(true, Ordering::Relaxed);
+        let replies = self.hello_to_all().await;
+        self.mingling.store(false, Ordering::Relaxed);
+        match replies {
             Ok(replies) if replies.is_empty() => info!("mingle: all alone"),
             Ok(replies) => {
                 info!("mingle: sync with {} nodes", replies.len());
@@ -51,6 +55,15 @@ impl Node {
         self.engine().revoke(&ids);
     }
 
+    /// Celery's `DuplicateNodenameWarning`.
+    pub(super) fn warn_of_twin(&self) {
+        warn!(
+            hostname = self.name(),
+            "another worker has the same node name: remote control and monitors take both for one, \
+             give each a name of its own with -n"
+        );
+    }
+
     /// Sends `hello` and returns what other nodes reply.
     async fn hello_to_all(&self) -> Result<BTreeMap<String, Value>, RedisTrouble> {
         self.extend_deadline(pidbox::REPLY_EXCHANGE).await?;
@@ -64,7 +77,15 @@ impl Node {
             patience: PATIENCE,
             wanted: None,
         };
-        let mut replies = inquiry.send().await?.by_node;
+        let answers = inquiry.send().await?;
+        if answers
+            .counts
+            .get(self.name())
+            .is_some_and(|replies| *replies > 1)
+        {
+            self.warn_of_twin();
+        }
+        let mut replies = answers.by_node;
         replies.retain(|node, reply| node != self.name() && reply.is_object());
         Ok(replies)
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use redis::cmd;
@@ -34,6 +34,8 @@ pub(super) struct Node {
     /// The clock of the mailbox, separate from the worker's.
     mailbox: LamportClock,
     state_file: Option<StateFile>,
+    /// It is asking the other workers. It answers itself meanwhile.
+    pub(super) mingling: AtomicBool,
     /// The version of the revocations that is in the state file.
     saved: AtomicU64,
 }
@@ -63,6 +65,7 @@ impl Node {
             results,
             started: Instant::now(),
             mailbox: LamportClock::default(),
+            mingling: AtomicBool::new(false),
             state_file,
         })
     }

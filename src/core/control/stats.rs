@@ -9,6 +9,9 @@ use super::node::Node;
 use tradebot_base::secret::RedisUrl;
 use tradebot_wire::python_repr;
 
+/// The release of Celery that this worker follows.
+const CELERY: &str = "5.7.0";
+
 /// The broker's URL without its password.
 #[derive(Debug, Clone, Default)]
 pub struct BrokerInfo {
@@ -95,7 +98,7 @@ impl Node {
 
     pub(super) fn report(&self) -> String {
         let mut text = format!(
-            "\nsoftware -> tradebot-symbols:{} protocol:celery 5\nplatform -> system:{} arch:{}\n\
+            "\nsoftware -> celery:{CELERY} (tradebot-symbols:{})\nplatform -> system:{} arch:{}\n\
              loader   -> none\nsettings -> transport:{} results:{}\n\n",
             env!("CARGO_PKG_VERSION"),
             std::env::consts::OS,

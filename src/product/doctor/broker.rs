@@ -57,8 +57,8 @@ pub(super) fn judge_members(
             let what = format!("it did not answer within {} s", PATIENCE.as_secs());
             found.push(finding::WORKER_SILENT.found(&worker.node, what));
         }
-        if worker.leases > 1 {
-            let what = format!("{} workers have this name", worker.leases);
+        if worker.twins() > 1 {
+            let what = format!("{} workers have this name", worker.twins());
             found.push(finding::DUPLICATE_NODE.found(&worker.node, what));
         }
     }

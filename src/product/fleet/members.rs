@@ -31,6 +31,8 @@ pub(crate) struct WorkerFacts {
     pub leases: usize,
     /// Whether it answers over remote control.
     pub answers: bool,
+    /// How many answers came under this name: one, unless several workers share it.
+    pub replies: usize,
     /// Queues that it consumes.
     pub queues: BTreeSet<String>,
     /// Tasks that it knows.
@@ -46,6 +48,13 @@ pub(crate) struct FleetMembers {
     pub silent_nodes: usize,
     /// Beats of this system.
     pub beats: Vec<BeatFacts>,
+}
+
+impl WorkerFacts {
+    /// How many workers have this name.
+    pub(crate) fn twins(&self) -> usize {
+        self.leases.max(self.replies).max(1)
+    }
 }
 
 impl FleetMembers {
@@ -64,8 +73,10 @@ impl FleetMembers {
         );
         let (queues, tasks) = (queues?, tasks?);
         for (node, answer) in queues.by_node {
+            let replies = queues.counts.get(&node).copied().unwrap_or_default();
             let facts = workers.entry(node).or_default();
             facts.answers = true;
+            facts.replies = replies;
             let names = answer.as_array().into_iter().flatten();
             let names = names.filter_map(|queue| queue["name"].as_str());
             facts.queues.extend(names.map(str::to_owned));

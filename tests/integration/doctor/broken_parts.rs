@@ -190,6 +190,11 @@ async fn workers_and_beats_that_are_missing_or_silent_are_named() {
             .envs(&scene.environment),
     );
     scene.assert_named("duplicate-node-name", &[]);
+    let status = scene.program(&["status"], &[]).stdout();
+    assert_eq!(status.matches("symbols@scene").count(), 2, "{status}");
+    for worker in [&twin, &scene.worker] {
+        worker.wait_for_line("another worker has the same node name", PATIENCE);
+    }
     stop(&twin);
     scene.doctor(&[]).assert_healthy();
 
