@@ -12,13 +12,13 @@ mod members;
 mod protocol_1;
 
 use chrono::{DateTime, Utc};
-use serde::de::{Error as _, IgnoredAny};
+use serde::de::IgnoredAny;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
 use super::body::{Body, Encoded};
 use super::body_error::BodyError;
-use super::{python_json, timestamp};
+use super::{opaque, python_json, timestamp};
 use members::{Member, Members};
 
 pub use error::EnvelopeError;
@@ -87,9 +87,19 @@ impl Envelope {
         Ok(envelope)
     }
 
-    /// Reads any message of kombu, a task or not.
-    pub(super) fn of_any_message(raw: &[u8]) -> Result<Self, EnvelopeError> {
-        let text = std::str::from_utf8(raw).map_err(serde_json::Error::custom)?;
+    /// Reads any message of kombu, a task or not, as kombu does: bytes that are not UTF-8 are replaced.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`] if it is not a JSON object.
+    pub fn of_any_message(raw: &[u8]) -> Result<Self, EnvelopeError> {
+        let text = String::from_utf8_lossy(raw);
+        match Self::of_json(&text) {
+            Err(EnvelopeError::NotJson(_)) => Self::of_json(&opaque::standard(&text)),
+            read => read,
+        }
+    }
+
+    fn of_json(text: &str) -> Result<Self, EnvelopeError> {
         let mut fields: Members = match serde_json::from_str(text) {
             Err(error) if error.is_data() => {
                 serde_json::from_str::<IgnoredAny>(text)?;

@@ -3,7 +3,6 @@
 //! Everything here is a pure function of its arguments. The facts were observed on a Redis server with Celery 5.5
 //! to 5.7 and the kombu releases they use.
 
-mod big_int;
 pub mod body;
 pub mod body_error;
 pub mod canvas;
@@ -11,6 +10,7 @@ mod compression;
 pub mod envelope;
 pub mod keys;
 mod msgpack;
+mod opaque;
 pub mod pidbox;
 pub mod python_json;
 pub mod python_repr;

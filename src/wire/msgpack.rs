@@ -5,6 +5,7 @@ use rmpv::Value as Packed;
 use serde_json::{Map, Number, Value, json};
 
 use super::body_error::BodyError;
+use super::opaque::opaque;
 
 /// The deepest nesting that is accepted.
 const MAX_DEPTH: usize = 128;
@@ -12,7 +13,8 @@ const MAX_DEPTH: usize = 128;
 /// Decodes one msgpack document.
 pub(super) fn decode(bytes: &[u8]) -> Result<Value, BodyError> {
     let mut rest = bytes;
-    let packed = rmpv::decode::read_value_with_max_depth(&mut rest, MAX_DEPTH)
+    // It counts each level twice, and up to four for what is innermost.
+    let packed = rmpv::decode::read_value_with_max_depth(&mut rest, 2 * MAX_DEPTH + 4)
         .map_err(|error| BodyError::NotMsgpack(error.to_string()))?;
     if !rest.is_empty() {
         return Err(BodyError::NotMsgpack("bytes follow the document".into()));
@@ -30,8 +32,8 @@ fn to_json(packed: Packed) -> Result<Value, BodyError> {
             (None, Some(unsigned)) => json!(unsigned),
             (None, None) => return Err(unusable("a number")),
         },
-        Packed::F32(number) => float(f64::from(number)).ok_or_else(|| unusable("NaN or infinity"))?,
-        Packed::F64(number) => float(number).ok_or_else(|| unusable("NaN or infinity"))?,
+        Packed::F32(number) => float(f64::from(number)),
+        Packed::F64(number) => float(number),
         Packed::String(text) => Value::String(
             text.into_str()
                 .ok_or_else(|| unusable("text that is not UTF-8"))?,
@@ -55,8 +57,14 @@ fn to_json(packed: Packed) -> Result<Value, BodyError> {
     })
 }
 
-fn float(number: f64) -> Option<Value> {
-    Number::from_f64(number).map(Value::Number)
+/// A float; one that is none in standard JSON as Python writes it.
+fn float(number: f64) -> Value {
+    let word = match number {
+        f64::INFINITY => "Infinity",
+        f64::NEG_INFINITY => "-Infinity",
+        _ => "NaN",
+    };
+    Number::from_f64(number).map_or_else(|| Value::String(opaque(word)), Value::Number)
 }
 
 /// Bytes as kombu's JSON codec writes them.
@@ -69,6 +77,7 @@ fn bytes_value(bytes: &[u8]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use super::super::python_json;
     use super::*;
 
     fn pack(value: &Packed) -> Vec<u8> {
@@ -101,14 +110,24 @@ mod tests {
     }
 
     #[test]
+    fn floats_that_are_none_in_standard_json_are_written_as_python_does() {
+        let floats = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY].map(Packed::F64);
+        let value = decode(&pack(&Packed::Array(floats.to_vec()))).unwrap();
+        assert_eq!(
+            python_json::to_string(&value).unwrap(),
+            "[NaN, Infinity, -Infinity]"
+        );
+    }
+
+    #[test]
     fn what_has_no_form_in_json_is_refused() {
         let number_key = Packed::Map(vec![(Packed::from(1), Packed::Nil)]);
-        for value in [Packed::Ext(1, vec![1]), Packed::F64(f64::NAN), number_key] {
+        for value in [Packed::Ext(1, vec![1]), number_key] {
             assert!(decode(&pack(&value)).is_err(), "{value:?}");
         }
-        let nested = |depth: usize| [vec![0x91; depth], vec![0xc0]].concat();
-        assert!(decode(&nested(50)).is_ok());
-        for depth in [200, 100_000] {
+        let nested = |depth: usize| [vec![0x91; depth], vec![0xa1, b'x']].concat();
+        assert!(decode(&nested(MAX_DEPTH)).is_ok());
+        for depth in [MAX_DEPTH + 4, 200, 100_000] {
             assert!(decode(&nested(depth)).is_err(), "nesting is bounded");
         }
         assert!(decode(&[0xc0, 0xc0]).is_err(), "trailing bytes are damage");

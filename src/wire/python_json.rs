@@ -8,10 +8,10 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::ser::{Formatter, Serializer};
+use serde_json::ser::{CharEscape, CompactFormatter, Formatter, Serializer};
 use serde_json::value::RawValue;
 
-use super::big_int;
+use super::opaque;
 
 /// Serializes `value` the way `json.dumps(value)` does.
 ///
@@ -19,30 +19,54 @@ use super::big_int;
 /// Fails when `value` cannot be JSON, for example a map whose keys are not strings.
 pub fn to_string<T: Serialize + ?Sized>(value: &T) -> Result<String, serde_json::Error> {
     let mut out = Vec::with_capacity(256);
-    value.serialize(&mut Serializer::with_formatter(&mut out, PythonFormatter))?;
+    value.serialize(&mut Serializer::with_formatter(
+        &mut out,
+        PythonFormatter::default(),
+    ))?;
     // The formatter writes only ASCII, so this cannot fail.
-    String::from_utf8(out)
-        .map(big_int::unmark)
-        .map_err(serde::ser::Error::custom)
+    String::from_utf8(out).map_err(serde::ser::Error::custom)
 }
 
 /// Serializes `value` once, to be written as part of other values.
 pub(super) fn to_raw<T: Serialize + ?Sized>(value: &T) -> Box<RawValue> {
-    to_string(value)
-        .and_then(RawValue::from_string)
-        .expect("JSON values are JSON")
+    serde_json::value::to_raw_value(value).expect("JSON values are JSON")
 }
 
-/// Reads JSON so that [`to_string`] writes integers of any size back as they were. In between, those beyond 64 bits
-/// are strings.
+/// Reads JSON as `json.loads` does. In the values, strings stand for what `serde_json` cannot hold (integers beyond 64
+/// bits, `NaN` and infinities, halves of surrogate pairs, what is nested too deeply); [`to_string`] writes it back as
+/// it was.
 ///
 /// # Errors
 /// Fails if the text is not JSON, or not that of a `T`.
 pub fn from_slice<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::Error> {
-    serde_json::from_slice(&big_int::mark(json))
+    if !opaque::has_long_number(json)
+        && let Ok(value) = serde_json::from_slice(json)
+    {
+        return Ok(value);
+    }
+    let text = std::str::from_utf8(json).map_err(serde::de::Error::custom)?;
+    serde_json::from_str(&opaque::standard(text))
 }
 
-struct PythonFormatter;
+/// What [`from_slice`] read as a string that stands for another value.
+#[must_use]
+pub fn is_opaque(string: &str) -> bool {
+    opaque::text_of(string).is_some()
+}
+
+/// Where the formatter is in a string.
+#[derive(Default)]
+enum Within {
+    /// Before its first character.
+    #[default]
+    Beginning,
+    Text,
+    /// The string stands for a value, whose JSON this is so far.
+    Opaque(String),
+}
+
+#[derive(Default)]
+struct PythonFormatter(Within);
 
 impl Formatter for PythonFormatter {
     fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
@@ -57,21 +81,60 @@ impl Formatter for PythonFormatter {
         writer.write_all(b": ")
     }
 
-    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
-        let mut ascii_from = 0;
-        for (at, character) in fragment.char_indices() {
-            // DEL is ASCII, and Python leaves it alone.
-            if character.is_ascii() {
-                continue;
-            }
-            writer.write_all(&fragment.as_bytes()[ascii_from..at])?;
-            let mut units = [0_u16; 2];
-            for unit in character.encode_utf16(&mut units) {
-                write!(writer, "\\u{unit:04x}")?;
-            }
-            ascii_from = at + character.len_utf8();
+    fn begin_string<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.0 = Within::Beginning;
+        Ok(())
+    }
+
+    fn end_string<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        match std::mem::take(&mut self.0) {
+            Within::Beginning => writer.write_all(b"\"\""),
+            Within::Text => writer.write_all(b"\""),
+            Within::Opaque(json) => self.write_raw_fragment(writer, &json),
         }
-        writer.write_all(&fragment.as_bytes()[ascii_from..])
+    }
+
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        match &mut self.0 {
+            Within::Beginning => match opaque::text_of(fragment) {
+                Some(json) => {
+                    self.0 = Within::Opaque(json.to_owned());
+                    Ok(())
+                }
+                None => {
+                    self.0 = Within::Text;
+                    writer.write_all(b"\"")?;
+                    write_ascii(writer, fragment)
+                }
+            },
+            Within::Text => write_ascii(writer, fragment),
+            Within::Opaque(json) => {
+                json.push_str(fragment);
+                Ok(())
+            }
+        }
+    }
+
+    fn write_char_escape<W: ?Sized + Write>(&mut self, writer: &mut W, escape: CharEscape) -> io::Result<()> {
+        match &mut self.0 {
+            Within::Opaque(json) => {
+                json.push(char::from(match escape {
+                    CharEscape::Quote => b'"',
+                    CharEscape::ReverseSolidus => b'\\',
+                    CharEscape::Solidus => b'/',
+                    // Only blanks, between the tokens of a value.
+                    CharEscape::Backspace | CharEscape::FormFeed | CharEscape::AsciiControl(_) => b' ',
+                    CharEscape::LineFeed => b'\n',
+                    CharEscape::CarriageReturn => b'\r',
+                    CharEscape::Tab => b'\t',
+                }));
+                return Ok(());
+            }
+            Within::Beginning => writer.write_all(b"\"")?,
+            Within::Text => {}
+        }
+        self.0 = Within::Text;
+        CompactFormatter.write_char_escape(writer, escape)
     }
 
     /// Raw JSON keeps its numbers and escapes exactly. Only its spacing becomes Python's, and characters outside
@@ -81,12 +144,32 @@ impl Formatter for PythonFormatter {
         while let Some(start) = rest.find('"') {
             let (outside, string) = rest.split_at(start);
             write_spaced(writer, outside)?;
-            let (string, behind) = string.split_at(string_length(string));
-            self.write_string_fragment(writer, string)?;
+            let (string, behind) = string.split_at(opaque::string_length(string));
+            match opaque::of_raw(string) {
+                Some(json) => self.write_raw_fragment(writer, &json)?,
+                None => write_ascii(writer, string)?,
+            }
             rest = behind;
         }
         write_spaced(writer, rest)
     }
+}
+
+fn write_ascii<W: ?Sized + Write>(writer: &mut W, text: &str) -> io::Result<()> {
+    let mut ascii_from = 0;
+    for (at, character) in text.char_indices() {
+        // DEL is ASCII, and Python leaves it alone.
+        if character.is_ascii() {
+            continue;
+        }
+        writer.write_all(&text.as_bytes()[ascii_from..at])?;
+        let mut units = [0_u16; 2];
+        for unit in character.encode_utf16(&mut units) {
+            write!(writer, "\\u{unit:04x}")?;
+        }
+        ascii_from = at + character.len_utf8();
+    }
+    writer.write_all(&text.as_bytes()[ascii_from..])
 }
 
 /// Writes the JSON between strings with Python's spacing.
@@ -100,17 +183,6 @@ fn write_spaced<W: ?Sized + Write>(writer: &mut W, json: &str) -> io::Result<()>
         }
     }
     Ok(())
-}
-
-/// Length in bytes of the JSON string at the start of `json`, with its quotes.
-fn string_length(json: &str) -> usize {
-    let mut escaped = true;
-    let end = json.bytes().position(|byte| {
-        let ends = byte == b'"' && !escaped;
-        escaped = byte == b'\\' && !escaped;
-        ends
-    });
-    end.map_or(json.len(), |end| end + 1)
 }
 
 #[cfg(test)]

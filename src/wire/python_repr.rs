@@ -4,9 +4,11 @@
 //! with every open bracket closed. Strings are quoted with `'`, and nothing else is escaped. Exceptions follow
 //! Python's own `repr`.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Number, Value};
 
-use super::big_int;
+use super::opaque;
 
 const MAX_CHARS: usize = 1024;
 const MAX_DEPTH: usize = 3;
@@ -82,12 +84,7 @@ impl SafeRepr {
             Value::Bool(true) => self.word("True"),
             Value::Bool(false) => self.word("False"),
             Value::Number(number) => self.word(&python_number(number)),
-            Value::String(text) => match big_int::digits(text) {
-                Some(digits) => self.word(digits),
-                None => {
-                    self.token(|left| quoted(text, left));
-                }
-            },
+            Value::String(text) => self.text(text),
             Value::Array(items) => self.items("[", "]", items, |writer, item| writer.value(item)),
             Value::Object(fields) => self.object(fields),
         }
@@ -95,7 +92,7 @@ impl SafeRepr {
 
     fn object(&mut self, fields: &Map<String, Value>) {
         self.items("{", "}", fields, |writer, (name, value)| {
-            writer.token(|left| quoted(name, left));
+            writer.text(name);
             writer.token(|_| ": ".into());
             writer.value(value);
         });
@@ -129,6 +126,19 @@ impl SafeRepr {
         // Close the bracket even if there is no room left.
         self.left = self.left.saturating_sub(end.len());
         self.out.push_str(end);
+    }
+
+    fn text(&mut self, text: &str) {
+        match opaque::text_of(text) {
+            None => {
+                self.token(|left| quoted(text, left));
+            }
+            Some(json) if json.starts_with('"') => {
+                let content = opaque::content(json, str::to_owned);
+                self.token(|left| quoted(&content, left));
+            }
+            Some(json) => self.word(&opaque_word(json)),
+        }
     }
 
     fn word(&mut self, word: &str) {
@@ -176,18 +186,50 @@ fn joined(parts: impl Iterator<Item = String>) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
+/// A string as Python's `str` shows it.
+pub(super) fn text(text: &str) -> Cow<'_, str> {
+    match opaque::text_of(text) {
+        None => text.into(),
+        Some(json) if json.starts_with('"') => opaque::content(json, str::to_owned).into(),
+        Some(json) => opaque_word(json).into(),
+    }
+}
+
+/// A value that is carried as its JSON text, unless that is a string's.
+fn opaque_word(json: &str) -> String {
+    match json {
+        "NaN" => "nan".into(),
+        "Infinity" => "inf".into(),
+        "-Infinity" => "-inf".into(),
+        _ if json.starts_with('[') => "[...]".into(),
+        _ if json.starts_with('{') => "{...}".into(),
+        // Beyond what a float can hold.
+        _ if json.contains(['.', 'e', 'E']) => if json.starts_with('-') { "-inf" } else { "inf" }.into(),
+        integer => integer.into(),
+    }
+}
+
 /// Quotes a string as Python does: with `'`, unless the string has that and no `"`.
 fn plain_text(text: &str) -> String {
-    if let Some(digits) = big_int::digits(text) {
-        return digits.to_owned();
+    let json = opaque::text_of(text);
+    if let Some(json) = json.filter(|json| !json.starts_with('"')) {
+        return opaque_word(json);
     }
-    let quote = if text.contains('\'') && !text.contains('"') {
+    let shown = self::text(text);
+    let quote = if shown.contains('\'') && !shown.contains('"') {
         '"'
     } else {
         '\''
     };
+    let content = match json {
+        Some(json) => opaque::content(json, |text| escaped(text, quote)),
+        None => escaped(text, quote),
+    };
+    format!("{quote}{content}{quote}")
+}
+
+fn escaped(text: &str, quote: char) -> String {
     let mut out = String::with_capacity(text.len() + 2);
-    out.push(quote);
     for character in text.chars() {
         match character {
             '\\' => out.push_str("\\\\"),
@@ -202,7 +244,6 @@ fn plain_text(text: &str) -> String {
             c => out.push(c),
         }
     }
-    out.push(quote);
     out
 }
 

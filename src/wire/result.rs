@@ -48,7 +48,7 @@ impl Exception {
         let text = match self.message.as_slice() {
             [] => String::new(),
             // Python shows the key of a `KeyError` with `repr`.
-            [Value::String(one)] if self.kind != "KeyError" => format!(": {one}"),
+            [Value::String(one)] if self.kind != "KeyError" => format!(": {}", python_repr::text(one)),
             [one] => format!(": {}", python_repr::plain(std::slice::from_ref(one))),
             several => format!(": ({})", python_repr::plain(several)),
         };
@@ -72,7 +72,7 @@ impl Exception {
         };
         match text("exc_type") {
             Some(kind) => Self::new(text("exc_module").unwrap_or("celery.exceptions"), kind, message),
-            None => Self::builtin("Exception", value.to_string()),
+            None => Self::builtin("Exception", python_json::to_string(value).unwrap_or_default()),
         }
     }
 

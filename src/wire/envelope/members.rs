@@ -16,7 +16,7 @@ pub(super) type Members = IndexMap<String, Member>;
 pub(super) enum Member {
     /// A string, unescaped.
     Text(String),
-    /// Any other value as JSON, and strings that Rust cannot hold because of a lone surrogate.
+    /// Any other value as JSON, and strings that Rust cannot hold because of half a surrogate pair.
     Json(Box<RawValue>),
 }
 
@@ -51,7 +51,8 @@ impl Member {
 impl From<&RawValue> for Member {
     fn from(json: &RawValue) -> Self {
         if json.get().starts_with('"')
-            && let Ok(text) = serde_json::from_str(json.get())
+            && let Ok(text) = serde_json::from_str::<String>(json.get())
+            && !python_json::is_opaque(&text)
         {
             return Self::Text(text);
         }
@@ -62,7 +63,7 @@ impl From<&RawValue> for Member {
 impl From<Value> for Member {
     fn from(value: Value) -> Self {
         match value {
-            Value::String(text) => Self::Text(text),
+            Value::String(text) if !python_json::is_opaque(&text) => Self::Text(text),
             other => Self::Json(python_json::to_raw(&other)),
         }
     }

@@ -195,6 +195,8 @@ fn what_is_not_asked_for_passes_as_its_own_text() {
     let deep = "[".repeat(1000) + &"]".repeat(1000);
     for value in [
         "1e999",
+        "NaN",
+        r#"{"\ud800": [-Infinity, "NaN"]}"#,
         r#""\ud800""#,
         r#"{"a": ["\udfff", 1.50, 1e+16, -0]}"#,
         &"9".repeat(99),
@@ -212,9 +214,22 @@ fn what_is_not_asked_for_passes_as_its_own_text() {
     }
 }
 
+/// kombu reads a message with `bytes.decode(errors='replace')`.
+#[test]
+fn bytes_that_are_not_utf_8_are_replaced() {
+    let raw = [
+        br#"{"headers": {"task": "t", "id": "i", "x": "caf"#.as_slice(),
+        b"\xe9",
+        br#""}}"#,
+    ]
+    .concat();
+    let envelope = Envelope::parse(&raw).unwrap();
+    assert_eq!(envelope.text("x"), Some("caf\u{fffd}"));
+}
+
 #[test]
 fn damage_is_refused_wherever_it_stands() {
-    for value in ["[", "nul", r#""\x""#, "{1: 2}"] {
+    for value in ["[", "nul", r#""\x""#, "{1: 2}", "nan", "{NaN: 1}"] {
         let raw = format!(r#"{{"headers": {{"task": "t", "id": "i", "x": {value}}}}}"#);
         let error = Envelope::parse(raw.as_bytes()).unwrap_err().to_string();
         assert!(error.contains("not JSON"), "{value}: {error}");
