@@ -212,11 +212,11 @@ pub fn errbacks_of_body(body: &Value) -> Vec<(String, Vec<Value>)> {
     let Some(body) = Signature::read(body) else {
         return Vec::new();
     };
-    let of = |signature: &Signature, more: &[Value]| {
-        let mut errbacks = signature.list("link_error");
-        for errback in more {
-            if !errbacks.contains(errback) {
-                errbacks.push(errback.clone());
+    let of = |signature: &Signature, linked: Vec<Value>| {
+        let mut errbacks: Vec<Value> = Vec::new();
+        for errback in linked {
+            if !errbacks.contains(&errback) {
+                errbacks.push(errback);
             }
         }
         let id = signature.text("task_id").unwrap_or_default().to_owned();
@@ -225,9 +225,11 @@ pub fn errbacks_of_body(body: &Value) -> Vec<(String, Vec<Value>)> {
     match &body.kind {
         SubtaskType::Group(members) => {
             let shared = body.list("link_error");
-            members.iter().map(|member| of(member, &shared)).collect()
+            let of_member =
+                |member: &Signature| of(member.result(), [member.errbacks(), shared.clone()].concat());
+            members.iter().map(of_member).collect()
         }
-        _ => vec![of(&body, &[])],
+        _ => vec![of(&body, body.list("link_error"))],
     }
 }
 

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use super::body::{Body, Encoded};
 use super::body_error::BodyError;
-use super::{opaque, python_json, timestamp};
+use super::{opaque, python_json, timestamp, typed};
 use members::{Member, Members};
 
 pub use error::EnvelopeError;
@@ -46,6 +46,8 @@ pub struct Envelope {
     fields: Members,
     headers: Members,
     properties: Members,
+    /// The id, if its header is a UUID object.
+    uuid: Option<String>,
 }
 
 /// Messages are equal if they are written alike.
@@ -79,12 +81,32 @@ impl Envelope {
         if envelope.headers.get("task").is_none_or(Member::is_null) {
             envelope.adopt_protocol_1()?;
         }
+        envelope.read_uuids();
         for name in ["task", "id"] {
-            if envelope.text(name).is_none_or(str::is_empty) {
+            if envelope
+                .text(name)
+                .or(envelope.uuid.as_deref().filter(|_| name == "id"))
+                .is_none_or(str::is_empty)
+            {
                 return Err(EnvelopeError::MissingHeader(name));
             }
         }
         Ok(envelope)
+    }
+
+    /// Ids may be UUID objects. The task's own stays one for its client, who looks for it in the result; the others
+    /// become text.
+    fn read_uuids(&mut self) {
+        let uuid = |headers: &Members, name| match headers.get(name) {
+            Some(member @ Member::Json(_)) => typed::uuid_text(&member.value()?),
+            _ => None,
+        };
+        self.uuid = uuid(&self.headers, "id");
+        for name in ["root_id", "parent_id", "group"] {
+            if let Some(text) = uuid(&self.headers, name) {
+                self.headers.insert(name.into(), Member::Text(text));
+            }
+        }
     }
 
     /// Reads any message of kombu, a task or not, as kombu does: bytes that are not UTF-8 are replaced.
@@ -111,6 +133,7 @@ impl Envelope {
             headers: members::take_object(&mut fields, "headers")?,
             properties: members::take_object(&mut fields, "properties")?,
             fields,
+            uuid: None,
         })
     }
 
@@ -121,7 +144,9 @@ impl Envelope {
             fields: Members::new(),
             headers: members::of(headers),
             properties: members::of(properties),
+            uuid: None,
         };
+        envelope.read_uuids();
         envelope.set_body(body);
         for object in ["headers", "properties"] {
             envelope.fields.insert(object.into(), Member::empty_object());
@@ -144,7 +169,12 @@ impl Envelope {
     /// Id of the task, which retries keep.
     #[must_use]
     pub fn id(&self) -> &str {
-        self.text("id").unwrap_or_default()
+        self.text("id").or(self.uuid.as_deref()).unwrap_or_default()
+    }
+
+    /// The id as it was sent: text, or a UUID object.
+    pub(super) fn sent_id(&self) -> Option<&impl Serialize> {
+        self.headers.get("id")
     }
 
     /// A header, unless absent or null.

@@ -17,3 +17,4 @@ pub mod python_repr;
 pub mod result;
 pub mod task_message;
 pub mod timestamp;
+mod typed;

@@ -192,7 +192,7 @@ impl Serialize for ResultDocument<'_> {
                 map.serialize_entry(name, value)?;
             }
         }
-        map.serialize_entry("task_id", message.id())?;
+        map.serialize_entry("task_id", &message.sent_id())?;
         map.end()
     }
 }

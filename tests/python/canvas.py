@@ -422,6 +422,21 @@ def chord_whose_body_is_a_chord(m):
     return chord([m.add(1, 2), m.add(3, 4)], body).apply_async()
 
 
+@workflow_since(5, 7, 0)
+def chord_whose_header_fails_before_a_group_of_chords(m):
+    inner, inner_result = m.known("xsum")
+    sum_, sum_result = m.known("xsum")
+    step, step_result = m.known("add", 1)
+    backs = [m.known("echo", immutable=True, kwargs={"value": number}) for number in range(3)]
+    errbacks = [back for back, _ in backs]
+    inner.link_error(errbacks[0])
+    sum_.link_error(errbacks[1])
+    members = group(chord([m.add(1)], inner), sum_, chain(m.add(2), step))
+    workflow = chord([m.add(1, 2), m.fail()], members)
+    workflow.link_error(errbacks[2])
+    return workflow.apply_async(), inner_result, sum_result, step_result, *[seen for _, seen in backs]
+
+
 @workflow
 def chord_with_chains_in_its_header(m):
     header = [chain(m.add(1, 2), m.add(3)), chain(m.add(4, 5), m.add(6), m.add(7)), m.add(8, 9)]

@@ -6,6 +6,7 @@ use super::signature::{Signature, SubtaskType, listed};
 use crate::body::Body;
 use crate::envelope::Envelope;
 use crate::result::{Exception, TaskState};
+use crate::typed;
 
 /// A task of a chord's header, whose result the chord waits for.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,7 +60,7 @@ impl ChordPart {
     /// Reads the part from a signature that was not published.
     fn of_signature(signature: &Value) -> Option<Self> {
         let options = signature.get("options")?;
-        let text = |name: &str| Some(options.get(name)?.as_str()?.to_owned());
+        let text = |name: &str| typed::id_text(options.get(name)?);
         Some(Self {
             group: text("group_id")?,
             task_id: text("task_id")?,
@@ -203,7 +204,7 @@ pub fn abandoned_body(body: &Value) -> Vec<Abandoned> {
             failed.extend(
                 members
                     .iter()
-                    .filter_map(|member| one_abandoned(&member.to_value())),
+                    .filter_map(|member| one_abandoned(&member.result().to_value())),
             );
             failed.extend(one_abandoned(body));
         }
@@ -232,7 +233,8 @@ pub fn abandoned_body(body: &Value) -> Vec<Abandoned> {
 
 fn one_abandoned(signature: &Value) -> Option<Abandoned> {
     let options = signature.get("options")?;
-    let id = options.get("task_id")?.as_str().filter(|id| !id.is_empty())?;
+    let id = options.get("task_id")?;
+    typed::id_text(id).filter(|id| !id.is_empty())?;
     let option = |name: &str| options.get(name).cloned().unwrap_or_default();
     let headers = json!({
         "task": signature.get("task"),

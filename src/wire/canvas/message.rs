@@ -108,6 +108,9 @@ impl Signature {
         if !stamps.is_empty() {
             headers.insert("stamps".into(), Value::Object(stamps));
         }
+        if let Some(uuid) = self.uuid() {
+            headers.insert("id".into(), uuid.clone());
+        }
         headers
     }
 

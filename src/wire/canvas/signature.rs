@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::typed;
+
 /// The options of `apply_async`.
 pub(super) type CallOptions = Map<String, Value>;
 
@@ -15,6 +17,8 @@ pub(super) struct Signature {
     pub(super) immutable: bool,
     pub(super) kind: SubtaskType,
     pub(super) others: Map<String, Value>,
+    /// The option `task_id` as text and as the UUID object that it is for the client.
+    pub(super) uuid: Option<(String, Value)>,
 }
 
 /// Celery's `subtask_type`: how a signature combines others.
@@ -64,11 +68,23 @@ impl Signature {
             Some(value) => value.as_array()?.clone(),
         };
         let known = ["task", "args", "kwargs", "options", "subtask_type", "immutable"];
+        let mut options = object("options")?;
+        let mut uuid = None;
+        for name in ["task_id", "root_id", "parent_id", "group_id"] {
+            if let Some(value) = options.get_mut(name)
+                && let Some(text) = typed::uuid_text(value)
+            {
+                let object = std::mem::replace(value, json!(text));
+                if name == "task_id" {
+                    uuid = Some((text, object));
+                }
+            }
+        }
         Some(Self {
             task: fields.get("task")?.as_str()?.to_owned(),
             args,
             kwargs,
-            options: object("options")?,
+            options,
             immutable: fields.get("immutable").and_then(Value::as_bool).unwrap_or(false),
             kind,
             others: fields
@@ -76,6 +92,7 @@ impl Signature {
                 .filter(|(name, _)| !known.contains(&name.as_str()))
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
+            uuid,
         })
     }
 
@@ -89,6 +106,7 @@ impl Signature {
             immutable: false,
             kind,
             others: Map::new(),
+            uuid: None,
         }
     }
 
@@ -122,7 +140,11 @@ impl Signature {
         fields.insert("task".into(), json!(self.task));
         fields.insert("args".into(), Value::Array(self.args.clone()));
         fields.insert("kwargs".into(), Value::Object(kwargs));
-        fields.insert("options".into(), Value::Object(self.options.clone()));
+        let mut options = self.options.clone();
+        if let Some(uuid) = self.uuid() {
+            options.insert("task_id".into(), uuid.clone());
+        }
+        fields.insert("options".into(), Value::Object(options));
         fields.insert("subtask_type".into(), subtask_type);
         fields.insert("immutable".into(), json!(self.immutable));
         Value::Object(fields)
@@ -152,6 +174,12 @@ impl Signature {
             stamps.is_some_and(|stamps| stamps.iter().any(|stamp| stamp.as_str() == Some(name)))
         };
         name == "group_id" || name == "stamped_headers" || stamped()
+    }
+
+    /// The option `task_id` as its sender wrote it, if that is a UUID object.
+    pub(super) fn uuid(&self) -> Option<&Value> {
+        let (text, uuid) = self.uuid.as_ref()?;
+        (self.text("task_id") == Some(text)).then_some(uuid)
     }
 
     /// An option, unless absent or null.
@@ -204,6 +232,26 @@ impl Signature {
             SubtaskType::Group(tasks) => tasks.iter_mut().for_each(|task| task.link_error(errback)),
             _ => self.append("link_error", errback),
         }
+    }
+
+    /// The signature whose result is this one's: a chord's result is that of its body.
+    pub(super) fn result(&self) -> &Self {
+        let mut result = self;
+        while let SubtaskType::Chord { body, .. } = &result.kind {
+            result = body;
+        }
+        result
+    }
+
+    /// Celery's `_result_errbacks`: what is called if it fails as the member of a group that does not run.
+    pub(super) fn errbacks(&self) -> Vec<Value> {
+        let mut errbacks = self.list("link_error");
+        match &self.kind {
+            SubtaskType::Chord { body, .. } => errbacks.extend(body.errbacks()),
+            SubtaskType::Group(tasks) => errbacks.extend(tasks.iter().flat_map(Self::errbacks)),
+            _ => {}
+        }
+        errbacks
     }
 
     /// The number of its results that an enclosing chord waits for.

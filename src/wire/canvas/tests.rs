@@ -284,3 +284,48 @@ fn unknown_members_of_a_signature_survive() {
     }
     assert_eq!(read, known);
 }
+
+#[test]
+fn a_member_chord_of_a_body_that_does_not_run_fails_as_its_own_body() {
+    let errback = sig("told", "e");
+    let mut inner = chord(&[sig("a", "1")], &sig("sum", "inner"));
+    inner["options"] = json!({"task_id": "header", "link_error": [errback]});
+    let body = group(&[inner, sig("sum", "plain")]);
+    let failed: Vec<String> = abandoned_body(&body)
+        .iter()
+        .map(|one| one.message.id().to_owned())
+        .collect();
+    assert_eq!(failed, ["inner", "plain"]);
+    assert_eq!(
+        errbacks_of_body(&body),
+        [("inner".to_owned(), vec![errback]), ("plain".to_owned(), vec![])]
+    );
+}
+
+/// Celery leaves ids as they are given, so the client of each step looks for a UUID object.
+#[test]
+fn an_id_that_is_a_uuid_object_stays_one_for_every_step() {
+    let typed = |digit: &str| json!({"__type__": "uuid", "__value__": {"hex": digit.repeat(32)}});
+    let step = |digit: &str| {
+        let mut step = sig("next", "");
+        step["options"]["task_id"] = typed(digit);
+        step
+    };
+    let published = run(&json!({"chain": [step("3"), step("2")]}));
+    let message = &published[0].message;
+    assert_eq!(message.id(), "22222222-2222-2222-2222-222222222222");
+    assert_eq!(message.header("id"), Some(typed("2")));
+    assert_eq!(message.body().unwrap().embedded("chain"), [step("3")]);
+    assert_eq!(
+        result::document(
+            message,
+            &result::TaskState::Success(json!(1)),
+            &[],
+            context().now,
+            None
+        )
+        .matches(&typed("2").to_string().replace(':', ": ").replace(',', ", "))
+        .count(),
+        1
+    );
+}

@@ -214,6 +214,19 @@ fn what_is_not_asked_for_passes_as_its_own_text() {
     }
 }
 
+/// What `add.apply_async((1, 2), task_id=uuid.uuid4())` sends.
+#[test]
+fn an_id_may_be_a_uuid_object() {
+    let typed = json!({"__type__": "uuid", "__value__": {"hex": "12345678123456781234567812345678"}});
+    let raw = json!({"headers": {"task": "t", "id": typed, "root_id": typed, "parent_id": null}});
+    let envelope = Envelope::parse(raw.to_string().as_bytes()).unwrap();
+    let text = "12345678-1234-5678-1234-567812345678";
+    assert_eq!((envelope.id(), envelope.text("root_id")), (text, Some(text)));
+    assert_eq!(envelope.header("id"), Some(typed), "its client looks for this");
+    let other = r#"{"headers": {"task": "t", "id": {"__type__": "decimal", "__value__": "1"}}}"#;
+    assert!(Envelope::parse(other.as_bytes()).is_err());
+}
+
 /// kombu reads a message with `bytes.decode(errors='replace')`.
 #[test]
 fn bytes_that_are_not_utf_8_are_replaced() {
