@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use super::managed::{self, Managed};
 use tradebot_core::engine::TaskPolicy;
 use tradebot_wire::body::Body;
+use tradebot_wire::python_json;
 
 type Registering<'a> = Pin<Box<dyn Future<Output = Result<(), CeleryError>> + 'a>>;
 
@@ -83,7 +84,8 @@ impl TaskSet {
         };
         let function = task.rsplit('.').next().unwrap_or(task);
         let bound = entry.bind(function, body)?;
-        (entry.decode)(Value::Object(bound)).map_err(|error| format!("{function}(): {error}"))
+        python_json::decode(Value::Object(bound), entry.decode)
+            .map_err(|error| format!("{function}(): {error}"))
     }
 }
 
@@ -144,6 +146,35 @@ mod tests {
     #[test]
     fn arguments_are_bound_by_place_and_by_name() {
         assert_eq!(bind(json!([1]), json!({"y": 2})), Ok((1, 2)));
+    }
+
+    #[celery::task(name = "tests.any")]
+    async fn any(value: Value, times: Option<f64>) -> TaskResult<Value> {
+        Ok(json!([value, times]))
+    }
+
+    #[test]
+    fn what_only_python_holds_is_given_to_those_who_take_anything() {
+        let parameters = |args: &str| {
+            let body = Body {
+                args: python_json::from_slice(args.as_bytes()).unwrap(),
+                ..Body::default()
+            };
+            TaskSet::new().with::<any>().parameters("tests.any", &body)
+        };
+        assert!(parameters(r#"[[NaN, {"\ud800": 12345678901234567890123}]]"#).is_ok());
+        assert_eq!(parameters("[1, NaN]").unwrap_err(), "any(): cannot take nan");
+        let body = Body {
+            args: python_json::from_slice(br#"["\udcff"]"#).unwrap(),
+            ..Body::default()
+        };
+        let refused = TaskSet::new().with::<text>().parameters("tests.text", &body);
+        assert_eq!(refused.unwrap_err(), r"text(): cannot take '\udcff'");
+    }
+
+    #[celery::task(name = "tests.text")]
+    async fn text(text: String) -> TaskResult<String> {
+        Ok(text)
     }
 
     #[celery::task(name = "tests.now")]

@@ -29,7 +29,7 @@ use queues::Served;
 use settler::Settler;
 
 pub use claim::{Claim, Claimed, SCAN_WINDOW};
-pub use crashes::ALONE_FROM;
+pub use crashes::{ALONE_FROM, MAX_CRASHES};
 pub use parked::{Parked, ParkedPages};
 pub use queues::Queue;
 pub use recovery::{GRACE, HEARTBEAT, LEASE, RESTORE_INTERVAL, RollCall, SCORE_RENEWAL};
@@ -78,7 +78,7 @@ pub enum End {
 }
 
 /// One message to push.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Push {
     /// The list, with its priority suffix.
     pub list: String,
@@ -260,6 +260,15 @@ impl Transport {
         };
         let reason = format!("the key `{}` does not hold a queue", push.list);
         self.park(&source, push.message.as_bytes(), &reason)
+    }
+
+    /// Whether a key holds a list or nothing.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`].
+    pub async fn may_push_to(&self, list: &str) -> Result<bool, RedisTrouble> {
+        let kind: String = self.connection.command(redis::cmd("TYPE").arg(list)).await?;
+        Ok(matches!(kind.as_str(), "list" | "none"))
     }
 
     /// The push that sets a claimed message aside with the reason.

@@ -114,6 +114,19 @@ impl Body {
             .map_or(&[], Vec::as_slice)
     }
 
+    /// The embed alone of a body whose other parts are not in order.
+    pub(super) fn of_workflow(encoded: &Encoded<'_>) -> Self {
+        let embed = match Self::decode_value(encoded) {
+            Ok(Value::Array(mut parts)) if parts.len() > 2 => parts.swap_remove(2),
+            Ok(value @ Value::Object(_)) => value,
+            _ => Value::Null,
+        };
+        Self {
+            embed: embed.as_object().cloned().unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+
     fn of_parts(args: Value, kwargs: Value, embed: Value) -> Result<Self, BodyError> {
         let Value::Array(args) = args else {
             return Err(BodyError::Shape("a list whose args are not a list"));

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::result::Exception;
+
 /// The largest decompressed body that is accepted, in bytes.
 pub const MAX_BODY_BYTES: usize = 64 << 20;
 
@@ -38,9 +40,14 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    /// Whether the body may be intact: this worker does not accept its encoding, but others may.
+    /// The exception with which a task fails whose message has such a body.
     #[must_use]
-    pub fn is_not_accepted(&self) -> bool {
-        matches!(self, Self::UnknownCompression(_) | Self::ContentDisallowed(_))
+    pub fn exception(&self) -> Exception {
+        let (module, kind) = match self {
+            Self::ContentDisallowed(_) => ("kombu.exceptions", "ContentDisallowed"),
+            Self::Missing | Self::Shape(_) => ("celery.exceptions", "InvalidTaskError"),
+            _ => ("kombu.exceptions", "DecodeError"),
+        };
+        Exception::new(module, kind, vec![self.to_string().into()])
     }
 }

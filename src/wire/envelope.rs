@@ -75,21 +75,20 @@ impl Envelope {
     /// Reads a list element.
     ///
     /// # Errors
-    /// [`EnvelopeError`] if it is not a task message; the error is the reason to park it.
+    /// [`EnvelopeError`] if it is not a task message.
     pub fn parse(raw: &[u8]) -> Result<Self, EnvelopeError> {
         let mut envelope = Self::of_any_message(raw)?;
         if envelope.headers.get("task").is_none_or(Member::is_null) {
             envelope.adopt_protocol_1()?;
         }
         envelope.read_uuids();
-        for name in ["task", "id"] {
-            if envelope
-                .text(name)
-                .or(envelope.uuid.as_deref().filter(|_| name == "id"))
-                .is_none_or(str::is_empty)
-            {
-                return Err(EnvelopeError::MissingHeader(name));
-            }
+        if envelope.task().is_empty() {
+            return Err(EnvelopeError::NoName);
+        }
+        if envelope.id().is_empty() {
+            return Err(EnvelopeError::NoId {
+                task: envelope.task().to_owned(),
+            });
         }
         Ok(envelope)
     }
@@ -135,6 +134,14 @@ impl Envelope {
             fields,
             uuid: None,
         })
+    }
+
+    /// Whether it has the fields of every message of kombu.
+    #[must_use]
+    pub fn is_of_kombu(&self) -> bool {
+        ["body", "headers", "properties"]
+            .iter()
+            .all(|field| self.fields.contains_key(*field))
     }
 
     /// Builds an envelope. The body is encoded as Python sends it, as base64 of its JSON.
@@ -272,6 +279,13 @@ impl Envelope {
     /// [`BodyError`] if it cannot be decoded.
     pub fn body(&self) -> Result<Body, BodyError> {
         Body::decode(&self.encoded_body())
+    }
+
+    /// What runs after the task, as far as the body can be read: without arguments if it has none that are in order.
+    #[must_use]
+    pub fn workflow(&self) -> Body {
+        self.body()
+            .unwrap_or_else(|_| Body::of_workflow(&self.encoded_body()))
     }
 
     /// Sets a header.

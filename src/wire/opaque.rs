@@ -8,7 +8,9 @@
 //! `deserialize_any` as maps, so that jsonwebtoken could no longer read the `exp` of a token.
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -21,14 +23,34 @@ const HALF_LENGTH: usize = 6;
 
 static MARK: LazyLock<String> = LazyLock::new(|| format!("\u{f8ff}{}:", Uuid::new_v4().simple()));
 
+/// Whether any string was ever made to stand for a value.
+static ANY: AtomicBool = AtomicBool::new(false);
+
 /// The string that stands for a value with this JSON text.
 pub(super) fn opaque(json: &str) -> String {
+    ANY.store(true, Ordering::Relaxed);
     format!("{}{json}", *MARK)
 }
 
 /// The JSON text of the value that a string stands for.
 pub(super) fn text_of(string: &str) -> Option<&str> {
     string.strip_prefix(MARK.as_str())
+}
+
+/// Puts a number in the place of every string that stands for a value; gives the first of these.
+pub(super) fn replace(value: &mut Value) -> Option<Value> {
+    if !ANY.load(Ordering::Relaxed) {
+        return None;
+    }
+    match value {
+        Value::String(text) => {
+            text_of(text)?;
+            Some(std::mem::replace(value, Value::from(0.5)))
+        }
+        Value::Array(items) => items.iter_mut().filter_map(replace).reduce(|first, _| first),
+        Value::Object(fields) => fields.values_mut().filter_map(replace).reduce(|first, _| first),
+        _ => None,
+    }
 }
 
 /// The JSON text of the value for which a string stands that was not decoded.

@@ -8,10 +8,11 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter, Serializer};
 use serde_json::value::RawValue;
 
-use super::opaque;
+use super::{opaque, python_repr};
 
 /// Serializes `value` the way `json.dumps(value)` does.
 ///
@@ -52,6 +53,22 @@ pub fn from_slice<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::Err
 #[must_use]
 pub fn is_opaque(string: &str) -> bool {
     opaque::text_of(string).is_some()
+}
+
+/// Decodes a value that [`from_slice`] read, with `decode`. A string that stands for another value is given only to types
+/// that take any value.
+///
+/// # Errors
+/// The reason for which `decode` refuses it.
+pub fn decode<T>(value: Value, decode: impl Fn(Value) -> Result<T, serde_json::Error>) -> Result<T, String> {
+    let mut checked = value.clone();
+    let Some(odd) = opaque::replace(&mut checked) else {
+        return decode(value).map_err(|error| error.to_string());
+    };
+    // What takes a number and a string takes anything. The messages of these errors would name neither.
+    let refused = |_| format!("cannot take {}", python_repr::plain(&[odd.clone()]));
+    decode(checked).map_err(refused)?;
+    decode(value).map_err(refused)
 }
 
 /// Where the formatter is in a string.
@@ -188,7 +205,7 @@ fn write_spaced<W: ?Sized + Write>(writer: &mut W, json: &str) -> io::Result<()>
 #[cfg(test)]
 mod tests {
     use proptest::{prop_assert_eq, proptest};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

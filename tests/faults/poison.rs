@@ -97,6 +97,15 @@ async fn killers() {
         let entry = entry.expect("the list shows it");
         assert_eq!(entry["reason"], "3 workers died while they ran this message");
         assert_eq!(entry["queue"], QUEUE);
+        let result = ledger.result(id).await.expect("a stored result");
+        assert_eq!(
+            (&result["status"], &result["result"]["exc_type"]),
+            (&json!("FAILURE"), &json!("WorkerLostError"))
+        );
+        assert_eq!(
+            result["result"]["exc_message"],
+            json!(["3 workers died while they ran this message"])
+        );
     }
     let first = shown[0]["id"].as_str().expect("an id");
     assert!(scene.parked(&["drop", &first[..8]]).contains("dropped"));

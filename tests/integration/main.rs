@@ -18,6 +18,7 @@ mod http;
 mod latency;
 mod logs;
 mod manual;
+mod messages;
 mod odd_keys;
 mod oddities;
 mod outcomes;

@@ -22,4 +22,5 @@ mod results;
 mod revoke;
 mod shared_queue;
 mod take_over;
+mod values;
 mod web;

@@ -563,6 +563,53 @@ def chord_whose_body_runs_once(m):
     return chord([m.add(number, 0) for number in range(20)], m.task("record", key, immutable=True)).apply_async()
 
 
+# Values that are none of standard JSON.
+
+
+def nested(depth):
+    value = float("nan")
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+ODD_VALUES = [
+    float("nan"), float("inf"), float("-inf"), 2**70, "f\udcff.txt", {"\ud800": [float("nan")]},
+    nested(130), nested(200), nested(400),
+]
+
+
+@workflow
+def odd_arguments(m):
+    by_name = [m.task("echo", kwargs={"value": value}) for value in ODD_VALUES]
+    return tuple(task.apply_async() for task in [*map(m.echo, ODD_VALUES), *by_name])
+
+
+@workflow
+def odd_arguments_of_the_next_step(m):
+    return tuple(chain(m.add(1, 2), m.echo(value, immutable=True)).apply_async() for value in ODD_VALUES)
+
+
+@workflow
+def odd_results_of_the_step_before(m):
+    return tuple(chain(m.echo(value), m.echo()).apply_async() for value in ODD_VALUES)
+
+
+@workflow
+def chord_of_odd_results(m):
+    late = m.task("sleep", 0.5)
+    return (
+        chord([m.echo(value) for value in ODD_VALUES] + [late], m.echo()).apply_async(),
+        chord([late, *[m.echo(value) for value in ODD_VALUES]], m.echo()).apply_async(),
+    )
+
+
+@workflow_since(5, 7, 0)
+def ids_that_are_uuid_objects(m):
+    steps = [m.add(number, task_id=uuid.uuid4()) for number in range(3)]
+    return m.add(1, 2, task_id=uuid.uuid4()).apply_async(), chain(m.add(1), *steps).apply_async((2,))
+
+
 # Maps, and tasks that replace themselves.
 
 
@@ -604,6 +651,18 @@ def replaced_by_a_group_in_a_chain(m):
     return chain(m.add(1, 2), replaced, m.xsum()).apply_async()
 
 
+def shown(value):
+    """A value, or its `repr` if it is none of standard JSON."""
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except ValueError:
+        return repr(value)
+    except TypeError:
+        return value
+    return repr(value) if "[" * 100 in text else value
+
+
 class Seen:
     """What a client sees of one workflow."""
 
@@ -612,7 +671,7 @@ class Seen:
         self.ids = {}
 
     def name(self, task_id):
-        return None if task_id is None else self.ids.setdefault(task_id, f"#{len(self.ids)}")
+        return None if task_id is None else self.ids.setdefault(str(task_id), f"#{len(self.ids)}")
 
     def names(self, value):
         """A value with the ids in it replaced."""
@@ -644,13 +703,13 @@ class Seen:
             time.sleep(0.02)
         if not result.ready():
             return {**about, "state": result.state, "timed_out": True}
-        value = result.get(propagate=False)
+        value = shown(result.get(propagate=False))
         meta = result._get_task_meta()
         about["state"] = meta["status"]
         if celery.VERSION[:2] >= (5, 7):
             # Before, a chord's body did not belong to the group of its header.
             about["in_group"] = meta.get("group_id") is not None
-        children = [child for child in result.children or [] if child.id not in self.ids]
+        children = [child for child in result.children or [] if str(child.id) not in self.ids]
         about["children"] = [self.result(child) for child in children]
         if isinstance(value, BaseException):
             arguments = [self.names(each) for each in value.args]

@@ -73,6 +73,11 @@ def record(self, key, milliseconds=0, spin=False):
 # What follows only Python workers run.
 
 
+@app.task(name="tests.g\u00f6rev")
+def echo_of_python(value):
+    return repr(value)
+
+
 @app.task(name="tests.request", bind=True)
 def request(self, *args):
     """What a workflow leaves on a message."""

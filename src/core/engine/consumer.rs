@@ -267,23 +267,18 @@ impl Consumer {
         sleep_unless_stopping(&self.engine().stop, delay).await;
     }
 
-    /// Reads a message that the server could not assign, and claims it if it is ours after all.
+    /// Reads a message that the server could not assign, and claims it if it is ours after all. What is not proven to be
+    /// ours stays as it is, whether it can be read here or not.
     async fn look_closer(&self, source: &Source, raw: Vec<u8>) -> Result<Option<Claimed>, RedisTrouble> {
         let engine = self.engine();
+        let is_ours = |task: &str| engine.settings.tasks.iter().any(|name| name == task);
         match Envelope::parse(&raw) {
-            Ok(message) if engine.settings.tasks.iter().any(|name| name == message.task()) => {
-                engine.transport.claim_exact(source, raw).await
-            }
+            Ok(message) if is_ours(message.task()) => engine.transport.claim_exact(source, raw).await,
             Ok(message) => {
                 engine.left_out.add(&message);
                 Ok(None)
             }
-            // Readable for workers that accept more than this one does.
-            Err(EnvelopeError::Foreign { publisher_tag, .. }) => {
-                engine.left_out.add_by("delivery_tag", &publisher_tag);
-                Ok(None)
-            }
-            Err(reason) => {
+            Err(reason @ EnvelopeError::NoId { .. }) if is_ours(reason.task()) => {
                 let parked = engine
                     .transport
                     .park_unclaimed(source, &raw, &reason.to_string())
@@ -293,8 +288,17 @@ impl Consumer {
                         outcome = "parked",
                         queue = source.queue,
                         %reason,
-                        "parked a message that no worker can read"
+                        "parked a message for which no result can be stored"
                     );
+                }
+                Ok(None)
+            }
+            // Perhaps others read it.
+            Err(_) => {
+                let message = Envelope::of_any_message(&raw).ok();
+                match message.as_ref().and_then(Envelope::publisher_tag) {
+                    Some(tag) => engine.left_out.add_by("delivery_tag", tag),
+                    None => engine.foreign.note(vec![("?".to_owned(), 1)], false),
                 }
                 Ok(None)
             }

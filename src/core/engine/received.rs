@@ -3,7 +3,8 @@
 use super::Ticket;
 use crate::transport::Claimed;
 use tradebot_wire::body::Body;
-use tradebot_wire::envelope::Envelope;
+use tradebot_wire::body_error::BodyError;
+use tradebot_wire::envelope::{Envelope, EnvelopeError};
 
 /// A claimed message, decoded.
 pub(super) struct Received {
@@ -16,12 +17,20 @@ pub(super) struct Received {
     pub(super) marked: bool,
 }
 
+/// A claimed message that cannot be run.
+pub(super) enum Unusable {
+    /// It is not a task with an id.
+    NoTask(Claimed, EnvelopeError),
+    /// Its body cannot be decoded.
+    Body(Claimed, Box<Envelope>, BodyError),
+}
+
 impl Received {
-    /// Decodes a message; an error returns it with the reason.
-    pub(super) fn read(claimed: Claimed) -> Result<Self, (Claimed, String)> {
+    /// Decodes a message.
+    pub(super) fn read(claimed: Claimed) -> Result<Self, Unusable> {
         let message = match Envelope::parse(&claimed.raw) {
             Ok(message) => message,
-            Err(reason) => return Err((claimed, reason.to_string())),
+            Err(reason) => return Err(Unusable::NoTask(claimed, reason)),
         };
         match message.body() {
             Ok(body) => Ok(Self {
@@ -31,7 +40,7 @@ impl Received {
                 body,
                 marked: false,
             }),
-            Err(reason) => Err((claimed, reason.to_string())),
+            Err(reason) => Err(Unusable::Body(claimed, Box::new(message), reason)),
         }
     }
 }

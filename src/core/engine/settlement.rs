@@ -4,11 +4,13 @@
 //! retries, or a right that is missing: no attempt helps until an operator grants it. The message is then still in
 //! `unacked`. This worker keeps it there, and returns it to its queue when it ends.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use tracing::{debug, error, warn};
 
 use super::hold_ups::{HeldUp, HoldUps};
+use super::task_end::Unsent;
 use crate::events::Events;
 use crate::results::Results;
 use crate::transport::{Claimed, DeliveryTag, Push, Settled, Source, Stored, StoredResult, Transport};
@@ -22,6 +24,9 @@ use tradebot_base::random::SharedRandom;
 use tradebot_base::said::Said;
 use tradebot_wire::canvas::Successor;
 use tradebot_wire::envelope::Envelope;
+
+/// How many times messages are parked that lead to a key which is no list: a message, its errbacks, theirs.
+pub(super) const MAX_MISDIRECTIONS: usize = 8;
 
 /// Writes outcomes, results, follow-up messages and acknowledgements, and retries until Redis accepts them.
 pub(super) struct Settlement {
@@ -59,7 +64,7 @@ impl Settlement {
         }
     }
 
-    /// Sets a message aside that cannot be understood.
+    /// Sets a message aside of which not even the id can be read.
     pub(super) async fn park(&self, claimed: &Claimed, reason: &str) {
         let push = self.transport.park(&claimed.source, &claimed.raw, reason);
         if self.settle_with(&claimed.tag, None, &[push]).await.is_some() {
@@ -90,28 +95,34 @@ impl Settlement {
                 self.transport.settle(tag, with_ack, pushes)
             })
             .await?;
-        if settled.misdirected {
-            // What follows cannot be published. Park it, where an operator finds it.
-            let parked: Vec<Push> = pushes.iter().map(|push| self.transport.park_push(push)).collect();
+        let (mut pushes, mut unsent) = (Cow::Borrowed(pushes), Unsent::default());
+        for _ in 0..MAX_MISDIRECTIONS {
+            if !settled.misdirected {
+                break;
+            }
+            let left = self
+                .without_misdirected(tag, pushes.into_owned(), &mut unsent)
+                .await?;
+            pushes = Cow::Owned(left);
+            // A retry that cannot be sent is a failure.
+            with_ack = with_ack.filter(|document| !unsent.failed.contains(&document.key));
             settled = self
                 .until_done("settle a message", || {
-                    self.transport.settle(tag, with_ack, &parked)
+                    self.transport.settle(tag, with_ack, &pushes)
                 })
                 .await?;
-            let list = self.transport.keys().parked();
-            if settled.misdirected {
-                error!(
-                    delivery.tag = tag.0,
-                    list,
-                    "cannot park the messages that follow from a task: that key is not a list either; rename or delete \
-                     it, the message stays in unacked until this worker ends"
-                );
-                return None;
-            }
+        }
+        if settled.misdirected {
             error!(
                 delivery.tag = tag.0,
-                list, "parked the messages that follow from a task: the key of their queue is not a list"
+                list = self.transport.keys().parked(),
+                "cannot park the messages that follow from a task: that key is not a list either; rename or delete \
+                 it, the message stays in unacked until this worker ends"
             );
+            return None;
+        }
+        if settled.held {
+            self.finish_chords(unsent.unfinished).await;
         }
         if let Some(document) = document {
             self.note_stored(document, settled.stored);

@@ -6,11 +6,12 @@ use chrono::{DateTime, Utc};
 use tracing::warn;
 
 use super::pool::Slot;
-use super::received::Received;
+use super::received::{Received, Unusable};
 use super::starting::Starter;
 use super::{Engine, Phase, Revocation, TaskType};
 use crate::transport::Claimed;
 use tradebot_wire::canvas;
+use tradebot_wire::result::Exception;
 
 /// What to do with a message.
 enum Verdict {
@@ -18,7 +19,8 @@ enum Verdict {
     WaitUntil(Arc<TaskType>, DateTime<Utc>),
     Revoked(Revocation),
     LeaveToOthers(&'static str),
-    Park(String),
+    /// Its client is told the reason, and an operator finds the message among the parked ones.
+    Refuse(String),
 }
 
 impl Starter {
@@ -27,9 +29,17 @@ impl Starter {
         let engine = Arc::clone(&self.engine);
         let mut received = match Received::read(claimed) {
             Ok(received) => received,
-            Err((claimed, reason)) => {
+            Err(unusable) => {
                 self.engine.track(async move {
-                    engine.settlement.park(&claimed, &reason).await;
+                    match unusable {
+                        Unusable::NoTask(claimed, reason) => {
+                            engine.settlement.park(&claimed, &reason.to_string()).await;
+                        }
+                        Unusable::Body(claimed, message, reason) => {
+                            let failed = (reason.exception(), reason.to_string());
+                            engine.settlement.refuse(&claimed, &message, failed).await;
+                        }
+                    }
                     drop(slot);
                 });
                 return;
@@ -75,9 +85,17 @@ impl Starter {
                     drop(slot);
                 });
             }
-            Verdict::Park(reason) => self.engine.track(async move {
-                engine.settlement.park(&received.claimed, &reason).await;
-                engine.events.rejected(received.message.id(), false);
+            Verdict::Refuse(reason) => self.engine.track(async move {
+                let exception = Exception::new(
+                    "celery.exceptions",
+                    "InvalidTaskError",
+                    vec![reason.as_str().into()],
+                );
+                let (claimed, message) = (&received.claimed, &received.message);
+                engine
+                    .settlement
+                    .refuse(claimed, message, (exception, reason))
+                    .await;
                 drop(slot);
             }),
         }
@@ -94,7 +112,7 @@ fn judge(engine: &Engine, received: &Received) -> Verdict {
     }
     let (eta, expires) = match (message.eta(), message.expires()) {
         (Ok(eta), Ok(expires)) => (eta, expires),
-        (Err(reason), _) | (_, Err(reason)) => return Verdict::Park(reason.to_string()),
+        (Err(reason), _) | (_, Err(reason)) => return Verdict::Refuse(reason.to_string()),
     };
     let now = engine.clock.now();
     if expires.is_some_and(|expires| now >= expires) {

@@ -11,7 +11,8 @@ use tracing::warn;
 use super::pool::Slot;
 use super::received::Received;
 use super::{Engine, Job, Revocation};
-use crate::transport::{ALONE_FROM, DeliveryTag};
+use crate::transport::{ALONE_FROM, DeliveryTag, MAX_CRASHES};
+use tradebot_wire::result::Exception;
 
 /// Sends claimed messages to their tasks. Clones share the engine and the channel.
 #[derive(Clone)]
@@ -61,6 +62,10 @@ impl Starter {
         if crashes < ALONE_FROM {
             return Some((received, slot));
         }
+        if crashes >= MAX_CRASHES {
+            self.give_up(&received).await;
+            return None;
+        }
         warn!(
             task.name = received.message.task(),
             task.id = received.message.id(),
@@ -91,6 +96,26 @@ impl Starter {
         self.mark(&received.claimed.tag).await?;
         received.marked = true;
         Some((received, slots))
+    }
+
+    /// Fails the task of a message that killed too many workers, as Celery does when a task's process dies.
+    async fn give_up(&self, received: &Received) {
+        let (settlement, message) = (&self.engine.settlement, &received.message);
+        // Replayed, it begins anew.
+        let forgotten =
+            settlement.until_done("forget crashes", || self.engine.transport.forget_crashes(message));
+        if forgotten.await.is_none() {
+            return;
+        }
+        let reason = format!("{MAX_CRASHES} workers died while they ran this message");
+        let exception = Exception::new(
+            "billiard.exceptions",
+            "WorkerLostError",
+            vec![reason.as_str().into()],
+        );
+        settlement
+            .refuse(&received.claimed, message, (exception, reason))
+            .await;
     }
 
     async fn mark(&self, tag: &DeliveryTag) -> Option<()> {

@@ -1,16 +1,27 @@
 //! The end of a task: its result, its workflow, the messages that follow, and the acknowledgement.
 
+use std::time::Duration;
+
 use serde_json::Value;
-use tracing::{debug, info};
+use tracing::{debug, error, info};
 
 use super::Revocation;
 use super::settlement::Settlement;
-use super::workflow::Concern;
-use crate::transport::{DeliveryTag, Push, Settled};
+use super::workflow::{Concern, Unfinished};
+use crate::transport::{Claimed, DeliveryTag, Push, Settled};
 use tradebot_base::error_chain;
-use tradebot_wire::canvas::SuccessorPlan;
+use tradebot_wire::canvas::{self, SuccessorPlan};
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::result::{Exception, TaskState};
+
+/// What became of messages that lead to a key which is no list.
+#[derive(Default)]
+pub(super) struct Unsent {
+    /// Keys of the results of their tasks, which have failed.
+    pub(super) failed: Vec<String>,
+    /// Chords to be ended after the acknowledgement.
+    pub(super) unfinished: Vec<Unfinished>,
+}
 
 impl Settlement {
     /// Ends a delivery with a state and what follows from it.
@@ -24,6 +35,18 @@ impl Settlement {
         state: &TaskState,
         plan: &SuccessorPlan,
     ) -> Option<Settled> {
+        self.settle_and_push(tag, message, state, plan, Vec::new()).await
+    }
+
+    /// The same, and publishes `pushes`.
+    async fn settle_and_push(
+        &self,
+        tag: &DeliveryTag,
+        message: &Envelope,
+        state: &TaskState,
+        plan: &SuccessorPlan,
+        mut pushes: Vec<Push>,
+    ) -> Option<Settled> {
         self.prepare(plan).await?;
         // Celery stores a failure before it calls the errbacks: they are not its children.
         let children: &[Value] = match state {
@@ -31,8 +54,7 @@ impl Settlement {
             _ => &plan.children,
         };
         let document = self.results.document(message, state, children);
-        let follows = plan.successors.iter().map(|next| self.publish_push(next));
-        let mut pushes: Vec<Push> = follows.collect();
+        pushes.extend(plan.successors.iter().map(|next| self.publish_push(next)));
         let settled = if let Some(concern) = Concern::of(message, state) {
             if let Some(document) = &document {
                 self.store(document).await?;
@@ -53,6 +75,109 @@ impl Settlement {
             }
         }
         Some(settled)
+    }
+
+    /// Ends a delivery whose task cannot run here, for a reason that its client and its workflow are told. An operator finds
+    /// the message among the parked ones.
+    pub(super) async fn refuse(
+        &self,
+        claimed: &Claimed,
+        message: &Envelope,
+        (exception, reason): (Exception, String),
+    ) {
+        let raw = message.to_json();
+        let raw = if claimed.raw.is_empty() {
+            raw.as_bytes()
+        } else {
+            &claimed.raw
+        };
+        let parked = self.transport.park(&claimed.source, raw, &reason);
+        let state = TaskState::Failure(exception, None);
+        let plan = canvas::after_failure(
+            self.canvas_context(message),
+            message.workflow().embedded("errbacks"),
+        );
+        let settled = self
+            .settle_and_push(&claimed.tag, message, &state, &plan, vec![parked])
+            .await;
+        if settled.is_some() {
+            self.events.ended(message, &state, Duration::ZERO);
+        }
+        error!(
+            task.name = message.task(),
+            task.id = message.id(),
+            outcome = "parked",
+            queue = claimed.source.queue,
+            reason,
+            list = self.transport.keys().parked(),
+            "parked a message"
+        );
+    }
+
+    /// Parks those of a delivery's messages that lead to a key which is no list, and fails their tasks.
+    pub(super) async fn without_misdirected(
+        &self,
+        tag: &DeliveryTag,
+        pushes: Vec<Push>,
+        unsent: &mut Unsent,
+    ) -> Option<Vec<Push>> {
+        let mut kept = Vec::with_capacity(pushes.len());
+        for push in pushes {
+            let may_push = self
+                .until_done("look at a queue", || self.transport.may_push_to(&push.list))
+                .await?;
+            if may_push {
+                kept.push(push);
+                continue;
+            }
+            error!(
+                list = push.list,
+                "parked a message that follows from a task: the key of its queue is not a list"
+            );
+            let parked = self.transport.park_push(&push);
+            if let Ok(message) = Envelope::parse(push.message.as_bytes()) {
+                kept.extend(self.fail_unsent(tag, &message, &push.list, unsent).await?);
+            }
+            kept.push(parked);
+        }
+        Some(kept)
+    }
+
+    /// Fails a task whose message cannot be sent. Returns what is to be published for that with the acknowledgement.
+    async fn fail_unsent(
+        &self,
+        tag: &DeliveryTag,
+        message: &Envelope,
+        list: &str,
+        unsent: &mut Unsent,
+    ) -> Option<Vec<Push>> {
+        let text = format!("the key {list} does not hold a queue");
+        let state = TaskState::Failure(
+            Exception::new("kombu.exceptions", "OperationalError", vec![text.into()]),
+            None,
+        );
+        let plan = canvas::after_failure(
+            self.canvas_context(message),
+            message.workflow().embedded("errbacks"),
+        );
+        self.prepare(&plan).await?;
+        if let Some(document) = self.results.document(message, &state, &[]) {
+            self.until_done("store a result", || self.results.store(&document))
+                .await?;
+            unsent.failed.push(document.key);
+        }
+        let mut pushes: Vec<Push> = plan
+            .successors
+            .iter()
+            .map(|next| self.publish_push(next))
+            .collect();
+        if let Some(concern) = Concern::of(message, &state) {
+            // A chord's end may lead to other such messages.
+            let remaining = Box::pin(self.tell_workflow(tag, message, concern, &state)).await?;
+            pushes.extend(remaining.pushes);
+            unsent.unfinished.extend(remaining.unfinished);
+        }
+        Some(pushes)
     }
 
     /// Stores that a task has started, if that is tracked. It tries once, before the task runs, so that it cannot

@@ -1,11 +1,13 @@
 //! What the end of a task does to the rest of its workflow: a failed chain and chords.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::Value;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use super::settlement::Settlement;
+use super::settlement::{MAX_MISDIRECTIONS, Settlement};
+use super::task_end::Unsent;
 use crate::results::chords::{ChordEnd, Count};
 use crate::transport::{DeliveryTag, Push};
 use tradebot_base::failpoint;
@@ -42,7 +44,7 @@ impl Concern {
         if !state.is_ready() || !failed && message.header("group").is_none() {
             return None;
         }
-        let body = message.body().ok()?;
+        let body = message.workflow();
         let part = ChordPart::of(message, &body);
         let abandoned = if failed {
             canvas::abandoned(body.embedded("chain"))
@@ -149,21 +151,16 @@ impl Settlement {
         state: &TaskState,
         remaining: &mut Remaining,
     ) -> Option<()> {
-        let (mut parts, saved) = match self.count_part(&part, state).await? {
-            Count::Complete { parts, saved } => (parts, saved),
-            Count::Waiting | Count::Done | Count::Held(_) => return Some(()),
-            Count::Broken => {
-                error!(
-                    group = part.group,
-                    task.id = part.task_id,
-                    "a chord cannot go on: its keys hold data that Celery does not write"
-                );
-                return Some(());
+        let joined = match self.count_part(&part, state).await? {
+            Count::Complete { mut parts, saved } => {
+                failpoint::pass("chord complete");
+                self.add_missing(&mut parts, saved.as_ref()).await?;
+                canvas::join(&parts, saved.as_ref())
             }
+            Count::Waiting | Count::Done | Count::Held(_) => return Some(()),
+            Count::Broken => Joined::broken(&part.group),
         };
-        failpoint::pass("chord complete");
-        self.add_missing(&mut parts, saved.as_ref()).await?;
-        let (plan, succeeded) = match canvas::join(&parts, saved.as_ref()) {
+        let (plan, succeeded) = match joined {
             Joined::Results(results) => (canvas::after_header(context, &part.body, results), true),
             Joined::Failed { error, cause } => {
                 warn!(group = part.group, error = error.line(), "a chord has failed");
@@ -198,6 +195,8 @@ impl Settlement {
         let state = TaskState::Failure(exception, Some(traceback));
         let failed = canvas::abandoned_body(&part.body);
         let mut plan = SuccessorPlan::default();
+        // To Celery the errbacks are children of the failed body, and for a group of each member they were called before.
+        let mut children = HashMap::new();
         for (id, errbacks) in canvas::errbacks_of_body(&part.body) {
             let context = CanvasContext {
                 task_id: &id,
@@ -205,11 +204,17 @@ impl Settlement {
                 ..context
             };
             plan.extend(canvas::after_failure(context, &errbacks));
+            children.insert(id, plan.children.clone());
         }
-        // To Celery its errbacks are a failed body's children, unless that is a group.
-        let children: &[Value] = if is_group { &[] } else { &plan.children };
-        self.abandon(tag, context, (failed, children), (&state, true), remaining)
-            .await?;
+        for one in failed {
+            let children = match children.get(one.message.id()) {
+                Some(children) => children.as_slice(),
+                None if is_group => &[],
+                None => &plan.children,
+            };
+            self.abandon(tag, context, (vec![one], children), (&state, true), remaining)
+                .await?;
+        }
         Some(plan)
     }
 
@@ -234,12 +239,12 @@ impl Settlement {
                     .end(keys, &part, (Some(tag), &pushes), succeeded)
             })
             .await?;
-        if ended == ChordEnd::Misdirected {
-            pushes = pushes.iter().map(|push| self.transport.park_push(push)).collect();
-            error!(
-                group = part.group,
-                "parked a chord's body: the key of its queue is not a list"
-            );
+        let mut unsent = Unsent::default();
+        for _ in 0..MAX_MISDIRECTIONS {
+            if ended != ChordEnd::Misdirected {
+                break;
+            }
+            pushes = self.without_misdirected(tag, pushes, &mut unsent).await?;
             ended = self
                 .until_done("end a chord", || {
                     self.results
@@ -248,6 +253,7 @@ impl Settlement {
                 })
                 .await?;
         }
+        remaining.unfinished.append(&mut unsent.unfinished);
         if ended == ChordEnd::Yes {
             self.transport.look_again();
             failpoint::pass("chord ended");

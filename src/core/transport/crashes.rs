@@ -2,7 +2,7 @@
 //!
 //! When a worker dies, any of the messages it ran may be the cause. So all of them are counted, by the publisher's
 //! delivery tag, and a message that ran during two deaths next runs *alone*. If that worker dies too, the message is the
-//! cause and is parked. A message that merely ran beside it succeeds alone, and settling it deletes its count.
+//! cause: the next worker that takes it fails its task and parks it. A message that merely ran beside it succeeds alone, and settling it deletes its count.
 //!
 //! A claimed message starts at once, except two kinds, which wait without a slot: messages with an `eta`, and those that
 //! must run alone. These are marked in a set of the worker when they start, and counted only if marked. All others need
@@ -17,7 +17,7 @@ use tradebot_base::connection::RedisTrouble;
 use tradebot_wire::envelope::Envelope;
 
 /// How often a message may be running when its worker dies.
-pub(super) const MAX_CRASHES: u64 = 3;
+pub const MAX_CRASHES: u64 = 3;
 /// From how many crashes on a message is run alone.
 pub const ALONE_FROM: u64 = MAX_CRASHES - 1;
 /// How long crash counts and a dead worker's marks are kept.
@@ -36,7 +36,7 @@ impl Transport {
         Ok(count.unwrap_or_default())
     }
 
-    /// Forgets the crashes of a message that was settled in the normal way.
+    /// Forgets the crashes of a message that is settled.
     ///
     /// # Errors
     /// [`RedisTrouble`]; a count that stays expires once no message has crashed a worker for a week.

@@ -44,6 +44,18 @@ pub struct Abandoned {
     pub part: Option<ChordPart>,
 }
 
+impl Joined {
+    /// The failure of a chord whose keys hold what Celery does not write there.
+    #[must_use]
+    pub fn broken(group: &str) -> Self {
+        let text = format!("the keys of the chord's header {group} do not hold its results");
+        Self::Failed {
+            error: chord_error(text),
+            cause: None,
+        }
+    }
+}
+
 impl ChordPart {
     /// Reads the part from a message, if that belongs to a chord's header.
     #[must_use]

@@ -13,9 +13,15 @@ pub enum EnvelopeError {
     /// The element is JSON but not an object.
     #[error("message is JSON but not an object")]
     NotAnObject,
-    /// The task's name or id is absent, empty or not a string.
-    #[error("message has no usable header `{0}`")]
-    MissingHeader(&'static str),
+    /// The task's name is absent, empty or not a string.
+    #[error("message has no usable header `task`")]
+    NoName,
+    /// The task is named, but its id is absent, empty or neither a string nor a UUID.
+    #[error("message of the task {task} has no usable header `id`")]
+    NoId {
+        /// Name of the task.
+        task: String,
+    },
     /// A header has an invalid value.
     #[error("message header `{name}` has the value {value}, expected {expected}")]
     BadHeader {
@@ -26,16 +32,18 @@ pub enum EnvelopeError {
         /// What is valid.
         expected: &'static str,
     },
-    /// A protocol 1 message in a serializer or compression that this worker does not accept. It may be for another
-    /// worker: only the body names the task.
-    #[error("message names no task in its headers, and its protocol 1 body cannot be read here: {error}")]
-    Foreign {
-        /// Why this worker does not accept the body.
-        error: BodyError,
-        /// The publisher's delivery tag, which identifies the message.
-        publisher_tag: String,
-    },
-    /// Neither the headers (protocol 2) nor the body (protocol 1) name a task.
+    /// The headers name no task (protocol 2), and neither does the body (protocol 1), as far as this worker can read it.
     #[error("message names no task in its headers, and its body is not a protocol 1 task: {0}")]
     NoTask(BodyError),
+}
+
+impl EnvelopeError {
+    /// The task for which the message is, as far as that is certain.
+    #[must_use]
+    pub fn task(&self) -> &str {
+        match self {
+            Self::NoId { task } => task,
+            _ => "",
+        }
+    }
 }

@@ -8,15 +8,9 @@ use crate::body::Body;
 impl Envelope {
     /// Rebuilds the message as protocol 2. Protocol 1 has everything in the body.
     pub(super) fn adopt_protocol_1(&mut self) -> Result<(), EnvelopeError> {
-        let value = Body::decode_value(&self.encoded_body()).map_err(|error| match self.publisher_tag() {
-            Some(tag) if error.is_not_accepted() => EnvelopeError::Foreign {
-                error,
-                publisher_tag: tag.to_owned(),
-            },
-            _ => EnvelopeError::NoTask(error),
-        })?;
+        let value = Body::decode_value(&self.encoded_body()).map_err(EnvelopeError::NoTask)?;
         let Value::Object(mut old) = value else {
-            return Err(EnvelopeError::MissingHeader("task"));
+            return Err(EnvelopeError::NoName);
         };
         let mut take = |name: &str| old.remove(name).unwrap_or(Value::Null);
         let args = take("args").as_array().cloned().unwrap_or_default();

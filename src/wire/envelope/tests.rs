@@ -52,29 +52,6 @@ fn protocol_1_becomes_protocol_2() {
 }
 
 #[test]
-fn a_protocol_1_message_that_others_may_read_is_not_called_damaged() {
-    let message = |content_type: &str, properties: &str| {
-        let raw = format!(
-            r#"{{"body": "AAAA", "content-type": "{content_type}", "headers": {{}}, "properties": {properties}}}"#
-        );
-        Envelope::parse(raw.as_bytes()).unwrap_err()
-    };
-    let tagged = r#"{"delivery_tag": "t1", "body_encoding": "base64"}"#;
-    assert!(matches!(
-        message("application/x-python-serialize", tagged),
-        EnvelopeError::Foreign { publisher_tag, .. } if publisher_tag == "t1"
-    ));
-    assert!(matches!(
-        message("application/json", tagged),
-        EnvelopeError::NoTask(_)
-    ));
-    assert!(matches!(
-        message("application/x-python-serialize", "{}"),
-        EnvelopeError::NoTask(_)
-    ));
-}
-
-#[test]
 fn absent_fields_have_defaults() {
     let raw = r#"{"body": "[[], {}, null]", "headers": {"task": "t", "id": "i"}}"#;
     let envelope = Envelope::parse(raw.as_bytes()).unwrap();

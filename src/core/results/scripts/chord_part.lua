@@ -12,16 +12,26 @@
 -- A claim is named after the part that completed the header, so that the task of a worker that died with it can
 -- take it over when it is run again.
 --
+-- Keys of another type break the chord: then its body fails, which the caller has claimed.
+--
 -- Returns {'waiting'}, {'done'}, {'held', milliseconds}, {'broken'} or {'complete', saved result, parts}.
 local jkey, tkey, skey, dkey, ckey, saved = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local tid, part, beginning, place, expires, claim = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
 
-local kind, counted = redis.call('TYPE', jkey).ok, redis.call('TYPE', dkey).ok
-local ordered = kind ~= 'list'
-if (ordered and kind ~= 'zset' and kind ~= 'none') or (counted ~= 'set' and counted ~= 'none') then
+local function holds(key, kind, other)
+  local found = redis.call('TYPE', key).ok
+  return found == kind or found == 'none' or found == other
+end
+
+if redis.pcall('GET', ckey) == 'done' then return {'done'} end
+if not (holds(jkey, 'zset', 'list') and holds(dkey, 'set') and holds(skey, 'string') and holds(tkey, 'string')
+    and holds(ckey, 'string') and holds(saved, 'string')) then
+  local holder = redis.pcall('GET', ckey)
+  if type(holder) == 'string' and holder ~= claim then return {'held', redis.call('PTTL', ckey)} end
+  redis.call('SET', ckey, claim, 'EX', ARGV[7])
   return {'broken'}
 end
-if redis.call('GET', ckey) == 'done' then return {'done'} end
+local ordered = redis.call('TYPE', jkey).ok ~= 'list'
 
 local member = tid .. ':' .. place
 if redis.call('SISMEMBER', dkey, member) == 0 then

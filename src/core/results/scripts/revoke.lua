@@ -9,8 +9,13 @@ local waiting = { PENDING = true, RECEIVED = true, RETRY = true, REJECTED = true
 local old = redis.pcall('GET', KEYS[1])
 if type(old) == 'table' then return 0 end
 if old then
-  local ok, fields = pcall(cjson.decode, old)
-  if not (ok and type(fields) == 'table' and waiting[fields.status]) then return 0 end
+  -- Celery writes the status first. What is behind it may be JSON that only Python reads.
+  local status = string.match(old, '^{"status": "(%u+)"')
+  if not status then
+    local ok, fields = pcall(cjson.decode, old)
+    status = ok and type(fields) == 'table' and fields.status
+  end
+  if not waiting[status] then return 0 end
 end
 if tonumber(ARGV[2]) > 0 then
   redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])

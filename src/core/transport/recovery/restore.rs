@@ -1,24 +1,22 @@
-//! Restoring one delivery to the front of its queue, or parking it.
+//! Restoring one delivery to the front of its queue, or parking its record.
 //!
 //! One script does it, so that a delivery is restored at most once, and never together with its acknowledgement.
 //!
-//! A message that was running each time its worker died is parked after the third time, see `crashes`. The same
-//! script counts; the count ends when the message is settled in the normal way or parked.
+//! The same script counts how often a message was running when its worker died, see `crashes`. The count ends when the
+//! message is settled.
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use redis::{Script, cmd};
-use serde::de::IgnoredAny;
-use serde_json::Value;
 use serde_json::value::RawValue;
 use tracing::error;
 
-use super::super::crashes::{self, ALONE_FROM, MAX_CRASHES, MEMORY};
+use super::super::crashes::{self, ALONE_FROM, MEMORY};
 use super::super::{DeliveryTag, Source, Transport};
 use tradebot_base::connection::RedisTrouble;
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::keys;
+use tradebot_wire::python_json;
 
 static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/restore.lua")));
 
@@ -51,12 +49,10 @@ impl Transport {
         record: &[u8],
         loss: Loss<'_>,
     ) -> Result<bool, RedisTrouble> {
-        match self.read_record(record).await? {
+        match self.read_record(record, loss).await? {
             Ok((source, message)) => self.put_back(tag, &source, &message, loss).await,
             Err(Unreadable::Routing) => Ok(false),
-            // Not ours: Python may read what this system does not, and restores it itself.
-            Err(Unreadable::Message(_)) if matches!(loss, Loss::TimedOut(_)) => Ok(false),
-            Err(Unreadable::Record(reason) | Unreadable::Message(reason)) => {
+            Err(Unreadable::Record(reason)) => {
                 let source = Source {
                     queue: String::new(),
                     list: String::new(),
@@ -84,39 +80,23 @@ impl Transport {
     ) -> Result<bool, RedisTrouble> {
         let dead = tag.worker().filter(|_| loss == Loss::WorkerDied);
         let waits_first = message.header("eta").is_some();
-        let reason = format!("{MAX_CRASHES} workers died while they ran this message");
         let back = Self::hand_back(source, message);
-        let aside = self.park(source, message.to_json().as_bytes(), &reason);
         let mut call = RESTORE.prepare_invoke();
         call.key(self.keys.unacked())
             .key(self.keys.unacked_index())
             .key(back.list);
         if let Some(dead) = dead {
-            call.key(self.keys.crashes())
-                .key(aside.list)
-                .key(self.keys.started(dead));
+            call.key(self.keys.crashes()).key(self.keys.started(dead));
         }
         call.arg(tag.0.as_str())
             .arg(back.message)
             .arg(crashes::field(message))
-            .arg(MAX_CRASHES)
             .arg(MEMORY.as_secs())
-            .arg(aside.message)
             .arg(if waits_first { 0 } else { ALONE_FROM })
             .arg(loss.score());
         let outcome: i8 = self.connection.script(None, &call).await?;
         // The server does not report our own changes to us (NOLOOP).
         self.changed.notify_one();
-        if outcome == 2 {
-            error!(
-                task.name = message.task(),
-                task.id = message.id(),
-                outcome = "parked",
-                queue = source.queue,
-                reason,
-                "parked a message"
-            );
-        }
         Ok(outcome > 0)
     }
 
@@ -129,24 +109,31 @@ impl Transport {
         self.connection.script::<i64>(None, &call).await.map(drop)
     }
 
-    /// Reads kombu's triple `[message, exchange, routing_key]` and finds the queue it leads back to.
+    /// Reads kombu's triple `[message, exchange, routing_key]` as kombu does, and finds the queue it leads back to. The
+    /// message may be any of kombu's; one that a worker of this system took is a task.
     async fn read_record(
         &self,
         record: &[u8],
+        loss: Loss<'_>,
     ) -> Result<Result<(Source, Envelope), Unreadable>, RedisTrouble> {
-        let Ok((message, exchange, routing_key)) =
-            serde_json::from_slice::<(&RawValue, String, String)>(record)
-        else {
-            return Ok(Err(if python_reads(record) {
-                Unreadable::Message("only Python reads the JSON of its record".into())
-            } else {
-                Unreadable::Record("its record is not [message, exchange, routing_key]".into())
-            }));
+        let text = String::from_utf8_lossy(record);
+        let read: Result<(Box<RawValue>, String, String), _> = python_json::from_slice(text.as_bytes());
+        let Ok((message, exchange, routing_key)) = read else {
+            let reason = "its record is not [message, exchange, routing_key]";
+            return Ok(Err(Unreadable::Record(reason.into())));
         };
-        let message = match Envelope::parse(message.get().as_bytes()) {
-            Ok(message) => message,
-            Err(reason) if is_of_kombu(message) => {
-                return Ok(Err(Unreadable::Message(reason.to_string())));
+        let raw = message.get().as_bytes();
+        let read = match loss {
+            Loss::TimedOut(_) => Envelope::of_any_message(raw),
+            Loss::WorkerDied | Loss::NeverReceived => {
+                Envelope::parse(raw).or_else(|_| Envelope::of_any_message(raw))
+            }
+        };
+        let message = match read {
+            Ok(message) if message.is_of_kombu() => message,
+            Ok(_) => {
+                let reason = "its message is not one of kombu's";
+                return Ok(Err(Unreadable::Record(reason.into())));
             }
             Err(reason) => return Ok(Err(Unreadable::Record(reason.to_string()))),
         };
@@ -177,77 +164,10 @@ impl Transport {
     }
 }
 
-/// Whether a message has the fields of every kombu message, a Celery task or not.
-fn is_of_kombu(message: &RawValue) -> bool {
-    let fields: HashMap<String, IgnoredAny> = serde_json::from_str(message.get()).unwrap_or_default();
-    ["body", "headers", "properties"]
-        .iter()
-        .all(|part| fields.contains_key(*part))
-}
-
-/// Whether a record that is no JSON by the standard is one for Python, which also reads `NaN`, `Infinity` and
-/// halves of surrogate pairs.
-fn python_reads(record: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(record) else {
-        return false;
-    };
-    let mut standard = String::with_capacity(text.len());
-    // Even parts lie outside of strings, as long as no quote is escaped; those are put out of the way first.
-    for (number, part) in text
-        .replace("\\\\", "__")
-        .replace("\\\"", "__")
-        .split('"')
-        .enumerate()
-    {
-        if number > 0 {
-            standard.push('"');
-        }
-        if number % 2 == 0 {
-            standard.push_str(
-                &part
-                    .replace("-Infinity", "0")
-                    .replace("Infinity", "0")
-                    .replace("NaN", "0"),
-            );
-        } else {
-            standard.push_str(&part.replace("\\u", "__"));
-        }
-    }
-    serde_json::from_str::<(Value, String, String)>(&standard).is_ok()
-}
-
 /// Why a record cannot be restored here.
 enum Unreadable {
     /// It is damaged; a Python worker that restored it would exit.
     Record(String),
-    /// Its message is none that this system understands.
-    Message(String),
     /// It came through an exchange that only kombu can route.
     Routing,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_only_python_reads_is_told_from_damage() {
-        for readable in [
-            r#"[{"headers": {"x": NaN, "y": [-Infinity, Infinity]}}, "", "celery"]"#,
-            r#"[{"headers": {"x": "\ud800 \" NaN"}}, "", "celery"]"#,
-        ] {
-            assert!(serde_json::from_str::<Value>(readable).is_err(), "{readable}");
-            assert!(python_reads(readable.as_bytes()), "{readable}");
-        }
-        for damaged in [
-            "not JSON",
-            r#"["two", "elements"]"#,
-            r#"[{"a": NaNa}, "", ""]"#,
-            "[{}, \"\", 1]",
-            "\u{1}",
-        ] {
-            assert!(!python_reads(damaged.as_bytes()), "{damaged}");
-        }
-        assert!(!python_reads(&[0xff]));
-    }
 }

@@ -9,7 +9,7 @@
 --
 -- A message of another task is not moved: the ones behind it are found by looking further, at most `window`
 -- elements from the end that is served first. Where the text alone does not tell whose a message is
--- (protocol 1, escaped names) it is reported and not moved either.
+-- (protocol 1, escaped names, names in other places) it is reported and not moved either.
 --
 -- Returns how many messages were taken off each list; those messages, of which the n-th has the tag
 -- `prefix .. n`; {list number, message, ...} of the unclear ones; {foreign task, count, ...}; 1 if a list goes on
@@ -47,6 +47,20 @@ local function task_of(raw)
   local close = find(raw, '"', open + 1, true)
   if not close then return nil end
   return sub(raw, open + 1, close - 1)
+end
+
+-- Whether the `"task"` that was found is a member of the message's `headers`: no object begins before them, and none
+-- begins or ends in them before the task.
+local function is_header(raw)
+  local start, open = find(raw, '"headers": {', 1, true)
+  if not open then
+    start, open = find(raw, '"headers":{', 1, true)
+    if not open then return false end
+  end
+  local task, inner, close = find(raw, '"task":', 1, true), find(raw, '{', open + 1, true), find(raw, '}', open + 1, true)
+  local outer, tight = find(raw, '": {', 1, true), find(raw, '":{', 1, true)
+  return task > open and (not inner or task < inner) and (not close or task < close)
+      and (not outer or outer >= start) and (not tight or tight >= start)
 end
 
 -- Days from 1970 to a date, years beginning in March.
@@ -112,11 +126,11 @@ for list = 1, list_count do
     for i = size, 1, -1 do
       local raw = batch[i]
       local task = task_of(raw)
-      local waits = leave_etas and known[task] and is_later(raw)
+      local waits = leave_etas and known[task] and is_header(raw) and is_later(raw)
       if waits then
         kept = kept + 1
         later = later + 1
-      elseif count < want and known[task] and not is_left_out(raw) then
+      elseif count < want and known[task] and is_header(raw) and not is_left_out(raw) then
         count = count + 1
         local tag, pair = prefix .. count, #records + 1
         messages[count] = raw

@@ -4,7 +4,9 @@
 -- this user may not publish, 3 if it replaced a value of another type. A text that other scripts begin with.
 local call, pcall_redis = redis.call, redis.pcall
 
+-- Celery writes the status first. What is behind it may be JSON that only Python reads.
 local function is_success(document)
+  if string.find(document, '{"status": "SUCCESS"', 1, true) == 1 then return true end
   local ok, fields = pcall(cjson.decode, document)
   return ok and type(fields) == 'table' and fields.status == 'SUCCESS'
 end
