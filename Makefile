@@ -61,6 +61,8 @@ fuzz: ## feeds the parsers with damaged messages, FUZZ_SECONDS (60) each; needs 
 bench: setup ## throughput and latency beside Celery, rusty-celery and the bare Redis commands, as ratios
 	$(CARGO) build --workspace --release --locked
 	$(ENVIRONMENTS)/celery-newest/bin/python tests/bench/transport.py --binaries $(TARGET)/release
+	$(ENVIRONMENTS)/celery-newest/bin/python tests/bench/backlog.py --binaries $(TARGET)/release
+	$(ENVIRONMENTS)/celery-newest/bin/python tests/bench/restore.py --binaries $(TARGET)/release
 	$(ENVIRONMENTS)/celery-newest/bin/python tests/bench/beat.py --binaries $(TARGET)/release
 	$(ENVIRONMENTS)/celery-newest/bin/python tests/bench/warmup.py --binaries $(TARGET)/release
 	$(CARGO) build --profile dist --locked

@@ -203,6 +203,8 @@ impl WorkerSettings {
             "broker_transport_options": {
                 "visibility_timeout": self.redis.visibility_timeout.as_secs(),
                 "global_keyprefix": self.redis.key_prefix,
+                "priority_steps": self.redis.priority_steps,
+                "sep": self.redis.sep,
             },
             "result_backend_transport_options": {"global_keyprefix": self.redis.result_key_prefix},
             "task_time_limit": self.worker.time_limit.as_secs_f64(),
@@ -362,7 +364,8 @@ fn engine(
         &format!("{name}-broker"),
         Arc::clone(&changed),
     )?;
-    let keys = Keys::with_prefix(&settings.redis.key_prefix);
+    let redis = &settings.redis;
+    let keys = Keys::new(&redis.key_prefix, &redis.sep, &redis.priority_steps);
     let transport = Transport::new(broker, changed, keys, &settings.queues, Arc::clone(&clock));
     let results = Connection::new(&settings.redis.results, &format!("{name}-results"))?;
     let results = Results::new(results, settings.result_options(), Arc::clone(&clock));

@@ -192,7 +192,7 @@ fn open_store(redis: &RedisConfig, machine: &str) -> Result<Store> {
     if results.same_database(&connection) {
         results = connection.clone();
     }
-    let keys = Keys::with_prefix(&redis.key_prefix);
+    let keys = Keys::new(&redis.key_prefix, &redis.sep, &redis.priority_steps);
     Ok(Store::new(
         connection,
         results,

@@ -32,6 +32,10 @@ pub struct RedisConfig {
     pub result_key_prefix: String,
     /// The age at which an abandoned delivery is restored.
     pub visibility_timeout: Duration,
+    /// Priorities that have a list of their own, in ascending order.
+    pub priority_steps: Vec<u8>,
+    /// Separator in names of priority lists and in bindings.
+    pub sep: String,
 }
 
 impl RedisConfig {
@@ -55,6 +59,32 @@ impl RedisConfig {
             visibility_timeout: Duration::from_secs(
                 reader.number("CELERY_VISIBILITY_TIMEOUT", 1..=31_536_000).into(),
             ),
+            priority_steps: priority_steps(reader),
+            sep: reader
+                .optional("CELERY_SEP")
+                .unwrap_or_else(|| KOMBU_SEP.to_owned()),
+        }
+    }
+}
+
+/// kombu's default for `sep`, which cannot be shown in a table.
+const KOMBU_SEP: &str = "\u{6}\u{16}";
+
+fn priority_steps(reader: &mut Reader<'_>) -> Vec<u8> {
+    let name = "CELERY_PRIORITY_STEPS";
+    let text = reader.text(name);
+    let steps: Result<Vec<u8>, _> = text.split(',').map(|step| step.trim().parse()).collect();
+    match steps {
+        Ok(steps) if steps.is_sorted_by(|one, next| one < next) && steps.iter().all(|step| *step <= 9) => {
+            steps
+        }
+        _ => {
+            reader.complain(
+                name,
+                &text,
+                "numbers from 0 to 9 in ascending order, such as `0,3,6,9`",
+            );
+            Vec::new()
         }
     }
 }

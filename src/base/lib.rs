@@ -18,6 +18,7 @@ pub mod random;
 pub mod said;
 pub mod secret;
 pub mod telemetry;
+pub mod text;
 pub mod trace;
 
 pub use error_chain::error_chain;

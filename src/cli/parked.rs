@@ -54,7 +54,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     start_logs(reader, None)?;
     let list = ParkedList {
         connection: Connection::new(&redis.broker, "parked")?,
-        keys: Keys::with_prefix(&redis.key_prefix),
+        keys: Keys::new(&redis.key_prefix, &redis.sep, &redis.priority_steps),
     };
     match args.verb {
         ParkedVerb::List { json } => list.show(json).await,

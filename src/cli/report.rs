@@ -7,6 +7,7 @@ use crate::product::fleet::backlog::Backlog;
 use crate::product::fleet::lists::{ListValue, MarketLists};
 use crate::product::fleet::members::FleetMembers;
 use crate::product::fleet::span;
+use tradebot_base::text::printable;
 
 /// Exit code when there are warnings and nothing worse.
 pub(super) const EXIT_WARNINGS: u8 = 2;
@@ -36,6 +37,7 @@ pub(super) fn findings(findings: &[Finding]) -> String {
     let critical = findings.iter().filter(is_critical).count();
     let paragraphs = findings.iter().map(|Finding { kind, subject, what }| {
         let severity = kind.severity.name().to_uppercase();
+        let (subject, what) = (printable(subject), printable(what));
         format!(
             "{severity} {} ({subject})\n  what  {what}\n  why   {}\n  do    {}\n",
             kind.code, kind.why, kind.remedy
@@ -58,6 +60,7 @@ pub(super) fn picture(picture: &Picture) -> String {
     lines.extend(picture.fleet.iter().flat_map(members));
     let unseen = picture.unseen.iter();
     lines.extend(unseen.map(|(part, failure)| format!("unseen   {part}: {}", failure.text)));
+    let lines: Vec<_> = lines.iter().map(|line| printable(line)).collect();
     lines.join("\n") + "\n"
 }
 

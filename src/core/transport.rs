@@ -11,6 +11,7 @@
 mod claim;
 mod crashes;
 mod parked;
+mod passes;
 mod queues;
 mod recovery;
 mod settler;
@@ -28,11 +29,12 @@ use uuid::Uuid;
 use queues::Served;
 use settler::Settler;
 
-pub use claim::{Claim, Claimed, SCAN_WINDOW};
+pub use claim::{Claim, Claimed, LeftOut, Region, Unclear, Wish};
 pub use crashes::{ALONE_FROM, MAX_CRASHES};
 pub use parked::{Parked, ParkedPages};
-pub use queues::Queue;
-pub use recovery::{GRACE, HEARTBEAT, LEASE, RESTORE_INTERVAL, RollCall, SCORE_RENEWAL};
+pub use passes::{Look, Passes};
+pub use queues::{Queue, bind};
+pub use recovery::{GRACE, HEARTBEAT, LEASE, Overdue, RESTORE_INTERVAL, RollCall, SCORE_RENEWAL};
 
 use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::{Connection, RedisTrouble};
@@ -159,7 +161,7 @@ pub struct Transport {
 impl Transport {
     /// A transport over `connection`, which must have been made with `changed` for tracking.
     ///
-    /// `queues` are served in the given order, all of them at priority step 0 before any at step 3.
+    /// `queues` are served in turn, all of them at priority step 0 before any at step 3.
     #[must_use]
     pub fn new(
         connection: Connection,

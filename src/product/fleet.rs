@@ -78,7 +78,7 @@ impl FleetReader {
                 cache
             },
             broker,
-            keys: Keys::with_prefix(&redis.key_prefix),
+            keys: Keys::new(&redis.key_prefix, &redis.sep, &redis.priority_steps),
             limits,
         })
     }

@@ -23,7 +23,7 @@ use members::{Member, Members};
 
 pub use error::EnvelopeError;
 
-/// kombu's `priority_steps`: the lists of a queue in the order they are served.
+/// The default of kombu's `priority_steps`: the lists of a queue in the order they are served.
 pub const PRIORITY_STEPS: [u8; 4] = [0, 3, 6, 9];
 
 /// The priority of a message, as sent. 0 is served first; values outside 0..=9 are clamped.
@@ -31,11 +31,13 @@ pub const PRIORITY_STEPS: [u8; 4] = [0, 3, 6, 9];
 pub struct Priority(pub i64);
 
 impl Priority {
-    /// The step whose list holds messages of this priority.
+    /// The step, of these in ascending order, whose list holds messages of this priority. As in kombu, a priority below the
+    /// first step belongs to the last.
     #[must_use]
-    pub fn step(self) -> u8 {
-        let mut steps = PRIORITY_STEPS.into_iter().rev();
-        steps.find(|step| i64::from(*step) <= self.0).unwrap_or(0)
+    pub fn step(self, steps: &[u8]) -> u8 {
+        let priority = self.0.clamp(0, 9);
+        let step = steps.iter().rev().find(|step| i64::from(**step) <= priority);
+        step.or(steps.last()).copied().unwrap_or_default()
     }
 }
 

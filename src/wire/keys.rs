@@ -6,25 +6,70 @@ use super::envelope::Priority;
 
 pub use super::envelope::PRIORITY_STEPS;
 
-/// kombu's `sep`: the separator in names of priority lists and in bindings.
+/// The default of kombu's `sep`: the separator in names of priority lists and in bindings.
 pub const SEP: &str = "\u{6}\u{16}";
 
 /// Prefix of our own keys.
 pub const OWN: &str = "tradebot-symbols";
 
+/// How many tasks the hash [`Keys::waiting`] names, and the name under which the others are summed up.
+pub const MAX_WAITING_TASKS: usize = 100;
+/// See [`MAX_WAITING_TASKS`].
+pub const OTHER_TASKS: &str = "others";
+
 /// The keys of a broker database.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Keys {
     prefix: String,
+    sep: String,
+    steps: Vec<u8>,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self::new("", SEP, &PRIORITY_STEPS)
+    }
 }
 
 impl Keys {
-    /// Keys with a prefix, kombu's transport option `global_keyprefix`.
+    /// Keys with a prefix, a separator and the priority steps in ascending order: kombu's transport options
+    /// `global_keyprefix`, `sep` and `priority_steps`.
     #[must_use]
-    pub fn with_prefix(prefix: &str) -> Self {
+    pub fn new(prefix: &str, sep: &str, steps: &[u8]) -> Self {
         Self {
             prefix: prefix.to_owned(),
+            sep: sep.to_owned(),
+            steps: steps.to_owned(),
         }
+    }
+
+    /// Keys with a prefix, and kombu's defaults for the rest.
+    #[must_use]
+    pub fn with_prefix(prefix: &str) -> Self {
+        Self::new(prefix, SEP, &PRIORITY_STEPS)
+    }
+
+    /// The same keys with another separator.
+    #[must_use]
+    pub fn with_sep(&self, sep: &str) -> Self {
+        Self::new(&self.prefix, sep, &self.steps)
+    }
+
+    /// The separator.
+    #[must_use]
+    pub fn sep(&self) -> &str {
+        &self.sep
+    }
+
+    /// The priority steps.
+    #[must_use]
+    pub fn steps(&self) -> &[u8] {
+        &self.steps
+    }
+
+    /// All lists of a queue, in the order in which they are served.
+    pub fn lists(&self, queue: &str) -> impl Iterator<Item = String> {
+        self.steps.iter().map(move |step| self.list(queue, *step))
     }
 
     /// List of a queue's messages at a priority step. Step 0 has the plain name.
@@ -33,14 +78,14 @@ impl Keys {
         if step == 0 {
             format!("{}{queue}", self.prefix)
         } else {
-            format!("{}{queue}{SEP}{step}", self.prefix)
+            format!("{}{queue}{}{step}", self.prefix, self.sep)
         }
     }
 
     /// List for messages of this priority.
     #[must_use]
     pub fn list_for(&self, queue: &str, priority: Priority) -> String {
-        self.list(queue, priority.step())
+        self.list(queue, priority.step(&self.steps))
     }
 
     /// Hash of deliveries that are not acknowledged, by delivery tag.
@@ -153,38 +198,47 @@ impl Keys {
     }
 }
 
-/// Member of a binding set: routes messages with this routing key, or with one that matches the pattern, to `queue`.
-#[must_use]
-pub fn binding_member(routing_key: &str, pattern: &str, queue: &str) -> String {
-    format!("{routing_key}{SEP}{pattern}{SEP}{queue}")
-}
+impl Keys {
+    /// Member of a binding set: routes messages with this routing key, or with one that matches the pattern, to `queue`.
+    #[must_use]
+    pub fn binding_member(&self, routing_key: &str, pattern: &str, queue: &str) -> String {
+        [routing_key, pattern, queue].join(&self.sep)
+    }
 
-/// Member of a topic exchange's binding set, with the routing key as the regular expression kombu makes of it.
-#[must_use]
-pub fn topic_binding(routing_key: &str, queue: &str) -> String {
-    let escape = |word: &str| -> String {
-        let character = |c: char| match c {
-            c if c.is_alphanumeric() => c.to_string(),
-            c => format!("\\{c}"),
+    /// Member of a topic exchange's binding set, with the routing key as the regular expression kombu makes of it.
+    #[must_use]
+    pub fn topic_binding(&self, routing_key: &str, queue: &str) -> String {
+        let escape = |word: &str| -> String {
+            let character = |c: char| match c {
+                c if c.is_alphanumeric() => c.to_string(),
+                c => format!("\\{c}"),
+            };
+            word.chars().map(character).collect()
         };
-        word.chars().map(character).collect()
-    };
-    let words = routing_key.split('.').map(|word| match word {
-        "*" => r"[^\.]+".to_owned(),
-        "#" => ".*?".to_owned(),
-        word => escape(word),
-    });
-    let pattern = format!("^{}$", words.collect::<Vec<_>>().join(r"\."));
-    binding_member(routing_key, &pattern, queue)
-}
+        let words = routing_key.split('.').map(|word| match word {
+            "*" => r"[^\.]+".to_owned(),
+            "#" => ".*?".to_owned(),
+            word => escape(word),
+        });
+        let pattern = format!("^{}$", words.collect::<Vec<_>>().join(r"\."));
+        self.binding_member(routing_key, &pattern, queue)
+    }
 
-/// The queue to which a member of a binding set directly routes messages of `routing_key`. Only kombu routes by
-/// pattern.
-#[must_use]
-pub fn bound_queue<'m>(member: &'m str, routing_key: &str) -> Option<&'m str> {
-    let mut parts = member.splitn(3, SEP);
-    let (key, pattern, queue) = (parts.next()?, parts.next()?, parts.next()?);
-    (key == routing_key && pattern.is_empty() && !queue.is_empty()).then_some(queue)
+    /// The queue to which a member of a binding set directly routes messages of `routing_key`. Only kombu routes by
+    /// pattern.
+    #[must_use]
+    pub fn bound_queue<'m>(&self, member: &'m str, routing_key: &str) -> Option<&'m str> {
+        let mut parts = member.splitn(3, &self.sep);
+        let (key, pattern, queue) = (parts.next()?, parts.next()?, parts.next()?);
+        (key == routing_key && pattern.is_empty() && !queue.is_empty()).then_some(queue)
+    }
+
+    /// Whether kombu, with this separator, can read the member of a binding set. One that it cannot read makes each of its
+    /// clients that publishes through the exchange raise `ValueError`.
+    #[must_use]
+    pub fn is_readable_binding(&self, member: &str) -> bool {
+        member.split(&self.sep).count() == 3
+    }
 }
 
 /// Key of a task's result, also the channel that announces it.
@@ -217,6 +271,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn separator_and_steps_are_used_everywhere() {
+        let keys = Keys::new("p:", ":", &[1, 2, 9]);
+        assert_eq!(keys.lists("q").collect::<Vec<_>>(), ["p:q:1", "p:q:2", "p:q:9"]);
+        // As `steps[bisect(steps, n) - 1]`, below the first step too.
+        let lists = [0, 1, 8, 9, 12].map(|priority| keys.list_for("q", Priority(priority)));
+        assert_eq!(lists, ["p:q:9", "p:q:1", "p:q:2", "p:q:9", "p:q:9"]);
+        let member = keys.binding_member("k", "", "q");
+        assert_eq!((&*member, keys.bound_queue(&member, "k")), ("k::q", Some("q")));
+        assert!(keys.is_readable_binding(&member));
+        for unreadable in ["k", "a:b::q", &Keys::default().binding_member("k", "", "q")] {
+            assert!(!keys.is_readable_binding(unreadable), "{unreadable}");
+        }
+    }
+
+    #[test]
     fn names_are_kombus() {
         let keys = Keys::default();
         assert_eq!(keys.list("celery", 0), "celery");
@@ -226,12 +295,15 @@ mod tests {
         assert_eq!(Keys::with_prefix("pfx:").unacked_index(), "pfx:unacked_index");
         assert_eq!(keys.binding("celery", true), "_kombu.binding_permanent.celery");
         assert_eq!(Keys::with_prefix("p:").event_channels(3), "p:/3.celeryev/");
-        let member = binding_member("celery", "", "celery");
+        let member = keys.binding_member("celery", "", "celery");
         assert_eq!(member, "celery\u{6}\u{16}\u{6}\u{16}celery");
-        assert_eq!(bound_queue(&member, "celery"), Some("celery"));
-        assert_eq!(bound_queue(&member, "other"), None);
-        assert_eq!(bound_queue(&topic_binding("a.*", "q"), "a.*"), None);
-        assert_eq!(bound_queue(&binding_member("celery", "", ""), "celery"), None);
+        assert_eq!(keys.bound_queue(&member, "celery"), Some("celery"));
+        assert_eq!(keys.bound_queue(&member, "other"), None);
+        assert_eq!(keys.bound_queue(&keys.topic_binding("a.*", "q"), "a.*"), None);
+        assert_eq!(
+            keys.bound_queue(&keys.binding_member("celery", "", ""), "celery"),
+            None
+        );
         assert_eq!(keys.channel(3, "celery.pidbox"), "/3.celery.pidbox");
         assert_eq!(task_meta("", "x"), "celery-task-meta-x");
         assert_eq!(task_meta("rpfx", "x"), "rpfx_celery-task-meta-x");

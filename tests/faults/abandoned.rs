@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tradebot_base::clock::{Clock, SystemClock};
+use tradebot_core::transport::Overdue;
 use tradebot_test_support::{Process, bin, eventually};
 use tradebot_wire::keys::{Keys, SEP};
 use tradebot_wire::task_message::TaskMessage;
@@ -146,36 +147,81 @@ async fn a_delivery_that_was_taken_again_meanwhile_is_left_alone() {
     };
     let mut restore = async |seen: f64, message: &str| -> i64 {
         let mut call = script.prepare_invoke();
-        for key in [
-            &keys.unacked(),
-            &keys.unacked_index(),
-            QUEUE,
-            &keys.crashes(),
-            "-",
-        ] {
+        for key in [&keys.unacked(), &keys.unacked_index(), QUEUE] {
             call.key(key);
         }
-        for arg in ["tag", message, "", "60", "2", &seen.to_string()] {
+        for arg in ["0", "60", "tag", &seen.to_string(), message, "", "0"] {
             call.arg(arg);
         }
-        call.invoke_async(&mut connection).await.expect("an outcome")
+        let outcomes: Vec<i64> = call.invoke_async(&mut connection).await.expect("outcomes");
+        outcomes[0]
     };
     let seen = score().await;
     take(&scene, "tag", &record, 0.0).await;
     assert_eq!(restore(seen, &message).await, 0);
     assert_eq!((records(&scene).await, queue(&scene).await.len()), ((1, 1), 0));
     // Nor is it cleared away as one without a record: it has one, and with the first score it is another delivery.
-    let clear_away = redis::Script::new(include_str!("../../src/core/transport/scripts/clear_away.lua"));
     for seen in [score().await, seen] {
-        let mut call = clear_away.prepare_invoke();
-        call.key(keys.unacked()).key(keys.unacked_index());
-        call.arg("tag").arg(seen.to_string());
-        let mut connection = scene.admin().await;
-        let removed: i64 = call.invoke_async(&mut connection).await.expect("a number");
-        assert_eq!((removed, records(&scene).await), (0, (1, 1)));
+        assert_eq!(restore(seen, "").await, 0);
+        assert_eq!(records(&scene).await, (1, 1));
     }
     assert_eq!(restore(score().await, &message).await, 1);
     assert_eq!((records(&scene).await, queue(&scene).await.len()), ((0, 0), 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_deliveries_are_restored_in_their_order_by_some_dozens_at_a_time() {
+    const MANY: usize = 5_000;
+    let scene = Scene::start();
+    let mut connection = scene.admin().await;
+    let sent: Vec<String> = (0..MANY).map(|number| foreign(&number.to_string())).collect();
+    let mut records = redis::pipe();
+    for (number, message) in sent.iter().enumerate() {
+        let taken = 1_000 + u32::try_from(number).expect("a small number");
+        let tag = format!("tag-{number}");
+        // The last one has no record: its worker died between kombu's commands.
+        if number + 1 < MANY {
+            let record = format!(r#"[{message}, "", "{QUEUE}"]"#);
+            records.hset("unacked", &tag, record).ignore();
+        }
+        records.zadd("unacked_index", &tag, taken).ignore();
+    }
+    records.query_async::<()>(&mut connection).await.expect("records");
+    ask::<String>(&scene.observer(), cmd("CONFIG").arg("RESETSTAT")).await;
+    let (transport, mut overdue) = (scene.transport(), Overdue::default());
+    let timeout = Duration::from_secs(60);
+    let first_look = transport.restore_timed_out(timeout, &mut overdue).await;
+    assert!(first_look.expect("an answer") && queue(&scene).await.is_empty());
+    while !transport
+        .restore_timed_out(timeout, &mut overdue)
+        .await
+        .expect("an answer")
+    {}
+    let mut queued = queue(&scene).await;
+    queued.reverse();
+    let ids: Vec<String> = queued
+        .iter()
+        .map(|message| {
+            let message: Value = serde_json::from_str(message).expect("a message");
+            message["headers"]["id"].as_str().expect("an id").to_owned()
+        })
+        .collect();
+    let expected: Vec<String> = (0..MANY - 1).map(|number| number.to_string()).collect();
+    assert!(ids == expected, "{} messages, or in another order", ids.len());
+    let left: (u64, u64) = (
+        ask(&scene.observer(), cmd("HLEN").arg("unacked")).await,
+        ask(&scene.observer(), cmd("ZCARD").arg("unacked_index")).await,
+    );
+    assert_eq!(left, (0, 0));
+    let stats: String = ask(&scene.observer(), cmd("INFO").arg("commandstats")).await;
+    let scripts = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    let scripts = scripts.and_then(|line| line.split(',').next()?.parse::<usize>().ok());
+    assert!(
+        scripts.is_some_and(|calls| calls < MANY / 40),
+        "{scripts:?} scripts"
+    );
 }
 
 /// Somebody who holds the mutex is at it. It is not ours to delete, and runs out by itself if its holder died.

@@ -13,7 +13,7 @@ use tradebot_core::transport::publish;
 use tradebot_test_support::{eventually, stretched};
 use tradebot_wire::body::Body;
 use tradebot_wire::envelope::Envelope;
-use tradebot_wire::keys::{self, Keys, PRIORITY_STEPS};
+use tradebot_wire::keys::{self, Keys};
 use tradebot_wire::task_message::TaskMessage;
 
 use crate::scene::{SOON, Scene, ask};
@@ -266,8 +266,7 @@ impl Ledger {
     pub(crate) async fn kept(&self) -> Vec<String> {
         let keys = Keys::default();
         let mut kept: Vec<String> = ask(&self.broker, cmd("HVALS").arg(keys.unacked())).await;
-        for step in PRIORITY_STEPS {
-            let list = keys.list(QUEUE, step);
+        for list in keys.lists(QUEUE) {
             let queued: Vec<String> = ask(&self.broker, cmd("LRANGE").arg(list).arg(0).arg(-1)).await;
             kept.extend(queued);
         }

@@ -10,7 +10,7 @@ use tradebot_test_support::eventually;
 use tradebot_wire::keys::Keys;
 
 use crate::ledger::{Ledger, QUEUE, plain};
-use crate::scene::{SOON, Scene, Worker, ask};
+use crate::scene::{SOON, Scene, Worker, ask, claim_one};
 
 async fn crashes(scene: &Scene) -> BTreeMap<String, u64> {
     ask(&scene.observer(), cmd("HGETALL").arg(Keys::default().crashes())).await
@@ -277,7 +277,7 @@ async fn a_death_counts_once_however_many_survivors_see_it() {
     let (dead, survivors) = (scene.transport(), [(); 8].map(|()| scene.transport()));
     for death in 1..=20 {
         let id = ledger.record(0).await;
-        let claim = dead.claim(1, 0, &["tests.record".to_owned()], &[], false).await;
+        let claim = claim_one(&dead, &["tests.record".to_owned()]).await;
         assert_eq!(claim.expect("a claim").claimed.len(), 1);
         let restored = survivors.iter().map(|one| one.restore_worker(dead.worker_id()));
         future::try_join_all(restored).await.expect("Redis answers");

@@ -9,9 +9,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue, cmd};
 use tokio::sync::Notify;
 use tradebot_base::clock::SystemClock;
-use tradebot_base::connection::Connection;
+use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::secret::RedisUrl;
-use tradebot_core::transport::Transport;
+use tradebot_core::transport::{Claim, LeftOut, Passes, Transport, Wish};
 use tradebot_test_support::{ChaosProxy, Process, RedisServer, Signal, bin, eventually};
 use tradebot_wire::keys::Keys;
 
@@ -173,6 +173,18 @@ impl Scene {
         let records = records.into_iter().filter(|(tag, _)| held(tag));
         records.map(|(_, record)| record).collect()
     }
+}
+
+/// Claims one message of these tasks.
+pub(crate) async fn claim_one(transport: &Transport, tasks: &[String]) -> Result<Claim, RedisTrouble> {
+    let wish = Wish {
+        messages: 1,
+        tasks,
+        not_now: &[],
+        left_out: &LeftOut::default(),
+        leave_etas: false,
+    };
+    transport.claim(&wish, &Passes::default()).await
 }
 
 /// Asks until there is an answer.

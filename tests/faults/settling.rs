@@ -6,7 +6,7 @@ use tradebot_test_support::eventually;
 use tradebot_wire::keys;
 
 use crate::ledger::{Ledger, plain};
-use crate::scene::{SOON, Scene};
+use crate::scene::{SOON, Scene, claim_one};
 
 /// A settlement whose answer was lost is sent again, and by then somebody else may have run the next try.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -22,7 +22,7 @@ async fn a_settlement_that_is_sent_again_brings_no_older_state_back() {
     };
     let names = ["tests.record".to_owned()];
     let tries = async |transport: &Transport| {
-        let claim = transport.claim(1, 0, &names, &[], false).await.expect("a claim");
+        let claim = claim_one(transport, &names).await.expect("a claim");
         claim.claimed.into_iter().next().expect("the message")
     };
     let one = tries(&first).await;

@@ -3,6 +3,7 @@
 //! Each test makes a [`world::World`] of its own and looks at nothing but what an operator or a Python peer
 //! could see: keys in Redis, requests that arrive at the exchange, log lines, exit codes.
 
+mod backlog;
 mod beat;
 mod bounds;
 mod broker_trouble;

@@ -3,7 +3,7 @@
 use redis::AsyncCommands;
 use serde_json::json;
 use tradebot_test_support::eventually;
-use tradebot_wire::keys::{Keys, binding_member};
+use tradebot_wire::keys::Keys;
 use tradebot_wire::pidbox::{EXCHANGE, REPLY_EXCHANGE};
 
 use crate::world::{PATIENCE, World};
@@ -19,7 +19,7 @@ async fn an_answer_that_is_not_read_is_gone_after_a_minute() {
     let bound: Result<u64, _> = redis
         .sadd(
             keys.binding(REPLY_EXCHANGE, false),
-            binding_member("asker", "", &queue),
+            keys.binding_member("asker", "", &queue),
         )
         .await;
     bound.expect("a binding");

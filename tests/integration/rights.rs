@@ -16,7 +16,7 @@ use tradebot_base::clock::SystemClock;
 use tradebot_base::connection::Connection;
 use tradebot_base::market::Market;
 use tradebot_base::secret::RedisUrl;
-use tradebot_core::transport::{StoredResult, Transport};
+use tradebot_core::transport::{LeftOut, Passes, StoredResult, Transport, Wish};
 use tradebot_test_support::{
     Process, ProcessBuilder, Python, RedisServer, Reply, Signal, bin, eventually, stretched,
 };
@@ -579,7 +579,14 @@ async fn what_may_be_settled_is_settled_in_one_batch_with_what_may_not() {
         world.enqueue(echo(&number.to_string(), false)).await;
     }
     let names = ["tests.echo".to_owned()];
-    let claim = transport.claim(40, 0, &names, &[], false).await.expect("a claim");
+    let wish = Wish {
+        messages: 40,
+        tasks: &names,
+        not_now: &[],
+        left_out: &LeftOut::default(),
+        leave_etas: false,
+    };
+    let claim = transport.claim(&wish, &Passes::default()).await.expect("a claim");
     assert_eq!(claim.claimed.len(), 40);
     let settle = async |number: usize| {
         let whose = if number % 2 == 0 { "ours" } else { "theirs" };

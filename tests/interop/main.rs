@@ -16,6 +16,7 @@ mod mingle;
 mod mixed_fleet;
 mod monitoring;
 mod python_takes_over;
+mod queues;
 mod redbeat;
 mod remote;
 mod results;

@@ -16,6 +16,7 @@ pub(crate) const THEIRS: &str = "theirs@tests";
 pub(crate) struct Remote {
     python: Python,
     pub(crate) redis: RedisServer,
+    settings: Vec<(&'static str, &'static str)>,
 }
 
 impl Remote {
@@ -23,7 +24,14 @@ impl Remote {
         Self {
             python,
             redis: RedisServer::start(),
+            settings: Vec::new(),
         }
+    }
+
+    /// The same with a setting for all workers and clients.
+    pub(crate) fn with(mut self, name: &'static str, value: &'static str) -> Self {
+        self.settings.push((name, value));
+        self
     }
 
     /// Our worker as [`OURS`], connected.
@@ -104,11 +112,13 @@ impl Remote {
         log.iter().map(|line| time(line).expect("a time")).collect()
     }
 
-    fn env(&self) -> [(&'static str, String); 2] {
-        [
-            ("CELERY_BROKER_URL", self.redis.url()),
-            ("CELERY_RESULT_BACKEND", self.redis.url()),
-        ]
+    fn env(&self) -> Vec<(&'static str, String)> {
+        let settings = self.settings.iter();
+        let urls = ["CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"].map(|name| (name, self.redis.url()));
+        settings
+            .map(|(name, value)| (*name, (*value).to_owned()))
+            .chain(urls)
+            .collect()
     }
 }
 

@@ -1,6 +1,7 @@
 """A Python worker's side of the tests of remote control: the tasks that the test worker has too.
 
-The environment decides where it connects: CELERY_BROKER_URL, CELERY_RESULT_BACKEND.
+The environment decides where it connects: CELERY_BROKER_URL, CELERY_RESULT_BACKEND; and how it names lists and bindings:
+CELERY_PRIORITY_STEPS, CELERY_SEP.
 """
 
 import os
@@ -19,6 +20,9 @@ app.conf.update(
     task_soft_time_limit=150,
     broker_connection_retry_on_startup=True,
 )
+if "CELERY_PRIORITY_STEPS" in os.environ:
+    steps = [int(step) for step in os.environ["CELERY_PRIORITY_STEPS"].split(",")]
+    app.conf.broker_transport_options = {"priority_steps": steps, "sep": os.environ["CELERY_SEP"]}
 
 
 @app.task(name="tests.noop")

@@ -31,6 +31,10 @@ variables! {
         "seconds a task result is kept; 0: for ever"
     "CELERY_VISIBILITY_TIMEOUT" = "3600":
         "seconds until an abandoned delivery is restored; must equal the Python workers' setting"
+    "CELERY_PRIORITY_STEPS" = "0,3,6,9":
+        "priorities with a list of their own, kombu's `priority_steps`; must equal the Python side's setting"
+    "CELERY_SEP" = "":
+        "kombu's `sep` in names of lists and in bindings; its default `\\x06\\x16` if absent; must equal the Python side's setting"
     "CELERY_SENTINEL_MASTER_NAME" = "":
         "name of the master, for `sentinel://` URLs"
     "CELERY_SENTINEL_USERNAME" = "":

@@ -10,9 +10,10 @@ use tracing::debug;
 use uuid::Uuid;
 
 use crate::events::LamportClock;
+use crate::transport::bind;
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::error_chain;
-use tradebot_wire::keys::{self, Keys, PRIORITY_STEPS};
+use tradebot_wire::keys::Keys;
 use tradebot_wire::pidbox::{self, PidboxMessage, ReplyTo};
 
 const POLL: Duration = Duration::from_millis(10);
@@ -56,12 +57,18 @@ impl Inquiry<'_> {
     pub async fn send(self) -> Result<Replies, RedisTrouble> {
         let oid = Uuid::new_v4().to_string();
         let queue = format!("{oid}.{}", pidbox::REPLY_EXCHANGE);
-        let member = keys::binding_member(&oid, "", &queue);
+        let member = self.keys.binding_member(&oid, "", &queue);
         // Nodes look up the reply queue by this binding.
-        let binding = self.keys.binding(pidbox::REPLY_EXCHANGE, false);
-        self.connection
-            .command::<i64>(cmd("SADD").arg(binding).arg(&member))
-            .await?;
+        let bound = bind(
+            self.connection,
+            self.keys,
+            pidbox::REPLY_EXCHANGE,
+            &[false],
+            &member,
+        );
+        if !bound.await? {
+            return Ok(Replies::default());
+        }
         let replies = self.collect(oid, &queue).await;
         release(
             self.connection,
@@ -129,10 +136,6 @@ pub(super) async fn release(
     for permanent in [false, true] {
         pipeline.srem(keys.binding(exchange, permanent), member).ignore();
     }
-    let lists: Vec<String> = PRIORITY_STEPS
-        .iter()
-        .map(|step| keys.list(queue, *step))
-        .collect();
-    pipeline.del(lists).ignore();
+    pipeline.del(keys.lists(queue).collect::<Vec<_>>()).ignore();
     connection.pipeline(&pipeline).await
 }

@@ -14,11 +14,11 @@ use super::state_file::{SavedState, StateFile};
 use crate::engine::Engine;
 use crate::events::LamportClock;
 use crate::results::Results;
-use crate::transport::Transport;
+use crate::transport::{Transport, bind};
 use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::error_chain;
-use tradebot_wire::keys::{self, Keys};
+use tradebot_wire::keys::Keys;
 use tradebot_wire::pidbox;
 
 /// For how long kombu 5.7 keeps a binding that is not renewed.
@@ -102,11 +102,15 @@ impl Node {
 
     /// Binds this node's queue, or renews the binding.
     pub(super) async fn bind(&self) -> Result<(), RedisTrouble> {
-        let binding = self.keys().binding(pidbox::EXCHANGE, false);
-        let member = keys::binding_member("", "", &self.queue());
-        self.connection()
-            .command::<i64>(cmd("SADD").arg(binding).arg(member))
-            .await?;
+        let member = self.keys().binding_member("", "", &self.queue());
+        bind(
+            self.connection(),
+            self.keys(),
+            pidbox::EXCHANGE,
+            &[false],
+            &member,
+        )
+        .await?;
         self.extend_deadline(pidbox::EXCHANGE).await
     }
 
@@ -136,7 +140,7 @@ impl Node {
     pub(super) async fn leave(&self) {
         self.save(true);
         let queue = self.queue();
-        let member = keys::binding_member("", "", &queue);
+        let member = self.keys().binding_member("", "", &queue);
         let released = release(self.connection(), self.keys(), pidbox::EXCHANGE, &member, &queue).await;
         if let Err(trouble) = released {
             debug!(error = %error_chain(&trouble), "cannot remove the binding of remote control");

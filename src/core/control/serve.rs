@@ -13,7 +13,6 @@ use super::destination;
 use super::node::Node;
 use tradebot_base::connection::RedisTrouble;
 use tradebot_base::error_chain;
-use tradebot_wire::keys;
 use tradebot_wire::pidbox::{self, PidboxMessage, ReplyTo};
 
 /// Seconds until an unread reply expires.
@@ -83,7 +82,7 @@ impl Node {
         let members: Vec<Vec<u8>> = self.connection().command(cmd("SMEMBERS").arg(binding)).await?;
         let members = members.iter().map(|member| String::from_utf8_lossy(member));
         for member in members {
-            let Some(queue) = keys::bound_queue(&member, &to.routing_key) else {
+            let Some(queue) = self.keys().bound_queue(&member, &to.routing_key) else {
                 continue;
             };
             let list = self.keys().list(queue, 0);

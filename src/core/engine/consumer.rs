@@ -8,10 +8,11 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use super::foreign::FRESH;
+use super::left_out::LookedAt;
 use super::pool::Slot;
 use super::starting::Starter;
 use super::{Engine, Job, TaskType};
-use crate::transport::{Claim, Claimed, RESTORE_INTERVAL, SCAN_WINDOW, Source};
+use crate::transport::{Claim, Claimed, Passes, RESTORE_INTERVAL, Source, Wish};
 use tradebot_base::backoff::Reconnect;
 use tradebot_base::connection::RedisTrouble;
 use tradebot_base::error_chain;
@@ -25,9 +26,6 @@ const SAFETY_POLL: Duration = Duration::from_secs(5);
 const PLAIN_POLL: Duration = Duration::from_millis(500);
 /// The same while messages are left in the queue that fall due there.
 const LATER_POLL: Duration = Duration::from_secs(1);
-/// The pause that one foreign message in the queue adds between two passes, and the longest in all.
-const PASS_COST: Duration = Duration::from_micros(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The most messages one claim takes, and the largest part of the slots that it fills: while some messages are
 /// fetched, others run, and the results of others again are stored.
 const MAX_BATCH: usize = 64;
@@ -36,41 +34,39 @@ const MAX_SHARE: usize = 4;
 /// Claims messages for one engine until it stops.
 pub(super) struct Consumer {
     starter: Starter,
-    progress: ScanProgress,
+    progress: Progress,
+    looked_at: LookedAt,
 }
 
-/// Where the consumer is in its passes through the lists.
+/// Where the consumer is on its connection.
 #[derive(Default)]
-struct ScanProgress {
+struct Progress {
     /// The queues are bound and nothing of an earlier connection is left over.
     bound: bool,
     /// When this worker last searched for claims that were never answered.
     late_claims: Option<Instant>,
     /// Where the next search continues.
     late_claims_place: u64,
-    /// Elements already read in this pass.
-    offset: usize,
-    /// Foreign messages among them, and messages left for their `eta`.
-    foreign: usize,
-    later: usize,
-    /// The queues have not changed since the last pass.
+    /// What it has seen of the lists.
+    passes: Passes,
+    /// The queues have not changed since the last look.
     quiet: bool,
-}
-
-impl ScanProgress {
-    fn restart(&mut self) {
-        self.offset = 0;
-        self.foreign = 0;
-        self.later = 0;
-    }
 }
 
 /// What follows a claim.
 enum Next {
     /// Another one.
     Claim,
-    /// A change of the queues. They hold this many foreign messages, and this many left until their `eta`.
-    Wait { foreign: usize, later: usize },
+    /// A change of the queues.
+    Wait,
+}
+
+/// What became of a message that the server could not assign.
+enum Closer {
+    Ours(Claimed),
+    /// It stays in its list, and counts as one of this task.
+    Foreign(String),
+    Gone,
 }
 
 impl Consumer {
@@ -78,7 +74,8 @@ impl Consumer {
     pub(super) fn new(engine: Arc<Engine>, jobs: mpsc::Sender<Job>) -> Self {
         Self {
             starter: Starter { engine, jobs },
-            progress: ScanProgress::default(),
+            progress: Progress::default(),
+            looked_at: LookedAt::default(),
         }
     }
 
@@ -93,9 +90,7 @@ impl Consumer {
             }
             match round {
                 Ok(Next::Claim) => {}
-                Ok(Next::Wait { foreign, later }) => {
-                    self.progress.quiet = !self.idle(foreign, later).await;
-                }
+                Ok(Next::Wait) => self.progress.quiet = !self.idle().await,
                 Err(trouble) => self.back_off(&trouble, &mut waits).await,
             }
         }
@@ -111,61 +106,63 @@ impl Consumer {
         let engine = Arc::clone(&self.starter.engine);
         self.prepare().await?;
         if self.progress.quiet && !engine.transport.has_messages().await? {
-            engine.foreign.note(Vec::new(), true);
+            self.progress.passes = Passes::default();
+            engine.foreign.forget();
             self.publish_foreign().await?;
-            return Ok(Next::Wait { foreign: 0, later: 0 });
+            return Ok(Next::Wait);
         }
-        let claim = engine
-            .transport
-            .claim(
-                slots.len(),
-                self.progress.offset,
-                &self.wanted(),
-                &engine.left_out.texts(),
-                engine.etas.is_full(slots.len()),
-            )
-            .await?;
+        let (tasks, not_now) = self.wanted();
+        let wish = Wish {
+            messages: slots.len(),
+            tasks: &tasks,
+            not_now: &not_now,
+            left_out: &engine.left_out.all(),
+            leave_etas: engine.etas.is_full(slots.len()),
+        };
+        let started = Instant::now();
+        let claim = engine.transport.claim(&wish, &self.progress.passes).await?;
         failpoint::pass("claimed");
         let Claim {
             claimed,
             unclear,
-            foreign,
-            more,
-            later,
+            looks,
         } = claim;
+        let cost = started.elapsed();
         let mut busy = !claimed.is_empty();
         // Start what was claimed before anything below can fail.
         for one in claimed {
             self.sort_into_slot(one, &mut slots).await;
         }
-        for (source, raw) in unclear {
+        let mut counted = Vec::new();
+        for one in unclear {
+            if let Some(task) = self.looked_at.task(&one.raw) {
+                counted.push((one.source.list, one.region, task.to_owned()));
+                continue;
+            }
             if slots.is_empty() {
-                break;
+                // The rest is reported again, because nothing of this claim is adopted.
+                return Ok(Next::Claim);
             }
-            if let Some(one) = self.look_closer(&source, raw).await? {
-                busy = true;
-                self.sort_into_slot(one, &mut slots).await;
+            match self.look_closer(&one.source, &one.raw).await? {
+                Closer::Ours(claimed) => {
+                    busy = true;
+                    self.sort_into_slot(claimed, &mut slots).await;
+                }
+                Closer::Foreign(task) => {
+                    self.looked_at.add(&one.raw, &task);
+                    counted.push((one.source.list, one.region, task));
+                }
+                Closer::Gone => {}
             }
         }
-        self.progress.foreign += foreign.iter().map(|(_, messages)| messages).sum::<usize>();
-        self.progress.later += later;
-        if busy {
-            self.progress.restart();
+        let progress = &mut self.progress;
+        progress.passes.adopt(&looks, cost);
+        engine.foreign.note(looks, counted);
+        if busy || self.progress.passes.go_on() {
             return Ok(Next::Claim);
         }
-        let others = foreign
-            .into_iter()
-            .filter(|(task, _)| !engine.types.contains_key(task));
-        engine.foreign.note(others.collect(), !more);
         self.publish_foreign().await?;
-        if more {
-            // The window holds no message of ours: continue behind it. Each step is short for the server.
-            self.progress.offset += SCAN_WINDOW;
-            return Ok(Next::Claim);
-        }
-        let (foreign, later) = (self.progress.foreign, self.progress.later);
-        self.progress.restart();
-        Ok(Next::Wait { foreign, later })
+        Ok(Next::Wait)
     }
 
     /// Binds the queues on a new connection, and restores claims whose answer never came.
@@ -196,16 +193,19 @@ impl Consumer {
         }
     }
 
-    /// The tasks to claim: all but those with enough messages waiting for their rate limit.
-    fn wanted(&self) -> Cow<'_, [String]> {
+    /// The tasks to claim, and those to leave for now because enough messages wait for their rate limit.
+    fn wanted(&self) -> (Cow<'_, [String]>, Vec<String>) {
         let engine = self.engine();
         let concurrency = engine.pool.concurrency();
         let full = |task: &Arc<TaskType>| task.rate().is_full(concurrency);
         if !engine.types.values().any(full) {
-            return Cow::Borrowed(&engine.settings.tasks);
+            return (Cow::Borrowed(&engine.settings.tasks), Vec::new());
         }
-        let wanted = engine.types.values().filter(|task| !full(task));
-        wanted.map(|task| task.name().to_owned()).collect()
+        let names = |full_ones: bool| {
+            let types = engine.types.values().filter(move |task| full(task) == full_ones);
+            types.map(|task| task.name().to_owned()).collect::<Vec<_>>()
+        };
+        (Cow::Owned(names(false)), names(true))
     }
 
     async fn sort_into_slot(&self, claimed: Claimed, slots: &mut Vec<Slot>) {
@@ -232,20 +232,21 @@ impl Consumer {
         Some(slots)
     }
 
-    /// Waits for a change and returns whether there was one. Every pass over a backlog of foreign messages costs the
-    /// server time, so a longer backlog means a longer pause between two passes.
-    async fn idle(&self, foreign: usize, later: usize) -> bool {
+    /// Waits for a change and returns whether there was one, after a pause if the queues hold messages of others.
+    async fn idle(&mut self) -> bool {
+        let pause = self.progress.passes.pause();
         let engine = self.engine();
-        let passed_over = u32::try_from(foreign + later).unwrap_or(u32::MAX);
-        let pause = PASS_COST.saturating_mul(passed_over).min(LONGEST_PAUSE);
         if !pause.is_zero() {
             sleep_unless_stopping(&engine.stop, pause).await;
         }
-        let poll = match engine.transport.connection().is_tracking() {
+        let mut poll = match engine.transport.connection().is_tracking() {
             false => PLAIN_POLL,
-            true if later > 0 => LATER_POLL,
+            true if self.progress.passes.ours_wait() => LATER_POLL,
             true => SAFETY_POLL,
         };
+        if let Some(due) = self.progress.passes.next_window() {
+            poll = poll.min(due.saturating_duration_since(Instant::now()));
+        }
         // All three are cancel-safe: a notification that is not consumed stays stored.
         tokio::select! {
             () = engine.transport.changed() => true,
@@ -255,7 +256,7 @@ impl Consumer {
     }
 
     async fn back_off(&mut self, trouble: &RedisTrouble, waits: &mut Reconnect) {
-        self.progress = ScanProgress::default();
+        self.progress = Progress::default();
         let delay = waits.next_delay();
         if waits.attempt() == 1 && trouble.needs_an_operator() {
             error!(error = %error_chain(trouble), "the broker refuses, this worker claims nothing until that is mended");
@@ -269,19 +270,19 @@ impl Consumer {
 
     /// Reads a message that the server could not assign, and claims it if it is ours after all. What is not proven to be
     /// ours stays as it is, whether it can be read here or not.
-    async fn look_closer(&self, source: &Source, raw: Vec<u8>) -> Result<Option<Claimed>, RedisTrouble> {
+    async fn look_closer(&self, source: &Source, raw: &[u8]) -> Result<Closer, RedisTrouble> {
         let engine = self.engine();
         let is_ours = |task: &str| engine.settings.tasks.iter().any(|name| name == task);
-        match Envelope::parse(&raw) {
-            Ok(message) if is_ours(message.task()) => engine.transport.claim_exact(source, raw).await,
-            Ok(message) => {
-                engine.left_out.add(&message);
-                Ok(None)
+        match Envelope::parse(raw) {
+            Ok(message) if is_ours(message.task()) => {
+                let claimed = engine.transport.claim_exact(source, raw.to_owned()).await?;
+                Ok(claimed.map_or(Closer::Gone, Closer::Ours))
             }
+            Ok(message) => Ok(Closer::Foreign(message.task().to_owned())),
             Err(reason @ EnvelopeError::NoId { .. }) if is_ours(reason.task()) => {
                 let parked = engine
                     .transport
-                    .park_unclaimed(source, &raw, &reason.to_string())
+                    .park_unclaimed(source, raw, &reason.to_string())
                     .await?;
                 if parked {
                     error!(
@@ -291,16 +292,12 @@ impl Consumer {
                         "parked a message for which no result can be stored"
                     );
                 }
-                Ok(None)
+                Ok(Closer::Gone)
             }
             // Perhaps others read it.
-            Err(_) => {
-                let message = Envelope::of_any_message(&raw).ok();
-                match message.as_ref().and_then(Envelope::publisher_tag) {
-                    Some(tag) => engine.left_out.add_by("delivery_tag", tag),
-                    None => engine.foreign.note(vec![("?".to_owned(), 1)], false),
-                }
-                Ok(None)
+            Err(reason) => {
+                let task = Some(reason.task()).filter(|task| !task.is_empty());
+                Ok(Closer::Foreign(task.unwrap_or("?").to_owned()))
             }
         }
     }

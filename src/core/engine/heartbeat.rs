@@ -3,7 +3,6 @@
 //! A task that never yields can block the threads that run tasks. It must not block the heartbeat, or other workers
 //! would consider this one dead and run its messages again. So the heartbeat has its own thread, runtime and connection.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use tracing::{debug, error, warn};
 
 use super::parked_watch::ParkedWatch;
 use crate::events::Publisher;
-use crate::transport::{DeliveryTag, HEARTBEAT, RESTORE_INTERVAL, SCORE_RENEWAL, Transport};
+use crate::transport::{HEARTBEAT, Overdue, RESTORE_INTERVAL, SCORE_RENEWAL, Transport};
 use tradebot_base::connection::RedisTrouble;
 use tradebot_base::error_chain;
 use tradebot_base::lifecycle::Stop;
@@ -76,11 +75,11 @@ pub(super) struct Pulse {
     visibility_timeout: Duration,
     last_scores: Option<Instant>,
     last_restore: Option<Instant>,
-    /// Deliveries that the last look found past the visibility timeout, with their scores.
-    overdue: HashMap<DeliveryTag, String>,
+    overdue: Overdue,
     parked: ParkedWatch,
-    /// A dead worker held more than one tick restores.
+    /// A dead worker held more than one tick restores; or more deliveries are overdue.
     restoring: bool,
+    restoring_overdue: bool,
     /// Some worker may be dead: check again soon.
     suspicious: bool,
     last_roll_call: Option<Instant>,
@@ -107,9 +106,10 @@ impl Pulse {
             visibility_timeout,
             last_scores: None,
             last_restore: None,
-            overdue: HashMap::new(),
+            overdue: Overdue::default(),
             parked: ParkedWatch::default(),
             restoring: false,
+            restoring_overdue: false,
             suspicious: false,
             last_roll_call: None,
             lapsed: true,
@@ -139,7 +139,7 @@ impl Pulse {
             // While in trouble the lease is about to run out: be back as soon as the server is.
             let pause = if troubled && !refused {
                 HEARTBEAT / 7
-            } else if self.restoring {
+            } else if self.restoring || self.restoring_overdue {
                 Duration::ZERO
             } else if self.suspicious {
                 SUSPICIOUS
@@ -179,10 +179,11 @@ impl Pulse {
             self.transport.renew_scores().await?;
             self.last_scores = Some(Instant::now());
         }
-        if due(self.last_restore, RESTORE_INTERVAL) {
-            self.transport
-                .restore_timed_out(self.visibility_timeout, &mut self.overdue)
-                .await?;
+        if self.restoring_overdue || due(self.last_restore, RESTORE_INTERVAL) {
+            let restored = self
+                .transport
+                .restore_timed_out(self.visibility_timeout, &mut self.overdue);
+            self.restoring_overdue = !restored.await?;
             self.parked.note(self.transport.parked_count().await?);
             self.last_restore = Some(Instant::now());
         }

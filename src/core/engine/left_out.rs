@@ -1,47 +1,75 @@
 //! Messages that this worker leaves to others. The next claim passes over them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 
+use crate::transport;
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::python_json;
 
-/// How many texts are remembered, two a message.
-const MAX_TEXTS: usize = 2_000;
+/// How many messages are remembered that were claimed and handed back.
+const MAX_HANDED_BACK: usize = 1_000;
+/// How many messages are remembered that were looked at in their list.
+const MAX_LOOKED_AT: usize = 10_000;
 
-/// Texts by which the claiming script recognises those messages.
+/// Messages of our tasks' names that were claimed and handed back, as the claiming script recognises them.
 #[derive(Debug, Default)]
-pub(super) struct LeftOut(Mutex<VecDeque<String>>);
+pub(super) struct LeftOut(Mutex<transport::LeftOut>);
 
 impl LeftOut {
-    /// Remembers a message.
+    /// Remembers a message that is handed back.
     pub(super) fn add(&self, message: &Envelope) {
-        match message.publisher_tag() {
-            Some(tag) => self.add_by("delivery_tag", tag),
-            None => self.add_by("id", message.id()),
+        let text = |value: &str| python_json::to_string(value).expect("text is JSON");
+        let mut left_out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (list, value) = match message.publisher_tag() {
+            // Up to the first quote, as the script reads it.
+            Some(tag) => (
+                &mut left_out.tags,
+                text(tag).split('"').nth(1).unwrap_or_default().to_owned(),
+            ),
+            // The value alone is not enough: a short one may occur in every message.
+            None => (&mut left_out.texts, format!("\"id\": {}", text(message.id()))),
+        };
+        if !list.contains(&value) {
+            if list.len() == MAX_HANDED_BACK {
+                list.remove(0);
+            }
+            list.push(value);
         }
     }
 
-    /// Remembers a message by a member of its JSON text, in both usual spellings. The value alone is not enough: a short
-    /// one may occur in every message.
-    pub(super) fn add_by(&self, member: &str, value: &str) {
-        let value = python_json::to_string(value).expect("text is JSON");
-        let mut texts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for blank in [" ", ""] {
-            let text = format!("\"{member}\":{blank}{value}");
-            if !texts.contains(&text) {
-                if texts.len() == MAX_TEXTS {
-                    texts.pop_front();
-                }
-                texts.push_back(text);
+    /// All of them.
+    pub(super) fn all(&self) -> transport::LeftOut {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Messages that the claiming script reported as unclear and that turned out not to be ours, by the hash of their bytes.
+#[derive(Debug, Default)]
+pub(super) struct LookedAt {
+    hasher: RandomState,
+    tasks: HashMap<u64, String>,
+    order: VecDeque<u64>,
+}
+
+impl LookedAt {
+    /// Remembers a message of this task.
+    pub(super) fn add(&mut self, raw: &[u8], task: &str) {
+        let hash = self.hasher.hash_one(raw);
+        if self.tasks.insert(hash, task.to_owned()).is_none() {
+            self.order.push_back(hash);
+            if self.order.len() > MAX_LOOKED_AT
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.tasks.remove(&oldest);
             }
         }
     }
 
-    /// All texts.
-    pub(super) fn texts(&self) -> Vec<String> {
-        let texts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        texts.iter().cloned().collect()
+    /// The task of a message that is remembered.
+    pub(super) fn task(&self, raw: &[u8]) -> Option<&str> {
+        self.tasks.get(&self.hasher.hash_one(raw)).map(String::as_str)
     }
 }
 
@@ -50,13 +78,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_thousand_messages_are_remembered() {
+    fn the_last_thousand_messages_are_left_out_by_their_tags() {
         let left_out = LeftOut::default();
         for number in 0..1_500 {
-            left_out.add_by("id", &number.to_string());
+            let raw = format!(
+                r#"{{"headers": {{"task": "t", "id": "i"}}, "properties": {{"delivery_tag": "\u00e9 {number}"}}}}"#
+            );
+            left_out.add(&Envelope::parse(raw.as_bytes()).unwrap());
         }
-        let texts = left_out.texts();
-        let ends = (texts[0].as_str(), texts[1_999].as_str());
-        assert_eq!((texts.len(), ends), (2_000, (r#""id": "500""#, r#""id":"1499""#)));
+        let tags = left_out.all().tags;
+        let ends = (tags[0].as_str(), tags[999].as_str());
+        assert_eq!((tags.len(), ends), (1_000, (r"\u00e9 500", r"\u00e9 1499")));
+        let untagged = r#"{"headers": {"task": "t", "id": "one"}}"#;
+        left_out.add(&Envelope::parse(untagged.as_bytes()).unwrap());
+        assert_eq!(left_out.all().texts, [r#""id": "one""#]);
+    }
+
+    #[test]
+    fn the_last_ten_thousand_messages_are_not_looked_at_again() {
+        let mut looked_at = LookedAt::default();
+        for number in 0..10_001_u32 {
+            looked_at.add(&number.to_le_bytes(), "t");
+        }
+        let known = [0, 1, 10_000, 10_001_u32].map(|number| looked_at.task(&number.to_le_bytes()));
+        assert_eq!(known, [None, Some("t"), Some("t"), None]);
     }
 }

@@ -2,12 +2,39 @@
 
 use redis::{ScriptInvocation, cmd};
 
+use super::passes::{DEPTH, Look, Passes, Seen};
 use super::{DeliveryTag, Source, Transport};
 use tradebot_base::connection::RedisTrouble;
 use tradebot_wire::python_json;
 
-/// How many elements of a list one claim reads; bounds its time on the server.
-pub const SCAN_WINDOW: usize = 512;
+/// How many elements one claim reads; bounds its time on the server.
+const WINDOW: usize = 512;
+/// How many elements it reads at each end of a list in any case.
+const FEW: usize = 32;
+
+/// What a consumer wants.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'w> {
+    /// The most messages to take.
+    pub messages: usize,
+    /// The tasks to take.
+    pub tasks: &'w [String],
+    /// Tasks of this worker to take at another time.
+    pub not_now: &'w [String],
+    /// Messages of these tasks that must be left to others.
+    pub left_out: &'w LeftOut,
+    /// Leave messages whose `eta` is to come.
+    pub leave_etas: bool,
+}
+
+/// Messages to be left to others, as the script recognises them.
+#[derive(Debug, Clone, Default)]
+pub struct LeftOut {
+    /// Their delivery tags, as they are written inside the quotes of the JSON text.
+    pub tags: Vec<String>,
+    /// Texts that occur in messages without one. Each is searched for in each message of ours.
+    pub texts: Vec<String>,
+}
 
 /// A message taken off its queue and recorded in `unacked`.
 #[derive(Debug)]
@@ -20,40 +47,50 @@ pub struct Claimed {
     pub raw: Vec<u8>,
 }
 
+/// A message still in its list, whose task the script could not determine.
+#[derive(Debug)]
+pub struct Unclear {
+    /// Where it is.
+    pub source: Source,
+    /// The list element.
+    pub raw: Vec<u8>,
+    /// Where it was seen, for counting it.
+    pub region: Region,
+}
+
+/// Where a message was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Region {
+    /// Where it may have been counted before.
+    PassedOver,
+    /// Among the elements that were pushed since the last claim.
+    Pushed,
+    /// In the pass through the list.
+    Pass,
+}
+
 /// What one claim found.
 #[derive(Debug, Default)]
 pub struct Claim {
     /// Messages that are now ours.
     pub claimed: Vec<Claimed>,
-    /// Messages still in their list, whose task the script could not determine.
-    pub unclear: Vec<(Source, Vec<u8>)>,
-    /// Foreign tasks whose messages were passed over, with their number.
-    pub foreign: Vec<(String, usize)>,
-    /// A list continues beyond the window: claim again with a higher offset.
-    pub more: bool,
-    /// Messages that were seen and left because their `eta` is to come.
-    pub later: usize,
+    /// Messages to look at more closely.
+    pub unclear: Vec<Unclear>,
+    /// What was seen of each list, for [`Passes::adopt`].
+    pub looks: Vec<Look>,
 }
 
 impl Transport {
-    /// Claims up to `want` messages of the tasks in `names`; messages whose text holds one of `left_out` stay, and
-    /// with `leave_etas` those whose `eta` is to come.
+    /// Claims messages, from where something may be new according to `passes`.
     ///
     /// Also arms the change notification, before looking: whatever is pushed afterwards ends
-    /// [`changed`](Self::changed). Finding nothing therefore means that waiting is safe, once the lists have
-    /// been looked through: `offset` skips that many elements at the served end.
+    /// [`changed`](Self::changed). Finding nothing therefore means that waiting is safe, unless
+    /// [`Passes::go_on`] says otherwise.
     ///
     /// # Errors
     /// [`RedisTrouble`]. When only the answer was lost the messages are in `unacked`, and are restored from
     /// there like those of a worker that died.
-    pub async fn claim(
-        &self,
-        want: usize,
-        offset: usize,
-        names: &[String],
-        left_out: &[String],
-        leave_etas: bool,
-    ) -> Result<Claim, RedisTrouble> {
+    pub async fn claim(&self, wish: &Wish<'_>, passes: &Passes) -> Result<Claim, RedisTrouble> {
         let sources = self.served.sources();
         if sources.is_empty() {
             return Ok(Claim::default());
@@ -66,27 +103,46 @@ impl Transport {
             arm.arg(&source.list);
             call.key(source.list.as_str());
         }
-        call.arg(want)
-            .arg(SCAN_WINDOW)
-            .arg(offset)
-            .arg(self.score())
+        call.arg(wish.messages).arg(WINDOW).arg(FEW).arg(DEPTH);
+        call.arg(self.score())
             .arg(prefix.as_str())
-            .arg(u8::from(leave_etas));
-        call.arg(names.len());
-        for name in names {
-            call.arg(name.as_str());
+            .arg(u8::from(wish.leave_etas));
+        let LeftOut { tags, texts } = wish.left_out;
+        let texts = [wish.tasks, wish.not_now, tags, texts];
+        for texts in texts {
+            call.arg(texts.len());
         }
+        for text in texts.into_iter().flatten() {
+            call.arg(text.as_str());
+        }
+        let mut windowed = Vec::with_capacity(sources.len());
         for source in sources.iter() {
-            call.arg(record_suffix(&source.queue));
+            let (seen, due) = (passes.of(&source.list), passes.window_is_due(&source.list));
+            windowed.push(due);
+            call.arg(record_suffix(&source.queue)).arg(u8::from(due));
+            call.arg(seen.length).arg(seen.marker).arg(seen.newer);
+            call.arg(seen.place).arg(u8::from(seen.known));
         }
-        for id in left_out {
-            call.arg(id.as_str());
+        type Counts = Vec<(Vec<u8>, usize)>;
+        type Lists = Vec<(
+            i64,
+            Option<Vec<u8>>,
+            usize,
+            usize,
+            bool,
+            bool,
+            bool,
+            usize,
+            Counts,
+            Counts,
+        )>;
+        type ClaimReply = (Vec<usize>, Vec<Vec<u8>>, Vec<(usize, u8, Vec<u8>)>, Lists);
+        let (taken, messages, unclear, lists): ClaimReply = self.connection.script(Some(&arm), &call).await?;
+        for (source, taken) in sources.iter().zip(&taken) {
+            if *taken > 0 {
+                self.served.note_delivery(&self.keys, &source.queue);
+            }
         }
-        type Unclear = Vec<(usize, Vec<u8>)>;
-        type Foreign = Vec<(Vec<u8>, usize)>;
-        type ClaimReply = (Vec<usize>, Vec<Vec<u8>>, Unclear, Foreign, bool, usize);
-        let (taken, messages, unclear, foreign, more, later): ClaimReply =
-            self.connection.script(Some(&arm), &call).await?;
         let by_source = sources.iter().zip(taken);
         let claimed: Vec<Claimed> = by_source
             .flat_map(|(source, taken)| std::iter::repeat_n(source, taken))
@@ -99,19 +155,41 @@ impl Transport {
             })
             .collect();
         self.held().extend(claimed.iter().map(|one| one.tag.clone()));
+        let unclear = unclear.into_iter().map(|(list, region, raw)| Unclear {
+            source: sources[list - 1].clone(),
+            raw,
+            region: match region {
+                1 => Region::Pushed,
+                2 => Region::Pass,
+                _ => Region::PassedOver,
+            },
+        });
+        // Names of foreign tasks can be any bytes.
+        let named = |counts: Counts| {
+            let named = counts.into_iter();
+            named
+                .map(|(task, n)| (String::from_utf8_lossy(&task).into_owned(), n))
+                .collect()
+        };
+        let looks = sources.iter().zip(lists).zip(windowed);
+        let looks = looks.map(|((source, list), windowed)| {
+            let (length, marker, newer, place, known, began, ended, left, passed, pushed) = list;
+            Look {
+                list: source.list.clone(),
+                length: usize::try_from(length).ok(),
+                began,
+                ended,
+                passed: named(passed),
+                pushed: named(pushed),
+                seen: Seen::new(length, marker.unwrap_or_default(), newer, place, known),
+                left,
+                windowed,
+            }
+        });
         Ok(Claim {
             claimed,
-            unclear: unclear
-                .into_iter()
-                .map(|(list, raw)| (sources[list - 1].clone(), raw))
-                .collect(),
-            // Names of foreign tasks can be any bytes.
-            foreign: foreign
-                .into_iter()
-                .map(|(task, n)| (String::from_utf8_lossy(&task).into_owned(), n))
-                .collect(),
-            more,
-            later,
+            unclear: unclear.collect(),
+            looks: looks.collect(),
         })
     }
 
@@ -144,6 +222,7 @@ impl Transport {
         let taken: bool = self.connection.script(None, &call).await?;
         if taken {
             self.held().insert(tag.clone());
+            self.served.note_delivery(&self.keys, &source.queue);
         }
         Ok(taken.then(|| Claimed {
             tag,

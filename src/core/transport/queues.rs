@@ -1,12 +1,14 @@
 //! The queues that a worker serves, which remote control may change while it runs.
 
+use std::borrow::Cow;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redis::Pipeline;
+use tracing::warn;
 
 use super::{Source, Transport};
-use tradebot_base::connection::RedisTrouble;
-use tradebot_wire::keys::{self, Keys, PRIORITY_STEPS};
+use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_wire::keys::Keys;
 
 /// A queue and the exchange that it is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,11 +35,11 @@ impl Queue {
         }
     }
 
-    fn binding(&self) -> String {
+    fn binding(&self, keys: &Keys) -> String {
         if self.exchange_type == "topic" {
-            keys::topic_binding(&self.routing_key, &self.name)
+            keys.topic_binding(&self.routing_key, &self.name)
         } else {
-            keys::binding_member(&self.routing_key, "", &self.name)
+            keys.binding_member(&self.routing_key, "", &self.name)
         }
     }
 }
@@ -49,6 +51,8 @@ pub(super) struct Served(RwLock<Lists>);
 #[derive(Debug, Clone)]
 struct Lists {
     queues: Vec<Queue>,
+    /// Their names in the order in which they are served next.
+    turns: Vec<String>,
     /// All queues at one priority step before any at the next.
     sources: Arc<[Source]>,
 }
@@ -71,6 +75,16 @@ impl Served {
             .clone()
     }
 
+    /// Serves this queue after all others from now on, as kombu's `round_robin_cycle` does after each delivery.
+    pub(super) fn note_delivery(&self, keys: &Keys, name: &str) {
+        let mut lists = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let place = lists.turns.iter().position(|queue| queue == name);
+        if let Some(place) = place.filter(|place| place + 1 < lists.turns.len()) {
+            lists.turns[place..].rotate_left(1);
+            lists.sources = sources(keys, &lists.turns);
+        }
+    }
+
     /// Changes the queues; `change` returns whether it did.
     fn change(&self, keys: &Keys, change: impl FnOnce(&mut Vec<Queue>) -> bool) -> bool {
         let mut lists = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -85,26 +99,34 @@ impl Served {
 
 impl Lists {
     fn new(keys: &Keys, queues: Vec<Queue>) -> Self {
-        let sources = PRIORITY_STEPS
-            .iter()
-            .flat_map(|step| queues.iter().map(|queue| (&queue.name, *step)))
-            .map(|(queue, step)| Source {
-                queue: queue.clone(),
-                list: keys.list(queue, step),
-            })
-            .collect();
-        Self { queues, sources }
+        let turns: Vec<String> = queues.iter().map(|queue| queue.name.clone()).collect();
+        Self {
+            sources: sources(keys, &turns),
+            queues,
+            turns,
+        }
     }
 }
 
+fn sources(keys: &Keys, queues: &[String]) -> Arc<[Source]> {
+    keys.steps()
+        .iter()
+        .flat_map(|step| queues.iter().map(|queue| (queue, *step)))
+        .map(|(queue, step)| Source {
+            queue: queue.clone(),
+            list: keys.list(queue, step),
+        })
+        .collect()
+}
+
 impl Transport {
-    /// The queues, in the order in which they are served.
+    /// The queues, in the order in which they were named.
     #[must_use]
     pub fn queues(&self) -> Vec<Queue> {
         self.served.queues()
     }
 
-    /// Names of the queues, in the order in which they are served.
+    /// Names of the queues, in the order in which they were named.
     #[must_use]
     pub fn queue_names(&self) -> Vec<String> {
         self.queues().into_iter().map(|queue| queue.name).collect()
@@ -138,19 +160,59 @@ impl Transport {
     /// # Errors
     /// [`RedisTrouble`].
     pub async fn bind_queues(&self) -> Result<(), RedisTrouble> {
-        let queues = self.queues();
-        if queues.is_empty() {
-            return Ok(());
+        for queue in self.queues() {
+            let member = queue.binding(&self.keys);
+            bind(
+                &self.connection,
+                &self.keys,
+                &queue.exchange,
+                &[false, true],
+                &member,
+            )
+            .await?;
         }
-        let mut pipeline = Pipeline::new();
-        for queue in queues {
-            for permanent in [false, true] {
-                let key = self.keys.binding(&queue.exchange, permanent);
-                pipeline.cmd("SADD").arg(key).arg(queue.binding()).ignore();
-            }
-        }
-        self.connection.pipeline(&pipeline).await
+        Ok(())
     }
+}
+
+/// Adds a member to an exchange's sets of bindings, permanent or not, unless that would be in a form that other clients of
+/// the exchange do not read; `false` then.
+///
+/// # Errors
+/// [`RedisTrouble`].
+pub async fn bind(
+    connection: &Connection,
+    keys: &Keys,
+    exchange: &str,
+    sets: &[bool],
+    member: &str,
+) -> Result<bool, RedisTrouble> {
+    let sets: Vec<String> = sets
+        .iter()
+        .map(|permanent| keys.binding(exchange, *permanent))
+        .collect();
+    let (mut read, mut add) = (Pipeline::new(), Pipeline::new());
+    for set in &sets {
+        read.cmd("SMEMBERS").arg(set);
+        add.cmd("SADD").arg(set).arg(member).ignore();
+    }
+    let members: Vec<Vec<Vec<u8>>> = connection.pipeline(&read).await?;
+    let members = members.iter().flatten().map(|one| String::from_utf8_lossy(one));
+    let strange = members
+        .chain([Cow::Borrowed(member)])
+        .find(|one| !keys.is_readable_binding(one));
+    if let Some(strange) = strange {
+        warn!(
+            exchange,
+            binding = &*strange,
+            sep = keys.sep(),
+            "did not bind a queue, because clients with one `sep` cannot read bindings with another; set CELERY_SEP to \
+             the `sep` of the Python side"
+        );
+        return Ok(false);
+    }
+    connection.pipeline::<()>(&add).await?;
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -174,6 +236,14 @@ mod tests {
             true
         });
         assert_eq!(names(&served)[..3], ["a", "b", "a\u{6}\u{16}3"]);
+        served.change(&keys, |queues| {
+            queues.push(Queue::named("c"));
+            true
+        });
+        served.note_delivery(&keys, "b");
+        served.note_delivery(&keys, "a");
+        assert_eq!(names(&served)[..4], ["c", "b", "a", "c\u{6}\u{16}3"]);
+        assert_eq!(served.queues()[0], Queue::named("a"));
     }
 
     #[test]
@@ -184,9 +254,13 @@ mod tests {
             ..Queue::named("q")
         };
         assert_eq!(
-            queue.binding(),
+            queue.binding(&Keys::default()),
             "a.#.b.*\u{6}\u{16}^a\\..*?\\.b\\.[^\\.]+$\u{6}\u{16}q"
         );
-        assert_eq!(Queue::named("q").binding(), keys::binding_member("q", "", "q"));
+        let keys = Keys::default();
+        assert_eq!(
+            Queue::named("q").binding(&keys),
+            keys.binding_member("q", "", "q")
+        );
     }
 }

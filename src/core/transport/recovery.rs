@@ -6,18 +6,18 @@
 //!
 //! Leases are timed by the server.
 //!
-//! `restore` restores one delivery.
+//! `restore` restores some dozens in one step.
 
 mod restore;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use redis::cmd;
 use tracing::{debug, info, warn};
 
 use super::{DeliveryTag, Transport};
-use restore::Loss;
+use restore::{Loss, Lost};
 use tradebot_base::connection::RedisTrouble;
 use tradebot_base::error_chain;
 
@@ -38,6 +38,12 @@ const MUTEX_MS: u64 = 300_000;
 const RESTORE_BATCH: usize = 1_000;
 /// How many such batches one search for late claims looks through.
 const LATE_CLAIM_STEPS: usize = 20;
+/// How many deliveries one script restores, and after how many bytes of messages it ends earlier: a few milliseconds of the
+/// server's time.
+const BATCH: usize = 64;
+const BATCH_BYTES: usize = 1_000_000;
+/// How many deliveries past the visibility timeout are known at a time, the latest first.
+const MAX_OVERDUE: usize = 100_000;
 /// How long one call restores before the lease is renewed again; short against it.
 const PORTION: Duration = Duration::from_secs(1);
 /// Age from which an unknown delivery of our own counts as lost; known ones have younger scores.
@@ -50,6 +56,15 @@ pub struct RollCall {
     pub given_up: Vec<String>,
     /// How many are without a lease for less.
     pub suspected: usize,
+}
+
+/// Deliveries past the visibility timeout.
+#[derive(Debug, Default)]
+pub struct Overdue {
+    /// Found by the last look, with the scores as the server writes them.
+    seen: HashMap<DeliveryTag, String>,
+    /// Found by the last two looks with the same score and to be restored, in this order.
+    due: VecDeque<(DeliveryTag, String)>,
 }
 
 impl Transport {
@@ -140,22 +155,19 @@ impl Transport {
     pub async fn restore_worker(&self, worker: &str) -> Result<bool, RedisTrouble> {
         let started = Instant::now();
         let mut restored = 0;
-        let (mut done, mut left) = (true, false);
-        for (tag, record) in self.records_of(worker).await? {
+        let (mut done, mut some_left) = (true, false);
+        let records = self.records_of(worker).await?;
+        for batch in batches(&records) {
             if started.elapsed() >= PORTION {
                 done = false;
                 break;
             }
-            match self.restore(&tag, &record, Loss::WorkerDied).await {
-                Err(trouble) if trouble.is_forbidden() => {
-                    self.leave_to_others(&trouble);
-                    left = true;
-                }
-                one => restored += usize::from(one?),
-            }
+            let batch = self.restore(&lost(batch, Loss::WorkerDied)).await?;
+            restored += batch.deliveries;
+            some_left |= batch.some_forbidden;
         }
         // A worker with more rights restores what is left.
-        if done && !left {
+        if done && !some_left {
             let mut pipeline = redis::pipe();
             pipeline
                 .atomic()
@@ -186,10 +198,10 @@ impl Transport {
     /// [`RedisTrouble`].
     pub async fn restore_unanswered(&self) -> Result<usize, RedisTrouble> {
         let mut restored = 0;
-        for (tag, record) in self.records_of(self.worker_id()).await? {
-            if !self.held().contains(&tag) {
-                restored += usize::from(self.restore(&tag, &record, Loss::NeverReceived).await?);
-            }
+        let mut records = self.records_of(self.worker_id()).await?;
+        records.retain(|(tag, _)| !self.held().contains(tag));
+        for batch in batches(&records) {
+            restored += self.restore(&lost(batch, Loss::NeverReceived)).await?.deliveries;
         }
         if restored > 0 {
             info!(
@@ -220,11 +232,13 @@ impl Transport {
                 .arg(RESTORE_BATCH);
             let (next, ours): (u64, Vec<(String, f64)>) = self.connection.command(&scan).await?;
             *place = next;
-            for (tag, score) in ours {
-                let tag = DeliveryTag(tag);
-                if score <= latest && !self.held().contains(&tag) {
-                    restored += usize::from(self.restore_by_tag(&tag, Loss::NeverReceived).await?);
-                }
+            let late = ours.into_iter().filter(|(_, score)| *score <= latest);
+            let mut late: Vec<DeliveryTag> = late.map(|(tag, _)| DeliveryTag(tag)).collect();
+            late.retain(|tag| !self.held().contains(tag));
+            late.sort_by_key(|tag| std::cmp::Reverse(tag.sequence()));
+            for tags in late.chunks(BATCH) {
+                let found = tags.iter().map(|tag| (tag, Loss::NeverReceived));
+                restored += self.restore_by_tags(found.collect()).await?;
             }
             if next == 0 {
                 break;
@@ -236,51 +250,56 @@ impl Transport {
     /// Takes part in kombu's restore of deliveries that no worker renewed for `visibility_timeout`. Does nothing while
     /// another worker holds the mutex.
     ///
-    /// Restores only deliveries that were too old in the last call too, and were not renewed since; `seen` keeps those
-    /// between calls. After a jump of the clock or a long outage, every delivery is too old until its holder renews it.
+    /// Restores only deliveries that were too old in the last look too, and were not renewed since. After a jump of the
+    /// clock or a long outage, every delivery is too old until its holder renews it. `overdue` keeps them between calls.
+    ///
+    /// Restores for a second at most; `false` if there is more, for the next call.
     ///
     /// # Errors
     /// [`RedisTrouble`].
     pub async fn restore_timed_out(
         &self,
         visibility_timeout: Duration,
-        seen: &mut HashMap<DeliveryTag, String>,
-    ) -> Result<usize, RedisTrouble> {
-        let latest = self.clock.unix_seconds() - visibility_timeout.as_secs_f64();
-        let (due, fresh): (Vec<_>, Vec<_>) = self
-            .older_than(latest)
-            .await?
-            .into_iter()
-            .partition(|(tag, score)| seen.get(tag) == Some(score));
-        seen.retain(|tag, _| due.iter().any(|(due, _)| due == tag));
-        seen.extend(fresh);
-        if due.is_empty() {
-            return Ok(0);
+        overdue: &mut Overdue,
+    ) -> Result<bool, RedisTrouble> {
+        if overdue.due.is_empty() {
+            let latest = self.clock.unix_seconds() - visibility_timeout.as_secs_f64();
+            let found = self.older_than(latest).await?;
+            let seen = std::mem::take(&mut overdue.seen);
+            overdue.due = found
+                .iter()
+                .filter(|(tag, score)| seen.get(tag) == Some(score))
+                .cloned()
+                .collect();
+            overdue.seen = found.into_iter().collect();
+        }
+        if overdue.due.is_empty() {
+            return Ok(true);
         }
         let token = uuid::Uuid::new_v4().simple().to_string();
         let mutex = self.keys.unacked_mutex();
         let mut take = cmd("SET");
         take.arg(&mutex).arg(&token).arg("NX").arg("PX").arg(MUTEX_MS);
         if self.connection.command::<Option<String>>(&take).await?.is_none() {
-            return Ok(0);
+            overdue.due.clear();
+            return Ok(true);
         }
-        let restored = self.restore_all(&due).await;
+        let restored = self.restore_due(&mut overdue.due).await;
         let mut release = self.release_mutex.prepare_invoke();
         release.key(mutex).arg(token);
         self.connection.script::<i64>(None, &release).await?;
-        restored
+        restored?;
+        Ok(overdue.due.is_empty())
     }
 
-    async fn restore_all(&self, due: &[(DeliveryTag, String)]) -> Result<usize, RedisTrouble> {
+    async fn restore_due(&self, due: &mut VecDeque<(DeliveryTag, String)>) -> Result<(), RedisTrouble> {
         let started = Instant::now();
-        let mut restored = 0;
-        for (tag, score) in due.iter().take_while(|_| started.elapsed() < PORTION) {
-            match self.restore_by_tag(tag, Loss::TimedOut(score)).await {
-                Err(trouble) if trouble.is_forbidden() => self.leave_to_others(&trouble),
-                one => restored += usize::from(one?),
-            }
+        while !due.is_empty() && started.elapsed() < PORTION {
+            let batch: Vec<_> = due.drain(..due.len().min(BATCH)).collect();
+            let found = batch.iter().map(|(tag, score)| (tag, Loss::TimedOut(score)));
+            self.restore_by_tags(found.collect()).await?;
         }
-        Ok(restored)
+        Ok(())
     }
 
     /// Says once that this user may not restore the deliveries of some queue.
@@ -303,8 +322,9 @@ impl Transport {
             return Ok(());
         }
         held.sort_by_key(|tag| std::cmp::Reverse(tag.sequence()));
-        for tag in &held {
-            self.restore_by_tag(tag, Loss::NeverReceived).await?;
+        for tags in held.chunks(BATCH) {
+            let found = tags.iter().map(|tag| (tag, Loss::NeverReceived));
+            self.restore_by_tags(found.collect()).await?;
         }
         warn!(
             messages = held.len(),
@@ -313,34 +333,44 @@ impl Transport {
         Ok(())
     }
 
-    /// Tags of deliveries last renewed before `latest`, with their scores as the server writes them.
+    /// Tags of deliveries last renewed before `latest`, with their scores as the server writes them, the latest first.
+    /// By ranks from the end, so that no entry is missed that moves because another one goes.
     async fn older_than(&self, latest: f64) -> Result<Vec<(DeliveryTag, String)>, RedisTrouble> {
-        let mut expired = cmd("ZREVRANGEBYSCORE");
-        expired
-            .arg(self.keys.unacked_index())
-            .arg(latest)
-            .arg(0)
-            .arg("WITHSCORES")
-            .arg("LIMIT")
-            .arg(0)
-            .arg(RESTORE_BATCH);
-        let found: Vec<(String, String)> = self.connection.command(&expired).await?;
-        Ok(found
-            .into_iter()
-            .map(|(tag, score)| (DeliveryTag(tag), score))
-            .collect())
+        let index = self.keys.unacked_index();
+        let mut count = cmd("ZCOUNT");
+        count.arg(&index).arg("-inf").arg(latest);
+        let mut end: usize = self.connection.command(&count).await?;
+        let mut tags = Vec::new();
+        while end > 0 && tags.len() < MAX_OVERDUE {
+            let start = end.saturating_sub(RESTORE_BATCH);
+            let mut range = cmd("ZRANGE");
+            range.arg(&index).arg(start).arg(end - 1).arg("WITHSCORES");
+            let page: Vec<(String, String)> = self.connection.command(&range).await?;
+            let page = page.into_iter().rev();
+            tags.extend(page.map(|(tag, score)| (DeliveryTag(tag), score)));
+            end = start;
+        }
+        Ok(tags)
     }
 
-    async fn restore_by_tag(&self, tag: &DeliveryTag, loss: Loss<'_>) -> Result<bool, RedisTrouble> {
-        let record: Option<Vec<u8>> = self
-            .connection
-            .command(cmd("HGET").arg(self.keys.unacked()).arg(&tag.0))
-            .await?;
-        if let Some(record) = record {
-            return self.restore(tag, &record, loss).await;
+    async fn restore_by_tags(&self, found: Vec<(&DeliveryTag, Loss<'_>)>) -> Result<usize, RedisTrouble> {
+        let mut get = cmd("HMGET");
+        get.arg(self.keys.unacked());
+        for (tag, _) in &found {
+            get.arg(&tag.0);
         }
-        self.clear_away(tag, loss).await?;
-        Ok(false)
+        let records: Vec<Option<Vec<u8>>> = self.connection.command(&get).await?;
+        let found: Vec<_> = found.into_iter().zip(records).collect();
+        let mut restored = 0;
+        for batch in split(&found, |(_, record)| record.as_ref().map_or(0, Vec::len)) {
+            let batch = batch.iter().map(|((tag, loss), record)| Lost {
+                tag,
+                record: record.as_deref(),
+                loss: *loss,
+            });
+            restored += self.restore(&batch.collect::<Vec<_>>()).await?.deliveries;
+        }
+        Ok(restored)
     }
 
     /// A worker's records, the latest claim first: pushed to the front in this order, the first claimed is
@@ -366,5 +396,46 @@ impl Transport {
         records.sort_by_key(|(tag, _)| std::cmp::Reverse(tag.sequence()));
         records.dedup_by(|one, other| one.0 == other.0);
         Ok(records)
+    }
+}
+
+/// Splits deliveries into batches of a bounded number and size.
+fn split<T>(deliveries: &[T], size: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
+    let mut rest = deliveries;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fitting = rest.iter().take(BATCH).take_while(|one| {
+            bytes += size(one);
+            bytes <= BATCH_BYTES
+        });
+        let (batch, later) = rest.split_at(fitting.count().max(1).min(rest.len()));
+        rest = later;
+        (!batch.is_empty()).then_some(batch)
+    })
+}
+
+fn batches(records: &[(DeliveryTag, Vec<u8>)]) -> impl Iterator<Item = &[(DeliveryTag, Vec<u8>)]> {
+    split(records, |(_, record)| record.len())
+}
+
+fn lost<'l>(records: &'l [(DeliveryTag, Vec<u8>)], loss: Loss<'l>) -> Vec<Lost<'l>> {
+    let lost = |(tag, record): &'l (DeliveryTag, Vec<u8>)| Lost {
+        tag,
+        record: Some(record),
+        loss,
+    };
+    records.iter().map(lost).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_bounded_in_number_and_size() {
+        let sizes = |of: &[usize]| -> Vec<usize> { split(of, |size| *size).map(<[usize]>::len).collect() };
+        assert_eq!(sizes(&[1; 130]), [64, 64, 2]);
+        assert_eq!(sizes(&[600_000, 400_000, 1, 2_000_000, 1]), [2, 1, 1, 1]);
+        assert_eq!(sizes(&[]), [0; 0]);
     }
 }

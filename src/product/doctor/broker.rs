@@ -78,7 +78,17 @@ fn judge_queue(queue: &QueueFacts) -> Vec<Finding> {
     }
     let stuck = queue.oldest.as_ref().and_then(stuck);
     found.extend(stuck.map(|what| finding::QUEUE_STUCK.found(name, what)));
-    if !queue.bound {
+    if !queue.unread.is_empty() {
+        let lists = queue.unread.iter();
+        let lists: Vec<String> = lists
+            .map(|(list, messages)| format!("{list} ({messages})"))
+            .collect();
+        found.push(finding::LISTS_UNREAD.found(name, format!("messages wait in {}", lists.join(", "))));
+    }
+    if let Some(binding) = &queue.unreadable_binding {
+        let what = format!("a binding of its exchange is {binding}");
+        found.push(finding::BINDINGS_UNREADABLE.found(name, what));
+    } else if !queue.bound {
         let what = "the exchange of the same name does not lead to it";
         found.push(finding::BINDING_MISSING.found(name, what));
     }

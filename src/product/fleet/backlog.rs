@@ -1,16 +1,16 @@
 //! The backlog: messages that wait, are not acknowledged, or are parked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use redis::cmd;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::queues::{BrokerTotals, QueueDepth};
+use super::queues::{BrokerTotals, QueueDepth, list_lengths};
 use super::{FleetReader, trend};
 use tradebot_base::connection::RedisTrouble;
 use tradebot_wire::envelope::Envelope;
-use tradebot_wire::keys::binding_member;
+use tradebot_wire::keys::SEP;
 
 /// How many of the oldest deliveries to read: a Python worker holds those with an `eta`.
 const DELIVERIES: usize = 50;
@@ -28,6 +28,10 @@ pub(crate) struct QueueFacts {
     pub wrong_type: Option<String>,
     /// Whether clients find it through its exchange.
     pub bound: bool,
+    /// A binding of its exchange that was written with another separator.
+    pub unreadable_binding: Option<String>,
+    /// Lists with messages of other priority steps or with another separator, which none of our workers reads.
+    pub unread: BTreeMap<String, u64>,
 }
 
 /// The message that has waited longest.
@@ -75,8 +79,14 @@ impl Backlog {
                 let id = message.publisher_tag().unwrap_or(message.id());
                 heads.insert(depth.name.clone(), id.to_owned());
             }
+            let bindings = bindings(reader, &depth.name).await?;
+            let member = reader.keys.binding_member(&depth.name, "", &depth.name);
             queues.push(QueueFacts {
-                bound: is_bound(reader, &depth.name).await?,
+                bound: bindings.contains(&member),
+                unread: unread(reader, &depth.name, &bindings).await?,
+                unreadable_binding: bindings
+                    .into_iter()
+                    .find(|binding| !reader.keys.is_readable_binding(binding)),
                 name: depth.name,
                 messages: depth.messages,
                 oldest: message.map(|message| OldestMessage {
@@ -110,12 +120,45 @@ async fn head(reader: &FleetReader, list: &str) -> Result<Option<Envelope>, Redi
     Ok(raw.and_then(|raw| Envelope::parse(&raw).ok()))
 }
 
-async fn is_bound(reader: &FleetReader, queue: &str) -> Result<bool, RedisTrouble> {
-    let mut member = cmd("SISMEMBER");
-    member
-        .arg(reader.keys.binding(queue, false))
-        .arg(binding_member(queue, "", queue));
-    reader.broker.command(&member).await
+async fn bindings(reader: &FleetReader, queue: &str) -> Result<Vec<String>, RedisTrouble> {
+    let mut members = cmd("SMEMBERS");
+    members.arg(reader.keys.binding(queue, false));
+    let members: Vec<Vec<u8>> = reader.broker.command(&members).await?;
+    Ok(members
+        .iter()
+        .map(|member| String::from_utf8_lossy(member).into_owned())
+        .collect())
+}
+
+/// Lists that clients with other priority steps or another separator fill: the separator of kombu, a usual one, and the one
+/// that a binding shows.
+async fn unread(
+    reader: &FleetReader,
+    queue: &str,
+    bindings: &[String],
+) -> Result<BTreeMap<String, u64>, RedisTrouble> {
+    let keys = &reader.keys;
+    // A binding of the queue to its own exchange: its name, nothing and its name, with separators between.
+    let shown = bindings.iter().filter_map(|binding| {
+        let twice = binding.strip_prefix(queue)?.strip_suffix(queue)?;
+        let half = twice.get(..twice.len() / 2)?;
+        (!half.is_empty() && half.repeat(2) == twice).then_some(half)
+    });
+    let seps: BTreeSet<&str> = [keys.sep(), SEP, ":"].into_iter().chain(shown).collect();
+    let of = |sep: &str| -> Vec<String> {
+        let naming = keys.with_sep(sep);
+        (0..=9).map(|priority| naming.list(queue, priority)).collect()
+    };
+    let mut lists: BTreeSet<String> = seps.into_iter().flat_map(of).collect();
+    for read in keys.lists(queue) {
+        lists.remove(&read);
+    }
+    let lists: Vec<String> = lists.into_iter().collect();
+    let lengths = list_lengths(reader, &lists).await?;
+    let found = lists.into_iter().zip(lengths);
+    Ok(found
+        .filter_map(|(list, length)| Some((list, length.ok()?)).filter(|(_, length)| *length > 0))
+        .collect())
 }
 
 /// Age of the oldest delivery that does not wait for its `eta`: Python workers do not renew those that do.

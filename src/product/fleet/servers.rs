@@ -14,7 +14,7 @@ use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::error_chain;
 use tradebot_base::market::Market;
 use tradebot_base::secret::RedisUrl;
-use tradebot_wire::keys::{self, Keys, PRIORITY_STEPS};
+use tradebot_wire::keys::{self, Keys};
 use tradebot_wire::pidbox;
 
 /// Number of timed round trips.
@@ -173,10 +173,8 @@ struct RightsProbe {
 
 impl RightsProbe {
     fn broker(redis: &RedisConfig, queues: &[String]) -> Self {
-        let keys = Keys::with_prefix(&redis.key_prefix);
-        let lists = queues
-            .iter()
-            .flat_map(|queue| PRIORITY_STEPS.map(|step| keys.list(queue, step)));
+        let keys = Keys::new(&redis.key_prefix, &redis.sep, &redis.priority_steps);
+        let lists = queues.iter().flat_map(|queue| keys.lists(queue));
         let exchanges = queues.iter().map(String::as_str);
         let exchanges = exchanges.chain([pidbox::EXCHANGE, pidbox::REPLY_EXCHANGE]);
         let bindings = exchanges.flat_map(|exchange| [false, true].map(|kept| keys.binding(exchange, kept)));
@@ -186,14 +184,15 @@ impl RightsProbe {
             keys.unacked_mutex(),
             keys.binding_deadlines(),
             keys.list(&format!("doctor.{}", pidbox::EXCHANGE), 0),
-            keys.list(&format!("doctor.{}", pidbox::REPLY_EXCHANGE), PRIORITY_STEPS[1]),
             keys.parked(),
             keys.workers(),
             keys.lease("doctor"),
         ];
+        let replies = format!("doctor.{}", pidbox::REPLY_EXCHANGE);
+        let replies = keys.lists(&replies);
         Self {
             written: format!("{}tradebot-symbols:doctor:probe", redis.key_prefix),
-            keys: lists.chain(bindings).chain(others).collect(),
+            keys: lists.chain(bindings).chain(others).chain(replies).collect(),
             announces: false,
         }
     }

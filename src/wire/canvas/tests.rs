@@ -106,7 +106,7 @@ fn immutable_signatures_keep_their_arguments_and_options_reach_the_message() {
     let published = run(&json!({"callbacks": [link]}));
     let message = &published[0].message;
     assert_eq!(published[0].queue, "other");
-    assert_eq!(message.priority().step(), 6);
+    assert_eq!(message.priority().step(&crate::envelope::PRIORITY_STEPS), 6);
     assert_eq!(message.text("eta"), Some("2026-11-23T10:00:02.500000+00:00"));
     assert_eq!(message.text("expires"), Some("2026-11-23T10:01:00+00:00"));
     assert_eq!(message.timelimit(), (None, Some(3.0)));

@@ -10,7 +10,7 @@ fn a_captured_message_is_read_and_written_back_unchanged() {
     let envelope = Envelope::parse(CAPTURED.as_bytes()).unwrap();
     assert_eq!((envelope.task(), envelope.id()), ("wire.add", "0c5d9859"));
     assert_eq!(envelope.timelimit(), (Some(30.0), Some(2.5)));
-    assert_eq!(envelope.priority().step(), 3);
+    assert_eq!(envelope.priority().step(&PRIORITY_STEPS), 3);
     assert_eq!(envelope.publisher_tag(), Some("7e285ca1"));
     assert_eq!(envelope.ignore_result(), Some(false));
     assert_eq!(envelope.body().unwrap().args, [json!(2), json!(3)]);

@@ -22,7 +22,7 @@ fuzz_target!(|raw: &[u8]| {
         message.retries(),
     );
     let _ = (
-        message.priority().step(),
+        message.priority().step(&tradebot_wire::envelope::PRIORITY_STEPS),
         message.ignore_result(),
         message.redelivered(),
     );

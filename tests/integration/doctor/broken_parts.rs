@@ -93,7 +93,9 @@ async fn broken_queues_are_named() {
     let scene = Scene::healthy().await;
     let binding = "_kombu.binding.celery";
     let (index, unacked) = ("unacked_index", "unacked");
-    let saved = scene.save(&[binding, index, unacked].map(str::to_owned)).await;
+    let step_1 = "celery\u{6}\u{16}1";
+    let keys = [binding, index, unacked, "celery:1", step_1];
+    let saved = scene.save(&keys.map(str::to_owned)).await;
     let old = (now().timestamp() - 1000).to_string();
     let record = json!([{"headers": {"task": "t", "id": "i"}, "properties": {}, "body": ""}, QUEUE, QUEUE])
         .to_string();
@@ -102,6 +104,13 @@ async fn broken_queues_are_named() {
         (
             "unacked-old",
             &[&["HSET", unacked, "tag", &record], &["ZADD", index, &old, "tag"]],
+        ),
+        // Written by clients with `sep=":"`, and by those with more priority steps.
+        ("bindings-unreadable", &[&["SADD", binding, "celery::celery"]]),
+        ("lists-unread", &[&["LPUSH", "celery:1", "message"]]),
+        (
+            "lists-unread",
+            &[&["DEL", "celery:1"], &["LPUSH", step_1, "message"]],
         ),
         ("unacked-unindexed", &[&["HSET", unacked, "tag", &record]]),
     ];

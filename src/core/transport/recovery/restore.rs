@@ -1,10 +1,12 @@
-//! Restoring one delivery to the front of its queue, or parking its record.
+//! Restoring deliveries to the front of their queues, or parking their records.
 //!
-//! One script does it, so that a delivery is restored at most once, and never together with its acknowledgement.
+//! One script does it for some dozens, so that each is restored at most once, and never together with its acknowledgement.
+//! One call is short for the server, however many there are.
 //!
 //! The same script counts how often a message was running when its worker died, see `crashes`. The count ends when the
 //! message is settled.
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use redis::{Script, cmd};
@@ -15,7 +17,6 @@ use super::super::crashes::{self, ALONE_FROM, MEMORY};
 use super::super::{DeliveryTag, Source, Transport};
 use tradebot_base::connection::RedisTrouble;
 use tradebot_wire::envelope::Envelope;
-use tradebot_wire::keys;
 use tradebot_wire::python_json;
 
 static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/restore.lua")));
@@ -41,72 +42,114 @@ impl Loss<'_> {
     }
 }
 
+/// A delivery to restore.
+#[derive(Debug)]
+pub(super) struct Lost<'l> {
+    pub(super) tag: &'l DeliveryTag,
+    /// What `unacked` says of it, if it says anything.
+    pub(super) record: Option<&'l [u8]>,
+    pub(super) loss: Loss<'l>,
+}
+
+/// Queues to which exchanges route, by exchange and routing key.
+type Routes = HashMap<(String, String), Option<String>>;
+
+/// What became of some deliveries.
+#[derive(Debug, Default)]
+pub(super) struct Restored {
+    /// How many were restored or parked. Another worker has restored the others, or must do so.
+    pub(super) deliveries: usize,
+    /// This user may not restore some of them.
+    pub(super) some_forbidden: bool,
+}
+
 impl Transport {
-    /// Restores one delivery, or parks it; `false` if another worker has restored it or must do so.
-    pub(super) async fn restore(
+    /// Restores these deliveries in this order, or parks them. All of them were lost in the same way, to the same worker.
+    pub(super) async fn restore(&self, deliveries: &[Lost<'_>]) -> Result<Restored, RedisTrouble> {
+        let (mut restored, mut routes, mut messages) = (Restored::default(), Routes::new(), Vec::new());
+        for one in deliveries {
+            let Some(record) = one.record else {
+                messages.push((one, None));
+                continue;
+            };
+            match self.read_record(record, one.loss, &mut routes).await? {
+                Ok(read) => messages.push((one, Some(read))),
+                Err(Unreadable::Routing) => {}
+                Err(Unreadable::Record(reason)) => {
+                    restored.deliveries += usize::from(self.park_record(one.tag, record, &reason).await?);
+                }
+            }
+        }
+        // A user may lack the right to the queue of one of them.
+        let mut batches = vec![messages.as_slice()];
+        while let Some(batch) = batches.pop() {
+            match self.put_back(batch).await {
+                Ok(put_back) => restored.deliveries += put_back,
+                Err(trouble) if trouble.is_forbidden() && batch.len() > 1 => {
+                    batches.extend(batch.chunks(1).rev());
+                }
+                Err(trouble) if trouble.is_forbidden() => {
+                    self.leave_to_others(&trouble);
+                    restored.some_forbidden = true;
+                }
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        Ok(restored)
+    }
+
+    async fn park_record(
         &self,
         tag: &DeliveryTag,
         record: &[u8],
-        loss: Loss<'_>,
+        reason: &str,
     ) -> Result<bool, RedisTrouble> {
-        match self.read_record(record, loss).await? {
-            Ok((source, message)) => self.put_back(tag, &source, &message, loss).await,
-            Err(Unreadable::Routing) => Ok(false),
-            Err(Unreadable::Record(reason)) => {
-                let source = Source {
-                    queue: String::new(),
-                    list: String::new(),
-                };
-                let settled = self
-                    .settle(tag, None, &[self.park(&source, record, &reason)])
-                    .await?;
-                if settled.held {
-                    error!(
-                        delivery.tag = tag.0,
-                        reason, "parked a delivery whose record cannot be read"
-                    );
-                }
-                Ok(settled.held)
-            }
+        let source = Source {
+            queue: String::new(),
+            list: String::new(),
+        };
+        let settled = self
+            .settle(tag, None, &[self.park(&source, record, reason)])
+            .await?;
+        if settled.held {
+            error!(
+                delivery.tag = tag.0,
+                reason, "parked a delivery whose record cannot be read"
+            );
         }
+        Ok(settled.held)
     }
 
     async fn put_back(
         &self,
-        tag: &DeliveryTag,
-        source: &Source,
-        message: &Envelope,
-        loss: Loss<'_>,
-    ) -> Result<bool, RedisTrouble> {
-        let dead = tag.worker().filter(|_| loss == Loss::WorkerDied);
-        let waits_first = message.header("eta").is_some();
-        let back = Self::hand_back(source, message);
+        deliveries: &[(&Lost<'_>, Option<(Source, Envelope)>)],
+    ) -> Result<usize, RedisTrouble> {
+        let Some((first, _)) = deliveries.first() else {
+            return Ok(0);
+        };
+        let dead = first.tag.worker().filter(|_| first.loss == Loss::WorkerDied);
         let mut call = RESTORE.prepare_invoke();
-        call.key(self.keys.unacked())
-            .key(self.keys.unacked_index())
-            .key(back.list);
+        call.key(self.keys.unacked()).key(self.keys.unacked_index());
         if let Some(dead) = dead {
             call.key(self.keys.crashes()).key(self.keys.started(dead));
         }
-        call.arg(tag.0.as_str())
-            .arg(back.message)
-            .arg(crashes::field(message))
-            .arg(MEMORY.as_secs())
-            .arg(if waits_first { 0 } else { ALONE_FROM })
-            .arg(loss.score());
-        let outcome: i8 = self.connection.script(None, &call).await?;
+        call.arg(u8::from(dead.is_some())).arg(MEMORY.as_secs());
+        for (one, read) in deliveries {
+            call.arg(one.tag.0.as_str()).arg(one.loss.score());
+            let Some((source, message)) = read else {
+                call.arg(&["", "", ""]);
+                continue;
+            };
+            let back = Self::hand_back(source, message);
+            let waits_first = message.header("eta").is_some();
+            call.key(back.list).arg(back.message);
+            call.arg(crashes::field(message))
+                .arg(if waits_first { 0 } else { ALONE_FROM });
+        }
+        let outcomes: Vec<i8> = self.connection.script(None, &call).await?;
         // The server does not report our own changes to us (NOLOOP).
         self.changed.notify_one();
-        Ok(outcome > 0)
-    }
-
-    /// Removes the index entry of a delivery that has no record.
-    pub(super) async fn clear_away(&self, tag: &DeliveryTag, loss: Loss<'_>) -> Result<(), RedisTrouble> {
-        let script = Script::new(include_str!("../scripts/clear_away.lua"));
-        let mut call = script.prepare_invoke();
-        call.key(self.keys.unacked()).key(self.keys.unacked_index());
-        call.arg(tag.0.as_str()).arg(loss.score());
-        self.connection.script::<i64>(None, &call).await.map(drop)
+        Ok(outcomes.into_iter().filter(|outcome| *outcome > 0).count())
     }
 
     /// Reads kombu's triple `[message, exchange, routing_key]` as kombu does, and finds the queue it leads back to. The
@@ -115,6 +158,7 @@ impl Transport {
         &self,
         record: &[u8],
         loss: Loss<'_>,
+        routes: &mut Routes,
     ) -> Result<Result<(Source, Envelope), Unreadable>, RedisTrouble> {
         let text = String::from_utf8_lossy(record);
         let read: Result<(Box<RawValue>, String, String), _> = python_json::from_slice(text.as_bytes());
@@ -140,7 +184,12 @@ impl Transport {
         let queue = if exchange.is_empty() {
             Some(routing_key)
         } else {
-            self.bound_queue(&exchange, &routing_key).await?
+            let route = (exchange, routing_key);
+            if !routes.contains_key(&route) {
+                let queue = self.bound_queue(&route.0, &route.1).await?;
+                routes.insert(route.clone(), queue);
+            }
+            routes[&route].clone()
         };
         Ok(match queue {
             Some(queue) => {
@@ -159,7 +208,7 @@ impl Transport {
             .await?;
         let queue = bindings
             .iter()
-            .find_map(|binding| keys::bound_queue(binding, routing_key));
+            .find_map(|binding| self.keys.bound_queue(binding, routing_key));
         Ok(queue.map(str::to_owned))
     }
 }
