@@ -421,7 +421,8 @@ impl Connection {
             }
         }
         let hint = match refusal::code_of(&error) {
-            Some(code) => refusal::hint(&code, commands, &mut live.socket).await,
+            // On the heap: it is rare, and every caller's future would be larger.
+            Some(code) => Box::pin(refusal::hint(&code, commands, &mut live.socket)).await,
             None => String::new(),
         };
         Err(self.trouble(error, hint))

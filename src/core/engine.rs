@@ -334,7 +334,7 @@ impl Engine {
     /// Releases the lease; `drained` if this worker works on no message any more. Those that it could not settle go back to
     /// their queues first.
     pub async fn end_lease(&self, drained: bool) {
-        let returned = async { self.transport.return_unsettled().await.is_ok() };
+        let returned = Box::pin(async { self.transport.return_unsettled().await.is_ok() });
         // What is not returned in time is restored by other workers.
         let drained = drained && tokio::time::timeout(RETURN_TIMEOUT, returned).await == Ok(true);
         self.liveness.end(drained).await;
