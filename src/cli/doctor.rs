@@ -13,7 +13,8 @@ use tradebot_base::lifecycle::{Stop, sleep_unless_stopping};
 
 /// Examines Redis, lists, queues, workers, beats, exchange and settings, and reports what is wrong.
 ///
-/// Reads the same variables as the worker. Writes only three small keys, `tradebot-symbols:doctor:*`.
+/// Reads the same variables as the worker. Writes only small keys that expire: `tradebot-symbols:doctor:*`, and a trial
+/// result for two seconds.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit codes: 0 nothing is wrong, 2 there are warnings, 3 something is critical,\n  \

@@ -4,8 +4,8 @@
 //! returns a [`Picture`], which includes the parts that could not be read. The [`fleet`](super::fleet) reads Redis.
 //! [`Doctor::judge`] turns a picture into findings. Each finding has a stable code; [`KINDS`] lists them all.
 //!
-//! Examining writes a key with a lifetime of two seconds to each server, and two samples for the next examination
-//! (`fleet::trend`). Ages are measured by the clock of the server that holds the data.
+//! Examining writes a key with a lifetime of two seconds to each server, tries the rights to the keys of a worker there, and
+//! writes two samples for the next examination (`fleet::trend`). Ages are measured by the clock of the server that holds the data.
 
 mod adopt;
 mod broker;
