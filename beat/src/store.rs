@@ -9,6 +9,7 @@ use std::time::Duration;
 use redis::{Cmd, Script, cmd};
 use tracing::warn;
 use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::error_chain;
 use tradebot_core::wire::envelope::Priority;
 use tradebot_core::wire::keys::{self, Keys};
 
@@ -113,6 +114,24 @@ impl Store {
 
     /// Claims slots; returns one result per claim. After an error any of them may have been claimed.
     pub(crate) async fn claim(&self, claims: &[SlotClaim<'_>]) -> Result<Vec<ClaimResult>, RedisTrouble> {
+        match self.claim_together(claims).await {
+            Err(trouble) if trouble.is_forbidden() => {}
+            claimed => return claimed,
+        }
+        // The server refuses all of them if this user may not use the queue of one.
+        let mut results = Vec::with_capacity(claims.len());
+        for claim in claims {
+            match self.claim_together(std::slice::from_ref(claim)).await {
+                Err(trouble) if trouble.is_forbidden() => {
+                    results.push(ClaimResult::Refused(error_chain(&trouble)));
+                }
+                claimed => results.extend(claimed?),
+            }
+        }
+        Ok(results)
+    }
+
+    async fn claim_together(&self, claims: &[SlotClaim<'_>]) -> Result<Vec<ClaimResult>, RedisTrouble> {
         let mut call = self.claim.prepare_invoke();
         call.key(self.keys.beat_slots()).key(self.keys.beat_paused());
         for claim in claims {

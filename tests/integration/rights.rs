@@ -2,6 +2,7 @@
 //! else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -411,6 +412,27 @@ async fn redbeats_rights_are_enough() {
     beat.signal(Signal::SIGTERM);
     assert_eq!(beat.wait_exit(PATIENCE).code(), Some(0));
     assert_eq!(refused(&deployment.world.redis).await, BTreeSet::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_of_a_forbidden_queue_is_named_and_holds_up_no_other() {
+    let mut deployment = Deployment::new(RedisServer::start()).await;
+    let url = deployment
+        .world
+        .redis
+        .user("beat", &rules(&["broker", "named"], ""))
+        .await;
+    deployment.set(&URLS, &url);
+    let mut schedule = tempfile::NamedTempFile::new().expect("a file");
+    let entry = "[[entry]]\nname = \"theirs\"\ntask = \"app.theirs\"\nqueue = \"orders\"\ninterval = 1\n";
+    schedule.write_all(entry.as_bytes()).expect("an entry");
+    let beat = deployment.beat().arg("--schedule").arg(schedule.path()).spawn();
+    let line = beat.wait_for_line("the queue refuses messages", PATIENCE);
+    for part in ["theirs", "the key `orders`", "ACL SETUSER"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    beat.wait_for_nth_line(" sent", 2, PATIENCE);
+    assert_eq!(deployment.world.waiting(QUEUE).await.len(), 2);
 }
 
 /// Asserts that a server without CLIENT is used without names and tracking, and that each program says so once.

@@ -7,7 +7,12 @@
 --
 -- A record is `last anchor sent runs`, see `SlotRecord`; one with a number of more than 17 characters counts as none. The
 -- script asks no clock.
+--
+-- Redis does not undo a script that fails. So the record moves before the message is pushed, and back if that is refused.
 local answers, lists = {}, 2
+local function refusal(answer)
+  return type(answer) == 'table' and answer.err
+end
 for n = 1, #ARGV / 5 do
   local at = (n - 1) * 5
   local entry, guard, slot, anchor, message = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
@@ -37,13 +42,19 @@ for n = 1, #ARGV / 5 do
     if redis.call('SISMEMBER', KEYS[2], entry) == 1 then
       answer = 'paused'
     else
-      -- Fails if the key is not a list, or if Redis is out of memory.
-      local pushed = redis.pcall('LPUSH', KEYS[lists], message)
-      if type(pushed) == 'table' and pushed.err then
-        free, answer = false, 'refused ' .. pushed.err
-      else
-        sent, runs, answer = slot, string.format('%d', tonumber(runs or '0') + 1), 'sent'
+      free = false
+      local next_runs = string.format('%d', tonumber(runs or '0') + 1)
+      -- Both fail if a key has a wrong type, or if Redis is out of memory.
+      local refused = refusal(redis.pcall('HSET', KEYS[1], entry, slot .. ' ' .. anchor .. ' ' .. slot .. ' ' .. next_runs))
+      if not refused then
+        refused = refusal(redis.pcall('LPUSH', KEYS[lists], message))
+        if refused and record then
+          redis.call('HSET', KEYS[1], entry, record)
+        elseif refused then
+          redis.call('HDEL', KEYS[1], entry)
+        end
       end
+      answer = refused and 'refused ' .. refused or 'sent'
     end
   end
   if free then
