@@ -40,6 +40,8 @@ pub fn expand(pattern: &str, machine: &str) -> Result<String, String> {
 /// When another letter follows a percent sign.
 pub fn format(pattern: &str, node: &str) -> Result<String, String> {
     let (name, host) = node.split_once('@').unwrap_or((DEFAULT_NAME, node));
+    let own = machine();
+    let host = if host.is_empty() { &own } else { host };
     let domain = host.split_once('.').map_or("", |(_, domain)| domain);
     substitute(pattern, &[('h', host), ('n', name), ('d', domain), ('p', node)])
 }

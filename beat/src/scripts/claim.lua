@@ -5,8 +5,7 @@
 --       (empty: record the slot only).
 -- Returns per slot `sent`, `passed`, `paused`, `taken RECORD` or `refused REASON`.
 --
--- A record is `last anchor sent runs`, see `SlotRecord`; one with a number of more than 17 characters counts as none. The
--- script asks no clock.
+-- A record is `last anchor sent runs`, see `SlotRecord`. The script asks no clock.
 --
 -- Redis does not undo a script that fails. So the record moves before the message is pushed, and back if that is refused.
 local answers, lists = {}, 2
@@ -21,6 +20,7 @@ for n = 1, #ARGV / 5 do
   local last, old_anchor, sent, runs
   if record then
     last, old_anchor, sent, runs = string.match(record, '^(%-?%d+) (%-?%d+) (%-?%d+) (%d+)$')
+    -- Longer numbers are of no record.
     if last and math.max(#last, #old_anchor, #sent, #runs) > 17 then
       last, sent, runs = nil, nil, nil
     end

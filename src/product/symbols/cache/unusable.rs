@@ -20,96 +20,116 @@ const LEASE_DIGITS: usize = 15;
 /// The last id of a stream: nothing can be added after it.
 const LAST_ID: &str = "18446744073709551615-18446744073709551615";
 
+/// Keys with what they hold.
+type Found = BTreeMap<String, String>;
+
 /// A market's unusable keys, each with what it holds.
-pub(crate) async fn unusable_keys(
-    connection: &Connection,
-    market: Market,
-) -> Result<BTreeMap<String, String>, RedisTrouble> {
+pub(crate) async fn unusable_keys(connection: &Connection, market: Market) -> Result<Found, RedisTrouble> {
     let keys = CacheKeys(market);
-    let documents: [(String, fn(&[u8]) -> bool); 3] = [
-        (keys.source(), is::<ListSource>),
-        (keys.held_back(), is::<HeldBackList>),
-        (keys.not_trading(), is::<NotTrading>),
-    ];
-    let lasting = [
-        (keys.lock(), 2 * LEASE),
-        (keys.failure(), LONGEST_PAUSE),
-        (keys.ban(Network::Mainnet), LONGEST_BAN),
-        (keys.ban(Network::Testnet), LONGEST_BAN),
-    ];
-    let mut typed = vec![
-        (keys.everything(), "string"),
-        (keys.fence(), "hash"),
-        (STREAM.to_owned(), "stream"),
-    ];
-    typed.extend(documents.iter().map(|(key, _)| (key.clone(), "string")));
-    typed.extend(lasting.iter().map(|(key, _)| (key.clone(), "string")));
-
-    let mut found = BTreeMap::new();
-    let mut types = redis::pipe();
-    for (key, _) in &typed {
-        types.cmd("TYPE").arg(key);
+    let mut found = of_other_types(connection, keys).await?;
+    // The type is the better reason.
+    for (key, what) in lasting_too_long(connection, keys).await? {
+        found.entry(key).or_insert(what);
     }
-    let types: Vec<String> = connection.pipeline(&types).await?;
-    for ((key, wanted), held) in typed.iter().zip(types) {
-        if held != "none" && held != *wanted {
-            found.insert(key.clone(), format!("a {held}"));
-        }
+    found.extend(malformed(connection, keys).await?);
+    let (is_hash, is_stream) = (!found.contains_key(&keys.fence()), !found.contains_key(STREAM));
+    if is_hash && !has_numbers(connection, &keys.fence()).await? {
+        found.insert(keys.fence(), "a field that is no number of a lease".to_owned());
     }
-
-    let mut values = redis::pipe();
-    // MGET returns nil for a key of another type, where GET would fail.
-    values
-        .cmd("MGET")
-        .arg(&documents.each_ref().map(|(key, _)| key.as_str()));
-    for (key, _) in &lasting {
-        values.pttl(key);
-    }
-    let (texts, lock, failure, mainnet, testnet): (Vec<Option<Vec<u8>>>, i64, i64, i64, i64) =
-        connection.pipeline(&values).await?;
-    for ((key, is_readable), text) in documents.iter().zip(texts) {
-        if text.is_some_and(|text| !is_readable(&text)) {
-            found.insert(key.clone(), "a text that is not what it should be".to_owned());
-        }
-    }
-    for ((key, longest), left) in lasting.iter().zip([lock, failure, mainnet, testnet]) {
-        // -2: there is no such key. -1: it never expires.
-        let left = (left != -2).then(|| u64::try_from(left).map_or(Duration::MAX, Duration::from_millis));
-        if left.is_some_and(|left| left > *longest) {
-            let what = format!("a value that does not expire within {} s", longest.as_secs());
-            found.entry(key.clone()).or_insert(what);
-        }
-    }
-
-    let fence = keys.fence();
-    if !found.contains_key(&fence) {
-        let numbers: Vec<Option<Vec<u8>>> = connection
-            .command(cmd("HMGET").arg(&fence).arg("issued").arg("written"))
-            .await?;
-        let is_number =
-            |text: &Vec<u8>| (1..=LEASE_DIGITS).contains(&text.len()) && text.iter().all(u8::is_ascii_digit);
-        if !numbers.iter().flatten().all(is_number) {
-            found.insert(fence, "a field that is no number of a lease".to_owned());
-        }
-    }
-    if !found.contains_key(STREAM) {
-        let last: Vec<redis::Value> = connection
-            .command(
-                cmd("XRANGE")
-                    .arg(STREAM)
-                    .arg(LAST_ID)
-                    .arg("+")
-                    .arg("COUNT")
-                    .arg(1),
-            )
-            .await?;
-        if !last.is_empty() {
-            found.insert(STREAM.to_owned(), "the last possible id".to_owned());
-        }
+    if is_stream && has_ended(connection).await? {
+        found.insert(STREAM.to_owned(), "the last possible id".to_owned());
     }
     Ok(found)
 }
 
-fn is<T: DeserializeOwned>(text: &[u8]) -> bool {
-    serde_json::from_slice::<T>(text).is_ok()
+async fn of_other_types(connection: &Connection, keys: CacheKeys) -> Result<Found, RedisTrouble> {
+    let texts = [
+        keys.source(),
+        keys.held_back(),
+        keys.not_trading(),
+        keys.everything(),
+    ];
+    let texts = texts.into_iter().chain(lifetimes(keys).map(|(key, _)| key));
+    let mut typed: Vec<(String, &str)> = texts.map(|key| (key, "string")).collect();
+    typed.extend([(keys.fence(), "hash"), (STREAM.to_owned(), "stream")]);
+    let mut ask = redis::pipe();
+    for (key, _) in &typed {
+        ask.cmd("TYPE").arg(key);
+    }
+    let held: Vec<String> = connection.pipeline(&ask).await?;
+    let typed = typed.into_iter().zip(held);
+    let others = typed.filter(|((_, wanted), held)| held != "none" && held != wanted);
+    Ok(others
+        .map(|((key, _), held)| (key, format!("a {held}")))
+        .collect())
+}
+
+/// Keys that expire, and the longest time until then.
+fn lifetimes(keys: CacheKeys) -> [(String, Duration); 4] {
+    [
+        // A script takes a lock that lasts longer.
+        (keys.lock(), 2 * LEASE),
+        (keys.failure(), LONGEST_PAUSE),
+        (keys.ban(Network::Mainnet), LONGEST_BAN),
+        (keys.ban(Network::Testnet), LONGEST_BAN),
+    ]
+}
+
+async fn lasting_too_long(connection: &Connection, keys: CacheKeys) -> Result<Found, RedisTrouble> {
+    let mut ask = redis::pipe();
+    for (key, _) in lifetimes(keys) {
+        ask.pttl(key);
+    }
+    let left: Vec<i64> = connection.pipeline(&ask).await?;
+    let lasting = lifetimes(keys).into_iter().zip(left);
+    // -2: there is no such key. -1: it never expires.
+    let too_long = lasting.filter(|((_, longest), left)| match u64::try_from(*left) {
+        Ok(left) => Duration::from_millis(left) > *longest,
+        Err(_) => *left == -1,
+    });
+    let named = too_long.map(|((key, longest), _)| {
+        let what = format!("a value that does not expire within {} s", longest.as_secs());
+        (key, what)
+    });
+    Ok(named.collect())
+}
+
+/// Keys whose text cannot be read.
+async fn malformed(connection: &Connection, keys: CacheKeys) -> Result<Found, RedisTrouble> {
+    let names = [keys.source(), keys.held_back(), keys.not_trading()];
+    // MGET returns nil for a key of another type, where GET would fail.
+    let texts: [Option<Vec<u8>>; 3] = connection.command(cmd("MGET").arg(&names)).await?;
+    let [source, held_back, not_trading] = &texts;
+    let readable = [
+        is::<ListSource>(source),
+        is::<HeldBackList>(held_back),
+        is::<NotTrading>(not_trading),
+    ];
+    let unreadable = names.into_iter().zip(readable).filter(|(_, readable)| !readable);
+    Ok(unreadable
+        .map(|(key, _)| (key, "a text of another form".to_owned()))
+        .collect())
+}
+
+fn is<T: DeserializeOwned>(text: &Option<Vec<u8>>) -> bool {
+    text.as_ref()
+        .is_none_or(|text| serde_json::from_slice::<T>(text).is_ok())
+}
+
+/// Whether the fence has numbers that a script can count on from.
+async fn has_numbers(connection: &Connection, fence: &str) -> Result<bool, RedisTrouble> {
+    let ask = cmd("HMGET").arg(&[fence, "issued", "written"]).to_owned();
+    let numbers: Vec<Option<Vec<u8>>> = connection.command(&ask).await?;
+    let is_number =
+        |text: &Vec<u8>| (1..=LEASE_DIGITS).contains(&text.len()) && text.iter().all(u8::is_ascii_digit);
+    Ok(numbers.iter().flatten().all(is_number))
+}
+
+/// Whether nothing can be added to the stream any more.
+async fn has_ended(connection: &Connection) -> Result<bool, RedisTrouble> {
+    let ask = cmd("XRANGE")
+        .arg(&[STREAM, LAST_ID, "+", "COUNT", "1"])
+        .to_owned();
+    let last: Vec<redis::Value> = connection.command(&ask).await?;
+    Ok(!last.is_empty())
 }
