@@ -209,7 +209,7 @@ impl Scheduler for Redbeat {
 
     async fn repair(&mut self) -> Result<bool, RedisTrouble> {
         self.installed = false;
-        let shared = [(self.key(":lock"), "STRLEN"), (self.key(":schedule"), "ZCARD")];
+        let shared = [(self.key(":lock"), "GET"), (self.key(":schedule"), "ZCARD")];
         self.store.repair(&shared).await
     }
 

@@ -168,8 +168,8 @@ impl Scheduler for Ticker {
         let keys = self.store.keys();
         let own = [
             (keys.beat_slots(), "HLEN"),
-            (keys.beat_paused(), "SCARD"),
-            (keys.beat_leader(), "STRLEN"),
+            (keys.beat_paused(), "SMEMBERS"),
+            (keys.beat_leader(), "GET"),
         ];
         self.loaded = false;
         self.reschedule = true;

@@ -267,6 +267,8 @@ async fn everything_that_happens() -> [Process; 4] {
         (world.exchange.count(spot) > before).then_some(())
     })
     .await;
+    worker.signal(Signal::SIGUSR1);
+    until_logged(&worker, "phase", "active").await;
     worker.signal(Signal::SIGTERM);
     worker.wait_exit(PATIENCE);
     [worker, endpoint, beat, sandbox]

@@ -248,7 +248,7 @@ async fn a_user_signal_has_the_log_say_where_the_tasks_stand() {
     world.asked(SPOT, 1).await;
     worker.signal(Signal::SIGUSR1);
     worker.wait_for_line("where the tasks stand", PATIENCE);
-    let line = worker.wait_for_line("running_seconds", PATIENCE);
+    let line = worker.wait_for_line("runtime_seconds", PATIENCE);
     for part in [active.id(), SPOT.warmup_task(), "phase=\"active\""] {
         assert!(line.contains(part), "{part}: {line}");
     }

@@ -34,15 +34,9 @@ fn report(engine: &Engine) {
     )]
     let now = engine.clock().now().timestamp_micros() as f64 / 1e6;
     for request in requests.iter().flatten().take(NAMED) {
-        let seconds = request.time_start().map(|start| (now - start).max(0.0));
+        let runtime_seconds = request.time_start().map(|start| (now - start).max(0.0));
         let phase = request.phase().name();
         let (name, id) = (request.task().name(), request.id());
-        info!(
-            task.name = name,
-            task.id = id,
-            phase,
-            running_seconds = seconds,
-            "a task"
-        );
+        info!(task.name = name, task.id = id, phase, runtime_seconds, "a task");
     }
 }

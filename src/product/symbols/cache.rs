@@ -269,10 +269,11 @@ impl SymbolCache {
         if found.is_empty() || *known == found {
             return;
         }
-        for key in &found {
+        for what in &found {
+            let (key, reason) = what.split_once(": ").unwrap_or((what, ""));
             warn!(
                 key,
-                "passed over or replaced a key that holds something else than it should"
+                reason, "passed over or replaced a key that holds something else than it should"
             );
         }
         *known = found;

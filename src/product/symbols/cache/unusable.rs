@@ -118,8 +118,9 @@ fn is<T: DeserializeOwned>(text: &Option<Vec<u8>>) -> bool {
 
 /// Whether the fence has numbers that a script can count on from.
 async fn has_numbers(connection: &Connection, fence: &str) -> Result<bool, RedisTrouble> {
-    let ask = cmd("HMGET").arg(&[fence, "issued", "written"]).to_owned();
-    let numbers: Vec<Option<Vec<u8>>> = connection.command(&ask).await?;
+    let mut ask = redis::pipe();
+    ask.hget(fence, "issued").hget(fence, "written");
+    let numbers: Vec<Option<Vec<u8>>> = connection.pipeline(&ask).await?;
     let is_number =
         |text: &Vec<u8>| (1..=LEASE_DIGITS).contains(&text.len()) && text.iter().all(u8::is_ascii_digit);
     Ok(numbers.iter().flatten().all(is_number))
