@@ -128,9 +128,7 @@ impl Events {
         let name = message.text("shadow").filter(|name| !name.is_empty());
         self.task("task-received", message.id(), |line| {
             line.text("name", name.unwrap_or_else(|| message.task()));
-            for (field, header) in [("args", "argsrepr"), ("kwargs", "kwargsrepr")] {
-                line.text(field, message.text(header).unwrap_or_default());
-            }
+            arguments(line, message);
             for field in ["root_id", "parent_id"] {
                 line.optional(field, message.text(field));
             }
@@ -216,9 +214,7 @@ impl Events {
             line.optional(field, message.text(field));
         }
         line.text("name", message.task());
-        for (field, header) in [("args", "argsrepr"), ("kwargs", "kwargsrepr")] {
-            line.text(field, message.text(header).unwrap_or_default());
-        }
+        arguments(&mut line, message);
         line.number("retries", message.retries());
         for field in ["eta", "expires"] {
             line.optional(field, message.text(field));
@@ -307,6 +303,16 @@ impl Events {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The arguments as their sender shows them. That text may be one that only Python holds.
+fn arguments(line: &mut Line<'_>, message: &Envelope) {
+    for (field, header) in [("args", "argsrepr"), ("kwargs", "kwargsrepr")] {
+        match message.text(header) {
+            Some(text) => line.text(field, text),
+            None => line.json(field, &message.header(header).unwrap_or_else(|| "".into())),
+        }
     }
 }
 

@@ -66,7 +66,7 @@ pub fn decode<T>(value: Value, decode: impl Fn(Value) -> Result<T, serde_json::E
         return decode(value).map_err(|error| error.to_string());
     };
     // What takes a number and a string takes anything. The messages of these errors would name neither.
-    let refused = |_| format!("cannot take {}", python_repr::plain(&[odd.clone()]));
+    let refused = |_| format!("cannot take {}", python_repr::plain(std::slice::from_ref(&odd)));
     decode(checked).map_err(refused)?;
     decode(value).map_err(refused)
 }

@@ -124,7 +124,7 @@ fn foreign() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         of_kombu.push(old.to_string().into());
     }
     let text = message("app.other", "bytes", "[]", |message| {
-        message["headers"]["x"] = json!("MARK")
+        message["headers"]["x"] = json!("MARK");
     })
     .to_string();
     let at = text.find("MARK").expect("the mark");
@@ -252,19 +252,19 @@ fn refused() -> Vec<(Value, &'static str)> {
     vec![
         (
             of("pickle", body, &|it| {
-                it["content-type"] = json!("application/x-python-serialize")
+                it["content-type"] = json!("application/x-python-serialize");
             }),
             "ContentDisallowed",
         ),
         (
             of("lzma", body, &|it| {
-                it["headers"]["compression"] = json!("application/x-lzma")
+                it["headers"]["compression"] = json!("application/x-lzma");
             }),
             "DecodeError",
         ),
         (
             of("no-zlib", body, &|it| {
-                it["headers"]["compression"] = json!("application/x-gzip")
+                it["headers"]["compression"] = json!("application/x-gzip");
             }),
             "DecodeError",
         ),
@@ -272,7 +272,7 @@ fn refused() -> Vec<(Value, &'static str)> {
         (of("not-json", "[[nan], {}, {}]", &|_| {}), "DecodeError"),
         (
             of("latin-1", "", &|it| {
-                it["body"] = json!(BASE64_STANDARD.encode(b"[[\"\xe9\"], {}, {}]"))
+                it["body"] = json!(BASE64_STANDARD.encode(b"[[\"\xe9\"], {}, {}]"));
             }),
             "DecodeError",
         ),
@@ -348,10 +348,11 @@ async fn a_client_is_told_why_its_task_cannot_run() {
 async fn errbacks_and_chords_are_told_why_a_task_cannot_run() {
     let world = World::new().await;
     let _worker = worker(&world, "one@test", &[]);
-    let cases: [(&str, &str, &dyn Fn(&mut Value)); 3] = [
-        ("args", "1", &|_| {}),
-        ("eta", "[1]", &|it| it["headers"]["eta"] = json!("soon")),
-        ("kwargs", "[NaN], []", &|_| {}),
+    type Edit = fn(&mut Value);
+    let cases: [(&str, &str, Edit); 3] = [
+        ("args", "1", |_| {}),
+        ("eta", "[1]", |it| it["headers"]["eta"] = json!("soon")),
+        ("kwargs", "[NaN], []", |_| {}),
     ];
     for (id, args, edit) in cases {
         let body_id = format!("body-of-{id}");

@@ -57,8 +57,8 @@ fn info(node: &Node, request: &Request, safe: bool) -> Value {
     // It was read once, so it can be read again.
     if let Ok(message) = Envelope::parse(request.raw()) {
         if safe {
-            args = json!(message.text("argsrepr").unwrap_or_default());
-            kwargs = json!(message.text("kwargsrepr").unwrap_or_default());
+            args = message.header("argsrepr").unwrap_or_else(|| "".into());
+            kwargs = message.header("kwargsrepr").unwrap_or_else(|| "".into());
         } else if let Ok(body) = message.body() {
             args = Value::Array(body.args);
             kwargs = Value::Object(body.kwargs);

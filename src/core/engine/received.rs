@@ -27,10 +27,10 @@ pub(super) enum Unusable {
 
 impl Received {
     /// Decodes a message.
-    pub(super) fn read(claimed: Claimed) -> Result<Self, Unusable> {
+    pub(super) fn read(claimed: Claimed) -> Result<Self, Box<Unusable>> {
         let message = match Envelope::parse(&claimed.raw) {
             Ok(message) => message,
-            Err(reason) => return Err(Unusable::NoTask(claimed, reason)),
+            Err(reason) => return Err(Box::new(Unusable::NoTask(claimed, reason))),
         };
         match message.body() {
             Ok(body) => Ok(Self {
@@ -40,7 +40,7 @@ impl Received {
                 body,
                 marked: false,
             }),
-            Err(reason) => Err(Unusable::Body(claimed, Box::new(message), reason)),
+            Err(reason) => Err(Box::new(Unusable::Body(claimed, Box::new(message), reason))),
         }
     }
 }

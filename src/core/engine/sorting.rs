@@ -31,7 +31,7 @@ impl Starter {
             Ok(received) => received,
             Err(unusable) => {
                 self.engine.track(async move {
-                    match unusable {
+                    match *unusable {
                         Unusable::NoTask(claimed, reason) => {
                             engine.settlement.park(&claimed, &reason.to_string()).await;
                         }

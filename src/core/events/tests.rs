@@ -165,3 +165,21 @@ fn an_array_is_in_the_order_of_the_clock_whoever_writes() {
     assert!(clocks.is_sorted());
     assert_eq!(clocks.iter().collect::<BTreeSet<_>>().len(), 1600);
 }
+
+/// A client shows `f\udcff.txt` as it is, with half of a surrogate pair.
+#[test]
+fn arguments_are_told_of_as_their_sender_shows_them() {
+    let (events, raw) = (
+        events(true, false),
+        r#"{"headers": {"task": "t", "id": "i", "argsrepr": "('f\udcff.txt',)"}}"#,
+    );
+    events.received(&Envelope::parse(raw.as_bytes()).unwrap());
+    let (chunks, _) = events.buffer().take();
+    let message: Value = serde_json::from_slice(&message::message(&chunks[0], "w@h")).unwrap();
+    let body = STANDARD.decode(message["body"].as_str().unwrap()).unwrap();
+    let text = String::from_utf8(body).unwrap();
+    assert!(
+        text.contains(r#""args": "('f\udcff.txt',)", "kwargs": """#),
+        "{text}"
+    );
+}
