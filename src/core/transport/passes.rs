@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 /// Up to this depth, the first pass through a list does not pause, and its messages are served strictly in order.
 pub(super) const DEPTH: usize = 20_000;
-/// The part of the time that looks take: one in so many.
-const LOOKS: u32 = 50;
+/// The part of the time that looks take: one in so many. Two workers stay below two hundredths of the server's time.
+const LOOKS: u32 = 200;
 /// The shortest and the longest pause between two looks.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// The part of the time that windows take: of the first pass, of a check while messages of ours wait there, of any other.
-const FIRST_PASS: u32 = 100;
+const FIRST_PASS: u32 = 200;
 const OURS_WAIT: u32 = 10;
-const CHECK: u32 = 200;
+const CHECK: u32 = 400;
 /// The least pause between two checks of a list.
 const CHECK_PAUSE: Duration = Duration::from_secs(1);
 
@@ -175,5 +175,88 @@ impl Passes {
             return Duration::ZERO;
         }
         (spent * LOOKS).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn look(length: i64, place: usize, known: bool) -> Look {
+        Look {
+            list: "q".into(),
+            length: usize::try_from(length).ok(),
+            seen: Seen::new(length, b"marker".to_vec(), 0, place, known),
+            ..Look::default()
+        }
+    }
+
+    #[test]
+    fn looks_take_one_part_in_two_hundred_and_pauses_are_bounded() {
+        let mut passes = Passes::default();
+        assert_eq!(passes.pause(), Duration::ZERO);
+        let pause = |passes: &mut Passes, costs: &[Duration]| {
+            for cost in costs {
+                passes.adopt(&[look(9, 0, true)], *cost);
+            }
+            passes.pause()
+        };
+        assert_eq!(pause(&mut passes, &[MS / 2, MS / 2]), 200 * MS);
+        assert_eq!(pause(&mut passes, &[MS / 100]), 20 * MS);
+        assert_eq!(pause(&mut passes, &[10 * MS]), 250 * MS);
+        passes.adopt(&[look(0, 0, false)], MS);
+        assert_eq!(passes.pause(), Duration::ZERO, "an empty queue");
+    }
+
+    #[test]
+    fn windows_are_due_in_proportion_to_what_the_last_one_took() {
+        let wait = |look: Look| {
+            let mut passes = Passes::default();
+            passes.adopt(
+                &[Look {
+                    windowed: true,
+                    ..look
+                }],
+                10 * MS,
+            );
+            let due = passes.next_window().expect("a window is needed");
+            due.saturating_duration_since(Instant::now()).as_secs_f64()
+        };
+        let first_pass = wait(look(1_000_000, 30_000, false));
+        assert!((1.5..=2.0).contains(&first_pass), "{first_pass} s");
+        let check = wait(look(1_000_000, 512, true));
+        assert!((3.0..=4.0).contains(&check), "{check} s");
+        let ours_wait = wait(Look {
+            left: 1,
+            ..look(1_000_000, 512, true)
+        });
+        assert!((0.05..=0.1).contains(&ours_wait), "{ours_wait} s");
+    }
+
+    #[test]
+    fn a_list_that_does_not_change_is_not_checked_again() {
+        let mut passes = Passes::default();
+        let ended = |began: bool| Look {
+            began,
+            ended: true,
+            ..look(9, 0, true)
+        };
+        passes.adopt(&[ended(true)], MS);
+        assert!(passes.next_window().is_some() && !passes.go_on());
+        passes.adopt(&[ended(true)], MS);
+        assert_eq!(passes.next_window(), None);
+        passes.adopt(&[look(10, 0, true)], MS);
+        assert!(passes.next_window().is_some(), "it has changed");
+    }
+
+    #[test]
+    fn a_first_pass_goes_on_at_once_up_to_its_depth() {
+        let mut passes = Passes::default();
+        passes.adopt(&[look(1_000_000, DEPTH - 1, false)], MS);
+        assert!(passes.go_on());
+        passes.adopt(&[look(1_000_000, DEPTH, false)], MS);
+        assert!(!passes.go_on());
     }
 }
