@@ -195,7 +195,15 @@ async fn a_python_redbeat_takes_over_and_back() {
 /// Numbers beyond 64 bits, times, objects with a type: the message is the one that RedBeat sends.
 #[tokio::test]
 async fn values_that_json_has_no_form_for_are_sent_as_redbeat_sends_them() {
-    const KINDS: [&str; 6] = ["big", "time", "typed", "expires", "expires_text", "expires_after"];
+    const KINDS: [&str; 7] = [
+        "big",
+        "nan",
+        "time",
+        "typed",
+        "expires",
+        "expires_text",
+        "expires_after",
+    ];
     let shared = Shared::start();
     let orders = |order: &str| KINDS.map(|kind| json!([order, kind])).to_vec();
     shared.tool(json!(orders("odd")));

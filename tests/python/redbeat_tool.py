@@ -30,6 +30,7 @@ def load(name):
 PARIS = datetime(2036, 7, 2, 3, 4, 5, 678, tzinfo=ZoneInfo("Europe/Paris"))
 ODD = {
     "big": {"args": [2**70, -(2**70)], "kwargs": {"n": [2**64]}},
+    "nan": {"args": [float("nan"), float("-inf")]},
     "time": {
         "args": [datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc), datetime(2026, 1, 2)],
         "kwargs": {"a": {"b": [PARIS, PARIS.astimezone(timezone(timedelta(hours=5, minutes=30)))]}},
