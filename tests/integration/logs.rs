@@ -17,6 +17,7 @@ const DOCUMENT: &str = include_str!("../../docker/logs.md");
 const FRAME: [&str; 4] = ["timestamp", "level", "target", "message"];
 /// Of trouble that other tests make: with users, servers, other workers, workflows and remote control.
 const ELSEWHERE: &[&str] = &[
+    "binding",
     "channel",
     "channels",
     "child",
@@ -28,6 +29,7 @@ const ELSEWHERE: &[&str] = &[
     "delivery.tag",
     "direction",
     "dropped",
+    "exchange",
     "group",
     "hard",
     "key",
@@ -45,8 +47,8 @@ const ELSEWHERE: &[&str] = &[
     "rate_limit",
     "redis",
     "revoked",
-    "sandbox.busy",
     "seconds",
+    "sep",
     "slots",
     "soft",
     "status",

@@ -367,7 +367,7 @@ async fn a_user_for_each_use_is_enough() {
         // Results and lists go without names, and nobody may ask for the server's settings.
         let mut rules = rules(users, "");
         if name == "CELERY_BROKER_URL" {
-            rules = rules.replace("~celery*", "~celery ~celery\u{6}*");
+            rules = rules.replace("~celery*", "~celery ~celery\u{6}* ~celery:*");
         }
         let url = deployment.world.redis.user(name, &rules).await;
         deployment.set(&[name], &url);
@@ -471,7 +471,7 @@ fn without_results() -> String {
     let rules = rules(&["broker", "lists", "doctor", "named"], "");
     format!(
         "{} &celery-task-meta-*",
-        rules.replace("~celery*", "~celery ~celery\u{6}*")
+        rules.replace("~celery*", "~celery ~celery\u{6}* ~celery:*")
     )
 }
 

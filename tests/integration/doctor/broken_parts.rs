@@ -122,7 +122,9 @@ async fn broken_queues_are_named() {
         scene.restore(&saved).await;
     }
 
-    scene.world.push(QUEUE, "this is no message").await;
+    // A message of ours without an id.
+    let message = json!({"headers": {"task": Market::Spot.warmup_task()}});
+    scene.world.push(QUEUE, message.to_string()).await;
     eventually("a parked message", PATIENCE, async || {
         let parked: u64 = scene.ask(&["LLEN", "tradebot-symbols:parked"]).await;
         (parked == 1).then_some(())

@@ -4,7 +4,7 @@
 -- ARGV  want, window, few, depth, now (Unix seconds), tag prefix, 1 to leave messages whose `eta` is to come (else 0),
 --       number of names, of names not wanted now, of delivery tags and of texts left to others; all of these;
 --       per list: routing suffix, the end of the stored triple, `, "", "queue"]`; 1 if a slow window is due; and what the
---       last call returned of the list: its length, marker, number of newer elements, place, 1 if it is known
+--       last call returned of the list: its length, marker (a hash), number of newer elements, place, 1 if it is known
 --
 -- A message of another task is not moved: the ones behind it are found by looking further. Where the text alone does not
 -- tell whose a message is (protocol 1, escaped names, names in other places) it is reported and not moved either.
@@ -24,7 +24,7 @@
 -- 1 if a pass began, 1 if it ended, number of messages of ours that were left, {foreign task, count, ...} in the pass, and the
 -- same of new ones.
 local find, sub, min, max = string.find, string.sub, math.min, math.max
-local call, pcall_redis = redis.call, redis.pcall
+local call, sha1 = redis.call, redis.sha1hex
 local want, window, few, depth = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local now, prefix, leave_etas = ARGV[5], ARGV[6], ARGV[7] == '1'
 local wanted_count, unwanted_count = tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -32,7 +32,7 @@ local tag_count, text_count = tonumber(ARGV[10]), tonumber(ARGV[11])
 local name_count = wanted_count + unwanted_count
 local PASSED_OVER, PUSHED, PASS = 0, 1, 2
 -- How far to look for the marker, how many bytes and unclear messages to read, and how much of a foreign name to report.
-local MARKER_SEARCH, MAX_BYTES, MAX_UNCLEAR, MAX_NAME = 5000, 1000000, 32, 200
+local MARKER_SEARCH, MAX_BYTES, MAX_UNCLEAR, MAX_NAME = 2000, 1000000, 32, 200
 local argument = 11
 local quoted_names, wanted, left_tags, left_texts = {}, {}, {}, {}
 for i = 1, name_count do
@@ -109,7 +109,7 @@ end
 -- for each name takes much longer.
 local function verdict(raw, found)
   if is_left_out(raw) then return 'foreign', found or '?' end
-  if not found or find(found, '\\', 1, true) then return 'unclear' end
+  if not found or wanted[found] ~= nil or find(found, '\\', 1, true) then return 'unclear' end
   local _, first = find(raw, '"task"', 1, true)
   if find(raw, '"task"', first + 1, true) or find(raw, '\\u00', 1, true) then
     for i = 1, name_count do
@@ -212,6 +212,20 @@ local function pairs_of(counts)
   return flat
 end
 
+-- How many elements of the list at hand were pushed after the marker, if it is found. A marker is a hash: the messages of
+-- others never leave the server.
+local function place_of(marker)
+  local place = 0
+  while place < MARKER_SEARCH do
+    local batch = call('LRANGE', key, place, place + few - 1)
+    if #batch == 0 then return nil end
+    for i, raw in ipairs(batch) do
+      if sha1(raw) == marker then return place + i - 1 end
+    end
+    place = place + #batch
+  end
+end
+
 -- Serves the list at hand, given what the last call returned of it.
 local function serve(is_due, length_then, marker, newer_then, place, known)
   local new_marker, newer, began, ended = false, 0, 0, 0
@@ -219,12 +233,11 @@ local function serve(is_due, length_then, marker, newer_then, place, known)
   local function begin_anew()
     place, known, newer, new_marker = 0, false, 0, call('LINDEX', key, 0)
   end
-  if not known and place <= 64 then
-    -- Reading these again is cheaper than finding out where they are now.
+  if not known and place == 0 then
     begin_anew()
   else
-    newer = pcall_redis('LPOS', key, marker, 'MAXLEN', MARKER_SEARCH)
-    local grown = type(newer) == 'number' and length - length_then - (newer - newer_then)
+    newer = place_of(marker)
+    local grown = newer and length - length_then - (newer - newer_then)
     -- What grew elsewhere was restored, or has the same bytes as the marker. A few of these are found at both ends.
     if not grown or grown > few then
       begin_anew()
@@ -263,7 +276,7 @@ local function serve(is_due, length_then, marker, newer_then, place, known)
     if place < depth or is_due then go_on_with_the_pass() end
     if not known and place >= depth and count < want then look_at_the_new() end
   end
-  return { length, new_marker, newer, place, known and 1 or 0, began, ended, left, pairs_of(passed), pairs_of(pushed) }
+  return { length, new_marker and sha1(new_marker), newer, place, known and 1 or 0, began, ended, left, pairs_of(passed), pairs_of(pushed) }
 end
 
 -- Redis does not undo a script. So what may be of a wrong type is read before anything is taken.
