@@ -162,8 +162,7 @@ impl Settlement {
         );
         self.prepare(&plan).await?;
         if let Some(document) = self.results.document(message, &state, &[]) {
-            self.until_done("store a result", || self.results.store(&document))
-                .await?;
+            self.store(&document).await?;
             unsent.failed.push(document.key);
         }
         let mut pushes: Vec<Push> = plan

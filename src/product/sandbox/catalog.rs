@@ -260,7 +260,7 @@ fn contract(base: &str, quote: &str, (kind, status): (&str, &str), suffix: &str)
 fn rate_limits(limits: &[(&str, u32)]) -> String {
     let limit = |(kind, limit): &(&str, u32)| json!({"rateLimitType": kind, "interval": "MINUTE", "intervalNum": 1, "limit": limit});
     let limits: Value = limits.iter().map(limit).collect();
-    format!(r#""rateLimits":{},"exchangeFilters":[]"#, limits)
+    format!(r#""rateLimits":{limits},"exchangeFilters":[]"#)
 }
 
 /// The name of asset `index`: the popular ones, then made-up names.
