@@ -230,7 +230,7 @@ impl RightsProbe {
         set.arg(&self.written).arg(1).arg("PX").arg(2000);
         connection.command::<()>(&set).await?;
         if self.announces {
-            // Nobody waits for a task of this name.
+            // No client waits for the result of a task with this id.
             let mut publish = cmd("PUBLISH");
             publish.arg(&self.written).arg("");
             connection.command::<i64>(&publish).await?;
