@@ -8,6 +8,7 @@
 //! be sent again on every new connection before anything is read; that is why it is done by hand here.
 
 mod endpoint;
+mod pushes;
 mod refusal;
 
 use std::fmt;
@@ -25,6 +26,7 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use tracing::warn;
 
 use endpoint::Endpoint;
+use pushes::Pushes;
 
 use crate::failpoint;
 use crate::said::Said;
@@ -100,20 +102,6 @@ struct Inner {
     patience: (Duration, Duration),
     tracking: AtomicBool,
     current: Mutex<Option<Live>>,
-}
-
-/// What the server pushes over a connection.
-#[derive(Clone)]
-enum Pushes {
-    Nothing,
-    /// Changes of the keys it reads, and its own loss.
-    Changes(Arc<Notify>),
-    /// What is published on a channel, and its own loss.
-    Channel {
-        name: String,
-        inbox: mpsc::Sender<Vec<u8>>,
-        lost: Arc<Notify>,
-    },
 }
 
 #[derive(Clone)]
@@ -240,7 +228,7 @@ impl Connection {
     pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisTrouble> {
         let mut live = self.live().await?;
         let answer = command.query_async(&mut live.socket).await;
-        self.judge(live, answer, &[command]).await
+        self.judge(live, answer, std::iter::once(command)).await
     }
 
     /// Sends several commands at once and returns all answers. A transaction if the pipeline is atomic.
@@ -250,8 +238,7 @@ impl Connection {
     pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, RedisTrouble> {
         let mut live = self.live().await?;
         let answer = pipeline.query_async(&mut live.socket).await;
-        let commands: Vec<&Cmd> = pipeline.cmd_iter().collect();
-        self.judge(live, answer, &commands).await
+        self.judge(live, answer, pipeline.cmd_iter()).await
     }
 
     /// Runs a script after the command `before`, and loads it first if the server does not know it. Returns the
@@ -277,12 +264,11 @@ impl Connection {
             .is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
         {
             let loaded = call.load_async(&mut live.socket).await;
-            self.judge(live.clone(), loaded, &[]).await?;
+            self.judge(live.clone(), loaded, std::iter::empty()).await?;
             answer = pipeline.query_async(&mut live.socket).await;
         }
         failpoint::pass("script answered");
-        let commands: Vec<&Cmd> = pipeline.cmd_iter().collect();
-        Ok(self.judge(live, answer, &commands).await?.0)
+        Ok(self.judge(live, answer, pipeline.cmd_iter()).await?.0)
     }
 
     /// Returns the open connection, or opens one. Only one attempt runs at a time.
@@ -398,7 +384,7 @@ impl Connection {
         &self,
         mut live: Live,
         answer: Result<T, RedisError>,
-        commands: &[&Cmd],
+        commands: impl Iterator<Item = &Cmd>,
     ) -> Result<T, RedisTrouble> {
         let error = match answer {
             Ok(value) => return Ok(value),
@@ -422,7 +408,10 @@ impl Connection {
         }
         let hint = match refusal::code_of(&error) {
             // On the heap: it is rare, and every caller's future would be larger.
-            Some(code) => Box::pin(refusal::hint(&code, commands, &mut live.socket)).await,
+            Some(code) => {
+                let commands: Vec<&Cmd> = commands.collect();
+                Box::pin(refusal::hint(&code, &commands, &mut live.socket)).await
+            }
             None => String::new(),
         };
         Err(self.trouble(error, hint))
@@ -447,29 +436,6 @@ impl Connection {
                 source,
             },
             None => RedisTrouble::Unreachable { url, source },
-        }
-    }
-}
-
-impl Pushes {
-    fn is_channel(&self) -> bool {
-        matches!(self, Self::Channel { .. })
-    }
-
-    fn deliver(&self, push: PushInfo) {
-        match (self, push.kind) {
-            (Self::Changes(changes), PushKind::Invalidate | PushKind::Disconnection) => changes.notify_one(),
-            (Self::Channel { lost, .. }, PushKind::Disconnection) => lost.notify_one(),
-            (Self::Channel { inbox, name, .. }, PushKind::Message) => {
-                // Channel and payload.
-                let Some(Value::BulkString(payload)) = push.data.into_iter().nth(1) else {
-                    return;
-                };
-                if inbox.try_send(payload).is_err() {
-                    warn!(channel = name, "dropped a message: too many are waiting");
-                }
-            }
-            _ => {}
         }
     }
 }
