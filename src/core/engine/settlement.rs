@@ -68,14 +68,21 @@ impl Settlement {
     pub(super) async fn park(&self, claimed: &Claimed, reason: &str) {
         let push = self.transport.park(&claimed.source, &claimed.raw, reason);
         if self.settle_with(&claimed.tag, None, &[push]).await.is_some() {
-            error!(
-                outcome = "parked",
-                queue = claimed.source.queue,
-                reason,
-                list = self.transport.keys().parked(),
-                "parked a message"
-            );
+            self.report_parked(&claimed.source, reason, None);
         }
+    }
+
+    /// Logs that a message was parked, with its task if that is known.
+    pub(super) fn report_parked(&self, source: &Source, reason: &str, message: Option<&Envelope>) {
+        error!(
+            task.name = message.map(Envelope::task),
+            task.id = message.map(Envelope::id),
+            outcome = "parked",
+            queue = source.queue,
+            reason,
+            list = self.transport.keys().parked(),
+            "parked a message"
+        );
     }
 
     pub(super) async fn settle_with(

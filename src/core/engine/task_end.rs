@@ -85,6 +85,7 @@ impl Settlement {
         message: &Envelope,
         (exception, reason): (Exception, String),
     ) {
+        // Sorting drops the bytes of a message that is to run.
         let raw = message.to_json();
         let raw = if claimed.raw.is_empty() {
             raw.as_bytes()
@@ -102,16 +103,8 @@ impl Settlement {
             .await;
         if settled.is_some() {
             self.events.ended(message, &state, Duration::ZERO);
+            self.report_parked(&claimed.source, &reason, Some(message));
         }
-        error!(
-            task.name = message.task(),
-            task.id = message.id(),
-            outcome = "parked",
-            queue = claimed.source.queue,
-            reason,
-            list = self.transport.keys().parked(),
-            "parked a message"
-        );
     }
 
     /// Parks those of a delivery's messages that lead to a key which is no list, and fails their tasks.
