@@ -91,19 +91,23 @@ impl Looker {
     }
 }
 
+async fn push_foreign(world: &World, number: usize) {
+    let others: Vec<String> = (0..number).map(foreign).collect();
+    for some in others.chunks(1_000) {
+        world
+            .db()
+            .lpush::<_, _, ()>(QUEUE, some)
+            .await
+            .expect("pushed elements");
+    }
+}
+
 #[tokio::test]
 async fn what_a_push_costs_does_not_grow_with_the_backlog() {
     let mut costs = BTreeMap::new();
     for backlog in [500, 15_000] {
         let world = World::new().await;
-        let others: Vec<String> = (0..backlog).map(foreign).collect();
-        for some in others.chunks(1_000) {
-            world
-                .db()
-                .lpush::<_, _, ()>(QUEUE, some)
-                .await
-                .expect("pushed elements");
-        }
+        push_foreign(&world, backlog).await;
         let _worker = world.start_worker(&[]);
         let counted = async || {
             let waiting: BTreeMap<String, usize> = world
@@ -150,14 +154,7 @@ async fn calls(world: &World, command: &str) -> u64 {
 async fn ours_behind_a_long_backlog_start_soon_and_in_their_order() {
     let world = World::new().await;
     world.exchange_lists(SPOT);
-    let others: Vec<String> = (0..30_000).map(foreign).collect();
-    for some in others.chunks(1_000) {
-        world
-            .db()
-            .lpush::<_, _, ()>(QUEUE, some)
-            .await
-            .expect("pushed elements");
-    }
+    push_foreign(&world, 30_000).await;
     let _worker = world.start_worker(&[]);
     for number in 0..5 {
         let pushed = tokio::time::Instant::now();

@@ -217,6 +217,18 @@ async fn a_worker_uses_one_node_of_a_cluster() {
     assert_eq!(worker.output().matches("CROSSSLOT").count(), 0);
 }
 
+/// A sentinel with this configuration, once it watches its master.
+fn start_sentinel(directory: &TempDir, text: &str) -> Process {
+    let config = directory.path().join("sentinel.conf");
+    fs::write(&config, text).expect("a file");
+    let sentinel = Process::builder("redis-server")
+        .arg(&config)
+        .arg("--sentinel")
+        .spawn();
+    sentinel.wait_for_line("+monitor master", PATIENCE);
+    sentinel
+}
+
 #[tokio::test]
 async fn a_worker_follows_the_sentinels_to_the_new_master() {
     let (old, new) = (RedisServer::start(), RedisServer::start());
@@ -229,19 +241,14 @@ async fn a_worker_follows_the_sentinels_to_the_new_master() {
         .await
         .expect("a replica");
     let directory = TempDir::new().expect("a directory");
-    let (port, config) = (free_port(), directory.path().join("sentinel.conf"));
+    let port = free_port();
     let text = format!(
         "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor lists 127.0.0.1 {} 1\n\
          sentinel down-after-milliseconds lists 1000\nsentinel failover-timeout lists 5000\n",
         directory.path().display(),
         old.port()
     );
-    fs::write(&config, text).expect("a file");
-    let sentinel = Process::builder("redis-server")
-        .arg(&config)
-        .arg("--sentinel")
-        .spawn();
-    sentinel.wait_for_line("+monitor master", PATIENCE);
+    let sentinel = start_sentinel(&directory, &text);
     // Without its replica known, a sentinel could promote nobody.
     sentinel.wait_for_line("+slave slave", PATIENCE);
 
@@ -279,18 +286,13 @@ async fn a_sentinel_may_have_a_password_of_its_own() {
     let world = World::new().await;
     world.exchange_lists(Market::Spot);
     let directory = TempDir::new().expect("a directory");
-    let (port, config) = (free_port(), directory.path().join("sentinel.conf"));
+    let port = free_port();
     let text = format!(
         "port {port}\nbind 127.0.0.1\ndir {}\nrequirepass canary\nsentinel monitor lists 127.0.0.1 {} 1\n",
         directory.path().display(),
         world.redis.port()
     );
-    fs::write(&config, text).expect("a file");
-    let sentinel = Process::builder("redis-server")
-        .arg(&config)
-        .arg("--sentinel")
-        .spawn();
-    sentinel.wait_for_line("+monitor master", PATIENCE);
+    let _sentinel = start_sentinel(&directory, &text);
 
     let url = format!("sentinel://127.0.0.1:{port}/0");
     let master = ("CELERY_SENTINEL_MASTER_NAME", "lists");

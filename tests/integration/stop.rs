@@ -44,16 +44,22 @@ async fn assert_handed_back(world: &World, sent: &[Envelope]) {
     assert!(world.unacked().await.is_empty());
 }
 
+/// A refresh that has begun, and takes this long.
+async fn running_for(world: &World, time: Duration) -> Envelope {
+    world
+        .exchange
+        .always(path(SPOT), Reply::json(good_list()).delay(time));
+    let sent = world.enqueue(warmup(SPOT)).await;
+    world.asked(SPOT, 1).await;
+    sent
+}
+
 #[tokio::test]
 async fn a_running_task_is_finished_and_nothing_else_is_begun() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let world = World::new().await;
         let worker = world.start_worker(&["-c", "1"]);
-        world
-            .exchange
-            .always(path(SPOT), Reply::json(good_list()).delay(Duration::from_secs(1)));
-        let running = world.enqueue(warmup(SPOT)).await;
-        world.asked(SPOT, 1).await;
+        let running = running_for(&world, Duration::from_secs(1)).await;
         let next = world.enqueue(warmup(SPOT)).await.to_json();
         worker.signal(signal);
         assert_eq!(worker.wait_exit(PATIENCE).code(), Some(0));
@@ -203,11 +209,7 @@ async fn a_stop_while_redis_is_away_leaves_the_message_in_unacked_and_says_so() 
 async fn a_hangup_is_a_warm_stop_and_a_second_one_changes_nothing() {
     let world = World::new().await;
     let worker = world.start_worker(&["-c", "1"]);
-    world
-        .exchange
-        .always(path(SPOT), Reply::json(good_list()).delay(Duration::from_secs(1)));
-    let running = world.enqueue(warmup(SPOT)).await;
-    world.asked(SPOT, 1).await;
+    let running = running_for(&world, Duration::from_secs(1)).await;
     worker.signal(Signal::SIGHUP);
     worker.wait_for_line("warm stop", PATIENCE);
     worker.signal(Signal::SIGHUP);
@@ -241,11 +243,7 @@ async fn a_quit_signal_hands_running_tasks_back_at_once() {
 async fn a_user_signal_has_the_log_say_where_the_tasks_stand() {
     let world = World::new().await;
     let worker = world.start_worker(&["-c", "1"]);
-    world
-        .exchange
-        .always(path(SPOT), Reply::json(good_list()).delay(Duration::from_secs(3)));
-    let active = world.enqueue(warmup(SPOT)).await;
-    world.asked(SPOT, 1).await;
+    let active = running_for(&world, Duration::from_secs(3)).await;
     worker.signal(Signal::SIGUSR1);
     worker.wait_for_line("where the tasks stand", PATIENCE);
     let line = worker.wait_for_line("runtime_seconds", PATIENCE);
