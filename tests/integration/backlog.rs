@@ -133,7 +133,7 @@ async fn what_a_push_costs_does_not_grow_with_the_backlog() {
         assert_eq!(world.waiting(QUEUE).await.len(), backlog + 50);
     }
     println!("LRANGE calls by backlog: {costs:?}");
-    // A pass through the longer one takes 30 windows of 8 calls.
+    // A pass through the longer one takes 60 windows of 8 calls.
     assert!(costs.values().all(|calls| *calls < 400), "{costs:?}");
 }
 

@@ -8,7 +8,7 @@ use tradebot_base::connection::RedisTrouble;
 use tradebot_wire::python_json;
 
 /// How many elements one claim reads; bounds its time on the server.
-const WINDOW: usize = 512;
+const WINDOW: usize = 256;
 /// How many elements it reads at each end of a list in any case.
 const FEW: usize = 32;
 

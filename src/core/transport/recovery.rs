@@ -40,7 +40,7 @@ const RESTORE_BATCH: usize = 1_000;
 const LATE_CLAIM_STEPS: usize = 20;
 /// How many deliveries one script restores, and after how many bytes of messages it ends earlier: a few milliseconds of the
 /// server's time.
-const BATCH: usize = 64;
+const BATCH: usize = 48;
 const BATCH_BYTES: usize = 1_000_000;
 /// How many deliveries past the visibility timeout are known at a time, the latest first.
 const MAX_OVERDUE: usize = 100_000;
@@ -434,7 +434,7 @@ mod tests {
     #[test]
     fn a_batch_is_bounded_in_number_and_size() {
         let sizes = |of: &[usize]| -> Vec<usize> { split(of, |size| *size).map(<[usize]>::len).collect() };
-        assert_eq!(sizes(&[1; 130]), [64, 64, 2]);
+        assert_eq!(sizes(&[1; 130]), [48, 48, 34]);
         assert_eq!(sizes(&[600_000, 400_000, 1, 2_000_000, 1]), [2, 1, 1, 1]);
         assert_eq!(sizes(&[]), [0; 0]);
     }
