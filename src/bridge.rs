@@ -16,17 +16,19 @@
 
 mod app;
 mod broker;
+mod builtins;
 mod context;
 mod delivery;
 mod handoff;
+mod local_calls;
 mod managed;
 mod stream;
 mod task_set;
 
 pub use app::BridgeError;
 pub(crate) use app::run;
-pub use context::{fail, state};
-pub use task_set::TaskSet;
+pub use context::{Retry, current, fail, ignore, reject, replace, retry, state};
+pub use task_set::{TaskOptions, TaskSet};
 
 /// The return type of task functions.
 pub use celery::task::TaskResult;

@@ -17,8 +17,8 @@
 //! layers.
 //!
 //! # What other programs use
-//! [`symbols`] reads the lists, async and blocking. [`worker`] runs a worker with tasks of your own. Everything else is
-//! private and may change at any time.
+//! [`symbols`] reads the lists, async and blocking. [`worker`] runs a worker with your tasks. [`client`] sends tasks and waits
+//! for their results. Everything else is private and may change at any time.
 //!
 //! # Walks through the code
 //! *A task.* The engine's consumer claims a message (`tradebot_core::transport`), parses it (`tradebot_wire::envelope`)
@@ -41,7 +41,7 @@
 //! (`tradebot_wire::task_message`), and claims the slots and pushes the messages in one script.
 
 #![cfg_attr(
-    not(feature = "worker"),
+    all(feature = "reads", not(feature = "worker")),
     expect(
         dead_code,
         unreachable_pub,
@@ -54,6 +54,8 @@ mod bridge;
 #[cfg(feature = "worker")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "reads")]
 mod config;
 #[cfg(feature = "reads")]

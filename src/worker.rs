@@ -1,6 +1,12 @@
-//! A worker: any set of tasks on the engine, built from the configuration.
+//! A worker with your tasks: functions marked with [`task`], put into a [`TaskSet`] and run by a [`Worker`].
 //!
-//! `tests/worker` is the smallest example of a worker with its own tasks.
+//! The example `worker` is a whole one. The task macro is that of the crate `celery`: a program needs the dependencies
+//! `celery = { version = "0.5.5", default-features = false, features = ["codegen"] }` and `serde` beside this crate.
+//!
+//! A task ends with a value, or with an error: [`fail`], [`retry`], [`replace`], [`reject`] or [`ignore`]. [`current`] is its
+//! request, and sends messages that leave with its outcome.
+
+mod builder;
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -13,7 +19,14 @@ use thiserror::Error;
 use tokio::sync::Notify;
 use tracing::info;
 
-pub use crate::bridge::{BridgeError, TaskResult, TaskSet, fail, state, task};
+pub use builder::{RunError, Worker};
+
+pub use crate::bridge::{
+    BridgeError, Retry, TaskOptions, TaskResult, TaskSet, current, fail, ignore, reject, replace, retry,
+    state, task,
+};
+pub use tradebot_core::engine::{SentResult, TaskInfo, TaskRun};
+pub use tradebot_wire::canvas::{SendError, Signature};
 pub use tradebot_wire::result::Exception;
 
 use crate::bridge;
@@ -64,6 +77,21 @@ pub struct WorkerArgs {
     /// Do not fetch revoked task ids from other workers at the start
     #[arg(long)]
     pub without_mingle: bool,
+}
+
+impl Default for WorkerArgs {
+    fn default() -> Self {
+        Self {
+            queues: vec![DEFAULT_QUEUE.to_owned()],
+            concurrency: None,
+            pool: PoolKind::default(),
+            hostname: "celery@%h".to_owned(),
+            loglevel: None,
+            task_events: false,
+            statedb: None,
+            without_mingle: false,
+        }
+    }
 }
 
 /// The threads that run a worker's tasks.
@@ -255,6 +283,9 @@ pub enum WorkerError {
     /// A Redis URL is invalid.
     #[error(transparent)]
     Redis(#[from] RedisTrouble),
+    /// A task's rate limit is malformed.
+    #[error("task {0} has the rate limit `{1}`: write `100/m`, `2/h`, `0.5/s` or a number per second")]
+    RateLimit(&'static str, &'static str),
     /// The system refuses signal handlers or a thread.
     #[error("cannot install signal handlers or start a thread")]
     System(#[from] std::io::Error),
@@ -294,6 +325,12 @@ pub async fn run_beside<F: Future<Output = ()>>(
     if let Some(limit) = &settings.rate_limit {
         for task in engine.task_types() {
             task.rate().set(limit.clone());
+        }
+    }
+    for (name, limit) in tasks.rate_limits() {
+        let parsed = RateLimit::parse(&json!(limit)).map_err(|_| WorkerError::RateLimit(name, limit))?;
+        if let Some(task) = engine.task_type(name) {
+            task.rate().set(parsed);
         }
     }
     let name = format!("{}-heartbeat", settings.hostname);

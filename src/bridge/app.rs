@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info};
 
 use super::broker::KombuBroker;
+use super::local_calls::{LocalCalls, LocalErrbacks};
 use super::task_set::TaskSet;
 use tradebot_base::clock::SharedClock;
 use tradebot_core::engine::Engine;
@@ -54,7 +55,7 @@ pub(crate) async fn run(
     clock: SharedClock,
 ) -> Result<(), BridgeError> {
     let (sender, jobs) = mpsc::channel(engine.settings().concurrency);
-    let tasks = Arc::new(tasks);
+    let (tasks, worker_state) = (Arc::new(tasks), Arc::clone(&state));
     let broker = KombuBroker {
         engine: Arc::clone(&engine),
         tasks: Arc::clone(&tasks),
@@ -65,6 +66,13 @@ pub(crate) async fn run(
     let app = build(&engine.settings().hostname, broker).await?;
     tasks.register_all(&app).await.map_err(BridgeError::Build)?;
     let app = Arc::new(app);
+    engine.call_errbacks_with(Arc::new(LocalErrbacks {
+        calls: LocalCalls {
+            app: Arc::clone(&app),
+            tasks,
+        },
+        state: worker_state,
+    }));
 
     let consumer = tokio::spawn(Arc::clone(&engine).consume(sender));
     let queues = ["engine"];

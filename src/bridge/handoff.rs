@@ -8,11 +8,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::task_set::TaskSet;
 use tradebot_core::engine::{Engine, Job};
 
 /// A job, and everything needed to run it.
 pub(super) struct Handoff {
     pub(super) engine: Arc<Engine>,
+    pub(super) tasks: Arc<TaskSet>,
     pub(super) state: Arc<dyn Any + Send + Sync>,
     pub(super) job: Job,
     /// The parameters in the task's own type.

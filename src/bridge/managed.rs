@@ -4,7 +4,7 @@
 //! succeeds.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use celery::error::TaskError;
@@ -12,10 +12,12 @@ use celery::task::{Request, Task, TaskOptions, TaskResult};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::context;
+use super::context::{self, DEFAULT_RETRY_DELAY, TaskContext};
 use super::handoff::{self, Place};
+use super::local_calls::LocalCalls;
+use super::task_set::RegisteredTask;
 use tradebot_core::engine::retry::RetryPolicy;
-use tradebot_core::engine::{Failure, FailureKind, Limits, TaskPolicy};
+use tradebot_core::engine::{Failure, FailureKind, Limits, RetryRequest, TaskPolicy};
 use tradebot_wire::result::Exception;
 
 /// A task that the engine executes.
@@ -81,13 +83,24 @@ where
             }
         };
         let task = T::from_request(self.inner_request(&handoff.job, params.clone()), self.options);
-        let run = async move {
-            let (returned, typed) = context::within(handoff.state, task.run(params)).await;
-            returned
-                .map_err(|error| typed.unwrap_or_else(|| failure::<T>(error)))
-                .and_then(|value| serde_json::to_value(value).map_err(|error| not_serializable(&error)))
+        let entry = handoff.tasks.get(T::NAME);
+        let policy = entry.map_or_else(policy::<T>, |entry| entry.policy);
+        let context = TaskContext {
+            state: handoff.state,
+            run: Some(handoff.job.task_run(&handoff.engine)),
+            parameters: entry.map_or(T::ARGS, RegisteredTask::positional),
+            retry_delay: entry.map_or(DEFAULT_RETRY_DELAY, RegisteredTask::retry_delay),
+            calls: LocalCalls {
+                app: Arc::clone(&self.request.app),
+                tasks: Arc::clone(&handoff.tasks),
+            },
+            failure: Mutex::default(),
         };
-        handoff.engine.execute(handoff.job, &policy::<T>(), run).await;
+        let run = async move {
+            let (returned, typed) = context::within(context, task.run(params)).await;
+            outcome::<T>(returned, typed)
+        };
+        handoff.engine.execute(handoff.job, &policy, run).await;
         Ok(HandledByEngine)
     }
 
@@ -162,7 +175,19 @@ pub(super) fn policy<T: Task>() -> TaskPolicy {
                 .unwrap_or(RetryPolicy::NONE.backoff_max_seconds),
             jitter: RetryPolicy::NONE.jitter,
         },
+        ..TaskPolicy::default()
     }
+}
+
+/// What a task's function returned, for the engine.
+pub(super) fn outcome<T>(returned: TaskResult<T::Returns>, typed: Option<Failure>) -> Result<Value, Failure>
+where
+    T: Task,
+    T::Returns: Serialize,
+{
+    returned
+        .map_err(|error| typed.unwrap_or_else(|| failure::<T>(error)))
+        .and_then(|value| serde_json::to_value(value).map_err(|error| not_serializable(&error)))
 }
 
 /// Converts the crate's error.
@@ -191,7 +216,10 @@ fn failure<T: Task>(error: TaskError) -> Failure {
                 kind: FailureKind::Retryable(None),
             }
         }
-        TaskError::Retry(eta) => Failure::retry(eta),
+        TaskError::Retry(eta) => Failure::retry(RetryRequest {
+            eta,
+            ..RetryRequest::default()
+        }),
     }
 }
 

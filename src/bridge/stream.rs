@@ -26,15 +26,13 @@ impl JobStream {
     /// Binds the arguments to the task's parameters. A mismatch fails the task at once.
     fn deliver(&self, job: Job) -> Option<KombuDelivery> {
         match self.tasks.parameters(job.message.task(), &job.body) {
-            Ok(parameters) => {
-                let (engine, state) = (Arc::clone(&self.engine), Arc::clone(&self.state));
-                Some(KombuDelivery::new(Handoff {
-                    engine,
-                    state,
-                    job,
-                    parameters,
-                }))
-            }
+            Ok(parameters) => Some(KombuDelivery::new(Handoff {
+                engine: Arc::clone(&self.engine),
+                tasks: Arc::clone(&self.tasks),
+                state: Arc::clone(&self.state),
+                job,
+                parameters,
+            })),
             Err(why) => {
                 let engine = Arc::clone(&self.engine);
                 tokio::spawn(async move { engine.refuse(job, &why).await });

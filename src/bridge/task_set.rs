@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use celery::Celery;
 use celery::error::CeleryError;
@@ -11,6 +12,8 @@ use celery::task::Task;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::context::{DEFAULT_RETRY_DELAY, TaskContext};
+use super::local_calls::{self, Call};
 use super::managed::{self, Managed};
 use tradebot_core::engine::TaskPolicy;
 use tradebot_wire::body::Body;
@@ -24,12 +27,103 @@ pub struct TaskSet {
     entries: BTreeMap<&'static str, RegisteredTask>,
 }
 
-struct RegisteredTask {
+/// One task.
+pub(super) struct RegisteredTask {
     parameters: &'static [&'static str],
+    pub(super) options: TaskOptions,
+    /// The function, to be called in another task.
+    pub(super) call: fn(TaskContext, Box<dyn Any + Send>) -> Call,
     /// Decodes the parameters into the task's own type.
     decode: fn(Value) -> Result<Box<dyn Any + Send>, serde_json::Error>,
     register: fn(&Celery) -> Registering<'_>,
-    policy: TaskPolicy,
+    pub(super) policy: TaskPolicy,
+}
+
+/// A task's options, under Celery's names, beside those of the task macro.
+#[derive(Debug, Clone, Default)]
+pub struct TaskOptions {
+    pub(super) errback_with_request: bool,
+    collected_args: Option<&'static str>,
+    collected_kwargs: Option<&'static str>,
+    ignore_result: Option<bool>,
+    track_started: Option<bool>,
+    autoretry: Option<bool>,
+    default_retry_delay: Option<Duration>,
+    rate_limit: Option<&'static str>,
+    retry_jitter: Option<bool>,
+}
+
+impl TaskOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether results are ignored, unless the sender says.
+    #[must_use]
+    pub fn ignore_result(mut self, ignored: bool) -> Self {
+        self.ignore_result = Some(ignored);
+        self
+    }
+
+    /// Whether the state STARTED is stored.
+    #[must_use]
+    pub fn track_started(mut self, tracked: bool) -> Self {
+        self.track_started = Some(tracked);
+        self
+    }
+
+    /// Whether the task is retried when it fails (`autoretry_for = (Exception,)`). By default it is if the task macro has
+    /// `max_retries`.
+    #[must_use]
+    pub fn autoretry(mut self, retried: bool) -> Self {
+        self.autoretry = Some(retried);
+        self
+    }
+
+    /// Celery's `default_retry_delay`: how long a requested retry waits that does not say; 180 seconds by default.
+    #[must_use]
+    pub fn default_retry_delay(mut self, delay: Duration) -> Self {
+        self.default_retry_delay = Some(delay);
+        self
+    }
+
+    /// Celery's `retry_jitter`: whether the wait before an automatic retry is random, up to the backoff; true by default.
+    #[must_use]
+    pub fn retry_jitter(mut self, jitter: bool) -> Self {
+        self.retry_jitter = Some(jitter);
+        self
+    }
+
+    /// Celery's `rate_limit`: `"100/m"`, `"2/h"`, `"0.5/s"`.
+    #[must_use]
+    pub fn rate_limit(mut self, limit: &'static str) -> Self {
+        self.rate_limit = Some(limit);
+        self
+    }
+
+    /// Collects further positional arguments in this parameter, like Python's `*args`.
+    #[must_use]
+    pub fn collect_args(mut self, parameter: &'static str) -> Self {
+        self.collected_args = Some(parameter);
+        self
+    }
+
+    /// Collects further keyword arguments in this parameter, like Python's `**kwargs`.
+    #[must_use]
+    pub fn collect_kwargs(mut self, parameter: &'static str) -> Self {
+        self.collected_kwargs = Some(parameter);
+        self
+    }
+
+    /// As an errback, the task gets the failed task's request, the exception and the traceback as its first arguments, and the
+    /// failed task's worker calls it. Without this an errback is a task of its own that gets the failed task's id.
+    #[must_use]
+    pub fn errback_with_request(mut self) -> Self {
+        self.errback_with_request = true;
+        self
+    }
 }
 
 impl TaskSet {
@@ -41,16 +135,33 @@ impl TaskSet {
 
     /// Adds a task.
     #[must_use]
-    pub fn with<T>(mut self) -> Self
+    pub fn with<T>(self) -> Self
     where
         T: Task + 'static,
         T::Returns: Serialize,
     {
+        self.with_options::<T>(TaskOptions::default())
+    }
+
+    /// Adds a task with options.
+    #[must_use]
+    pub fn with_options<T>(mut self, options: TaskOptions) -> Self
+    where
+        T: Task + 'static,
+        T::Returns: Serialize,
+    {
+        let mut policy = managed::policy::<T>();
+        policy.ignore_result = options.ignore_result;
+        policy.track_started = options.track_started;
+        policy.retry.autoretry = options.autoretry.unwrap_or(policy.retry.autoretry);
+        policy.retry.jitter = options.retry_jitter.unwrap_or(policy.retry.jitter);
         let entry = RegisteredTask {
             parameters: T::ARGS,
+            options,
+            call: local_calls::function::<T>,
             decode: |parameters| Ok(Box::new(serde_json::from_value::<T::Params>(parameters)?)),
             register: |app| Box::pin(app.register_task::<Managed<T>>()),
-            policy: managed::policy::<T>(),
+            policy,
         };
         self.entries.insert(T::NAME, entry);
         self
@@ -67,6 +178,18 @@ impl TaskSet {
     pub fn policies(&self) -> BTreeMap<String, TaskPolicy> {
         let policy = |(name, entry): (&&'static str, &RegisteredTask)| ((*name).to_owned(), entry.policy);
         self.entries.iter().map(policy).collect()
+    }
+
+    /// The rate limits that tasks declare, by their names.
+    pub(crate) fn rate_limits(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let limit =
+            |(name, entry): (&&'static str, &RegisteredTask)| Some((*name, entry.options.rate_limit?));
+        self.entries.iter().filter_map(limit)
+    }
+
+    /// A task by its name.
+    pub(super) fn get(&self, task: &str) -> Option<&RegisteredTask> {
+        self.entries.get(task)
     }
 
     pub(super) async fn register_all(&self, app: &Celery) -> Result<(), CeleryError> {
@@ -90,23 +213,48 @@ impl TaskSet {
 }
 
 impl RegisteredTask {
+    /// The parameters that positional arguments set, in their order.
+    pub(super) fn positional(&self) -> &'static [&'static str] {
+        let collected = [self.options.collected_args, self.options.collected_kwargs];
+        let is_collected = |name: &&'static str| collected.contains(&Some(*name));
+        let end = self.parameters.iter().position(is_collected);
+        &self.parameters[..end.unwrap_or(self.parameters.len())]
+    }
+
+    /// How long a requested retry waits that does not say.
+    pub(super) fn retry_delay(&self) -> Duration {
+        self.options.default_retry_delay.unwrap_or(DEFAULT_RETRY_DELAY)
+    }
+
     fn bind(&self, function: &str, body: &Body) -> Result<Map<String, Value>, String> {
-        if body.args.len() > self.parameters.len() {
-            let (taken, given) = (self.parameters.len(), body.args.len());
+        let positional = self.positional();
+        let (collected_args, collected_kwargs) = (self.options.collected_args, self.options.collected_kwargs);
+        if body.args.len() > positional.len() && collected_args.is_none() {
+            let (taken, given) = (positional.len(), body.args.len());
             return Err(format!(
                 "{function}() takes {taken} positional argument{} but {given} {} given",
                 if taken == 1 { "" } else { "s" },
                 if given == 1 { "was" } else { "were" },
             ));
         }
-        let mut bound: Map<String, Value> = self
-            .parameters
+        let mut bound: Map<String, Value> = positional
             .iter()
             .zip(&body.args)
             .map(|(name, value)| ((*name).into(), value.clone()))
             .collect();
+        if let Some(name) = collected_args {
+            let rest = body.args.get(positional.len()..).unwrap_or_default();
+            bound.insert(name.into(), Value::Array(rest.to_vec()));
+        }
+        let mut rest = Map::new();
         for (name, value) in &body.kwargs {
-            if !self.parameters.contains(&name.as_str()) {
+            let is_known = self.parameters.contains(&name.as_str())
+                && ![collected_args, collected_kwargs].contains(&Some(name.as_str()));
+            if !is_known && collected_kwargs.is_some() {
+                rest.insert(name.clone(), value.clone());
+                continue;
+            }
+            if !is_known {
                 return Err(format!(
                     "{function}() got an unexpected keyword argument '{name}'"
                 ));
@@ -114,6 +262,9 @@ impl RegisteredTask {
             if bound.insert(name.clone(), value.clone()).is_some() {
                 return Err(format!("{function}() got multiple values for argument '{name}'"));
             }
+        }
+        if let Some(name) = collected_kwargs {
+            bound.insert(name.into(), Value::Object(rest));
         }
         Ok(bound)
     }

@@ -14,6 +14,7 @@
 //! it can run. Messages with an `eta` wait in `unacked` without a slot.
 
 mod consumer;
+mod errbacks;
 mod etas;
 mod execution;
 mod foreign;
@@ -33,6 +34,7 @@ mod settlement;
 mod sorting;
 mod starting;
 mod task_end;
+mod task_run;
 mod task_types;
 mod workflow;
 
@@ -45,6 +47,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use consumer::Consumer;
+use errbacks::ErrbackCaller;
 use etas::EtaCount;
 use foreign::ForeignWatch;
 use heartbeat::{Heartbeat, Pulse};
@@ -53,13 +56,17 @@ use left_out::LeftOut;
 use liveness::Liveness;
 use pool::Slot;
 use settlement::Settlement;
+use task_run::LeftBehind;
 
+pub use errbacks::{ErrbackCall, Errbacks};
 pub use execution::{Failure, FailureKind, Limits, TaskPolicy};
 pub use outcomes::{OutcomeCounts, Outcomes};
 pub use pool::Pool;
 pub use rate_limits::{RateError, RateGate, RateLimit};
 pub use requests::{Phase, Request, Requests, Ticket};
+pub use retry::RetryRequest;
 pub use revocations::{Revocation, Revocations, matching};
+pub use task_run::{SentResult, TaskInfo, TaskRun};
 pub use task_types::TaskType;
 
 use crate::events::{EventSettings, Events, LamportClock, Publisher};
@@ -109,9 +116,10 @@ pub struct Job {
     /// Where the message came from.
     pub source: Source,
     /// The message.
-    pub message: Envelope,
+    pub message: Arc<Envelope>,
     /// Its body.
-    pub body: Body,
+    pub body: Arc<Body>,
+    left: Arc<LeftBehind>,
     ticket: Ticket,
     slot: Slot,
     /// Its start was marked, because it waited before.
@@ -170,6 +178,7 @@ impl Engine {
             origin,
             default_queue: settings.default_queue.clone(),
             concurrency: settings.concurrency,
+            errbacks: ErrbackCaller::new(),
         };
         Arc::new(Self {
             pool: Pool::new(settings.concurrency),

@@ -171,7 +171,7 @@ impl Events {
             TaskState::Failure(exception, traceback) => self.task("task-failed", id, |line| {
                 raised(line, exception, traceback.as_deref());
             }),
-            TaskState::Started { .. } | TaskState::Revoked(_) => {}
+            TaskState::Started { .. } | TaskState::Revoked(_) | TaskState::Custom { .. } => {}
         }
     }
 

@@ -4,6 +4,7 @@
 //! [`engine`] (claims messages, runs them, settles them) and [`control`] (remote control and `celery inspect`).
 //! The separate crate [`wire`] holds the wire formats and does no I/O.
 
+pub mod client;
 pub mod control;
 pub mod engine;
 pub mod events;

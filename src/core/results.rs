@@ -131,10 +131,10 @@ impl Results {
             .collect())
     }
 
-    /// The STARTED document of a task; `None` unless starts are tracked.
+    /// The STARTED document of a task; `None` unless its starts are tracked: `tracked`, or else the worker's option.
     #[must_use]
-    pub fn started(&self, message: &Envelope, hostname: &str) -> Option<StoredResult> {
-        if !self.options.track_started {
+    pub fn started(&self, message: &Envelope, hostname: &str, tracked: Option<bool>) -> Option<StoredResult> {
+        if !tracked.unwrap_or(self.options.track_started) {
             return None;
         }
         let state = TaskState::Started {

@@ -56,7 +56,7 @@ impl TaskTrace {
             TaskState::Retry(exception, _) => ("RETRY", Some(exception)),
             TaskState::Failure(exception, _) => ("FAILURE", Some(exception)),
             TaskState::Revoked(exception) => ("REVOKED", Some(exception)),
-            TaskState::Started { .. } => return,
+            TaskState::Started { .. } | TaskState::Custom { .. } => return,
         };
         self.0.record("celery.state", name);
         if let Some(exception) = error

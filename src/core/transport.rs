@@ -253,6 +253,15 @@ impl Transport {
         }
     }
 
+    /// The push that returns a rejected message to the back of its list, marked as redelivered.
+    #[must_use]
+    pub fn requeue(source: &Source, envelope: &Envelope) -> Push {
+        Push {
+            end: End::Back,
+            ..Self::hand_back(source, envelope)
+        }
+    }
+
     /// The push that parks a message instead of pushing it to a key that is not a list.
     #[must_use]
     pub fn park_push(&self, push: &Push) -> Push {

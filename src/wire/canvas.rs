@@ -13,21 +13,26 @@
 
 mod apply;
 mod chord;
+mod compose;
 mod freeze;
 mod message;
 mod result_tree;
+mod send;
 mod signature;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use self::apply::CanvasPublisher;
-use self::signature::{CallOptions, Signature, SubtaskType};
+use self::signature::{CallOptions, SubtaskType};
 use crate::body::Body;
 use crate::envelope::Envelope;
 use crate::result;
 
 pub use chord::{Abandoned, ChordPart, Joined, abandoned, abandoned_body, join, missing, part_of_document};
+pub use result_tree::Ids;
+pub use send::{SendError, Sending, add_to_chord, replace, send};
+pub use signature::Signature;
 
 /// A message to publish after a task.
 #[derive(Debug, PartialEq)]
@@ -55,6 +60,15 @@ pub enum Preparation {
         /// `[[id, parent], members]`.
         result: Value,
     },
+    /// A task adds members to the chord that it is a member of.
+    ChordGrows {
+        /// Group id of the header.
+        group: String,
+        /// The task and its try. If it runs again, the members that it added before count no more.
+        by: String,
+        /// How many members it adds.
+        members: usize,
+    },
 }
 
 /// Everything to write and publish after a task.
@@ -71,9 +85,30 @@ pub struct SuccessorPlan {
 impl SuccessorPlan {
     /// Appends another plan.
     pub fn extend(&mut self, other: Self) {
-        self.preparations.extend(other.preparations);
+        for preparation in other.preparations {
+            if let Preparation::ChordGrows { members: more, .. } = preparation
+                && let Some(Preparation::ChordGrows { members, .. }) = self.growth()
+            {
+                *members += more;
+            } else {
+                self.preparations.push(preparation);
+            }
+        }
         self.successors.extend(other.successors);
         self.children.extend(other.children);
+    }
+
+    /// The growth of the task's own chord; a task is a member of one.
+    fn growth(&mut self) -> Option<&mut Preparation> {
+        let grows = |preparation: &&mut Preparation| matches!(preparation, Preparation::ChordGrows { .. });
+        self.preparations.iter_mut().find(grows)
+    }
+
+    /// The plan without children: Celery stores a failure before it calls the errbacks.
+    #[must_use]
+    pub fn without_children(mut self) -> Self {
+        self.children.clear();
+        self
     }
 
     /// A plan of one message, the task's only child.
@@ -90,7 +125,7 @@ impl SuccessorPlan {
 /// The task that publishes the successors, and the worker that runs it.
 #[derive(Debug, Clone, Copy)]
 pub struct CanvasContext<'a> {
-    /// The task that ended.
+    /// The task that ended or runs; empty for a program that is no worker.
     pub task_id: &'a str,
     /// First task of its workflow, if that is another task.
     pub root: Option<&'a str>,

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use super::body::{Body, Encoded};
 use super::body_error::BodyError;
-use super::{opaque, python_json, timestamp, typed};
+use super::{opaque, python_json, python_repr, timestamp, typed};
 use members::{Member, Members};
 
 pub use error::EnvelopeError;
@@ -192,6 +192,18 @@ impl Envelope {
         self.headers.get(name)?.value()
     }
 
+    /// All headers that have a value.
+    #[must_use]
+    pub fn headers(&self) -> Map<String, Value> {
+        members::values(&self.headers)
+    }
+
+    /// All properties that have a value.
+    #[must_use]
+    pub fn properties(&self) -> Map<String, Value> {
+        members::values(&self.properties)
+    }
+
     /// A header that is a string.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
@@ -336,6 +348,14 @@ impl Envelope {
             is_base64: self.property_text("body_encoding") == Some("base64"),
             compression: self.text("compression"),
         }
+    }
+
+    /// Replaces the arguments, and what `result_extended` and Flower show of them.
+    pub fn set_arguments(&mut self, args: Vec<Value>, kwargs: Map<String, Value>) {
+        self.set_header("argsrepr", python_repr::args(&args).into());
+        self.set_header("kwargsrepr", python_repr::kwargs(&kwargs).into());
+        let embed = self.workflow().embed;
+        self.set_body(&Body { args, kwargs, embed });
     }
 
     fn set_body(&mut self, body: &Body) {

@@ -99,18 +99,26 @@ pub enum TaskState {
     Failure(Exception, Option<String>),
     /// Revoked or expired before it ran, or revoked while it ran.
     Revoked(Exception),
+    /// A state that a task stores about itself while it runs.
+    Custom {
+        /// Its name, such as `PROGRESS`.
+        name: String,
+        /// Celery's `meta`.
+        meta: Value,
+    },
 }
 
 impl TaskState {
-    /// The name Celery gives the state.
+    /// The name of the state.
     #[must_use]
-    pub fn name(&self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
             Self::Started { .. } => "STARTED",
             Self::Success(_) => "SUCCESS",
             Self::Retry(..) => "RETRY",
             Self::Failure(..) => "FAILURE",
             Self::Revoked(_) => "REVOKED",
+            Self::Custom { name, .. } => name,
         }
     }
 
@@ -119,7 +127,7 @@ impl TaskState {
     pub fn result(&self) -> Value {
         match self {
             Self::Started { pid, hostname } => json!({"pid": pid, "hostname": hostname}),
-            Self::Success(value) => value.clone(),
+            Self::Success(value) | Self::Custom { meta: value, .. } => value.clone(),
             Self::Retry(exception, _) | Self::Failure(exception, _) | Self::Revoked(exception) => {
                 exception.to_value()
             }
@@ -129,7 +137,7 @@ impl TaskState {
     /// Whether the state ends the task.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        matches!(self, Self::Success(_) | Self::Failure(..) | Self::Revoked(_))
+        matches!(self.name(), "SUCCESS" | "FAILURE" | "REVOKED")
     }
 }
 
@@ -168,13 +176,18 @@ impl Serialize for ResultDocument<'_> {
         let traceback = match state {
             TaskState::Retry(_, traceback) => Some(traceback.as_str()),
             TaskState::Failure(_, traceback) => traceback.as_deref(),
-            TaskState::Started { .. } | TaskState::Success(_) | TaskState::Revoked(_) => None,
+            TaskState::Started { .. }
+            | TaskState::Success(_)
+            | TaskState::Revoked(_)
+            | TaskState::Custom { .. } => None,
         };
         let done = state.is_ready().then(|| timestamp::isoformat(self.now));
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("status", state.name())?;
         match state {
-            TaskState::Success(value) => map.serialize_entry("result", value)?,
+            TaskState::Success(value) | TaskState::Custom { meta: value, .. } => {
+                map.serialize_entry("result", value)?;
+            }
             _ => map.serialize_entry("result", &state.result())?,
         }
         map.serialize_entry("traceback", &traceback)?;

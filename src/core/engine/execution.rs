@@ -5,15 +5,15 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 use tracing::{debug, error, info, warn};
 
+use super::task_run::LeftBehind;
 use super::{Engine, Job, Revocation};
-use crate::engine::retry::{self, RetryPolicy};
+use crate::engine::retry::{self, RetryPolicy, RetryRequest};
 use crate::trace::TaskTrace;
-use crate::transport::DeliveryTag;
+use crate::transport::{DeliveryTag, Transport};
 use tradebot_base::error_chain;
 use tradebot_base::failpoint;
 use tradebot_wire::canvas::{self, Successor, SuccessorPlan};
@@ -36,6 +36,10 @@ pub struct TaskPolicy {
     pub limits: Limits,
     /// Retries.
     pub retry: RetryPolicy,
+    /// Whether results are ignored, unless a message says; the worker's setting if `None`.
+    pub ignore_result: Option<bool>,
+    /// Whether the start is stored; the worker's setting if `None`.
+    pub track_started: Option<bool>,
 }
 
 impl Default for TaskPolicy {
@@ -43,6 +47,8 @@ impl Default for TaskPolicy {
         Self {
             limits: Limits::default(),
             retry: RetryPolicy::NONE,
+            ignore_result: None,
+            track_started: None,
         }
     }
 }
@@ -52,10 +58,14 @@ impl Default for TaskPolicy {
 pub enum FailureKind {
     /// Retried if the task retries on failures, after the given time at the earliest.
     Retryable(Option<Duration>),
-    /// The task asked to be retried, at this time or after its usual wait.
-    RetryRequested(Option<DateTime<Utc>>),
+    /// The task asked to be retried.
+    RetryRequested(Box<RetryRequest>),
     /// Not retried.
     Final,
+    /// Celery's `Ignore`: the message is acknowledged, and no outcome is stored. A task that was replaced ends so.
+    Ignored,
+    /// Celery's `Reject(requeue=True)`: the message goes to the back of its queue.
+    Requeued,
 }
 
 /// A task that did not succeed.
@@ -71,10 +81,10 @@ impl Failure {
     /// The failure of a task that asks to be retried. The engine writes the exception
     /// once no retry is left.
     #[must_use]
-    pub fn retry(eta: Option<DateTime<Utc>>) -> Self {
+    pub fn retry(request: RetryRequest) -> Self {
         Self {
             exception: Exception::new("celery.exceptions", "MaxRetriesExceededError", Vec::new()),
-            kind: FailureKind::RetryRequested(eta),
+            kind: FailureKind::RetryRequested(Box::new(request)),
         }
     }
 }
@@ -102,7 +112,9 @@ impl Engine {
         failpoint::pass("started");
         let _running = self.events.running();
         self.events.started(&job.message);
-        self.settlement.track_started(&job.message).await;
+        self.settlement
+            .track_started(&job.message, policy.track_started)
+            .await;
         let started = Instant::now();
         job.ticket.start(self.clock.now());
         let limits = self.limits(&job, policy);
@@ -114,7 +126,7 @@ impl Engine {
             returned = AssertUnwindSafe(run).catch_unwind() => {
                 RunEnd::Returned(returned.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))))
             }
-            failure = limit_reached(limits) => RunEnd::Returned(Err(failure)),
+            failure = limit_reached(limits, &job.left) => RunEnd::Returned(Err(failure)),
             signal = job.ticket.request().terminated() => RunEnd::Terminated(signal),
             () = self.stop.cold() => RunEnd::Cancelled,
         };
@@ -180,14 +192,26 @@ impl Engine {
     ) {
         failpoint::pass("returned");
         let context = self.settlement.canvas_context(&job.message);
-        let (state, mut plan) = match returned {
+        let mut sent = job.left.take();
+        let (state, plan) = match returned {
             Ok(value) => {
                 let plan = canvas::after_success(context, &job.body, &value);
                 (TaskState::Success(value), plan)
             }
+            Err(Failure {
+                exception,
+                kind: kind @ (FailureKind::Ignored | FailureKind::Requeued),
+            }) => {
+                trace.pass_on(&mut sent.successors);
+                let requeued = kind == FailureKind::Requeued;
+                self.conclude_without_result(job, (&exception, requeued), sent, runtime)
+                    .await;
+                return;
+            }
             Err(mut failure) => {
-                if matches!(failure.kind, FailureKind::RetryRequested(_)) {
-                    failure.exception = max_retries_exceeded(&job);
+                if let FailureKind::RetryRequested(request) = &failure.kind {
+                    let given = request.exception.clone();
+                    failure.exception = given.unwrap_or_else(|| max_retries_exceeded(&job));
                 }
                 match self.next_try(&job, policy, &failure) {
                     Some(next) => (
@@ -197,14 +221,19 @@ impl Engine {
                     None => {
                         let text =
                             (!is_hard_limit(&failure.exception)).then(|| traceback(&failure.exception));
-                        (
-                            TaskState::Failure(failure.exception, text),
-                            canvas::after_failure(context, job.body.embedded("errbacks")),
-                        )
+                        let state = TaskState::Failure(failure.exception, text);
+                        let errbacks = job.body.embedded("errbacks");
+                        let plan = self
+                            .settlement
+                            .call_errbacks(context, job.message.as_ref().into(), errbacks, &state)
+                            .await;
+                        (state, plan.without_children())
                     }
                 }
             }
         };
+        sent.extend(plan);
+        let mut plan = sent;
         trace.end(&state);
         trace.pass_on(&mut plan.successors);
         // Of a retry before its message can be received again, of an end once it can be found.
@@ -233,6 +262,41 @@ impl Engine {
         drop(job.slot);
     }
 
+    /// Ends a job whose task stores no outcome: with its message back in the queue if it is requeued.
+    async fn conclude_without_result(
+        self: &Arc<Self>,
+        job: Job,
+        (exception, requeued): (&Exception, bool),
+        sent: SuccessorPlan,
+        runtime: Duration,
+    ) {
+        let pushes = if requeued {
+            vec![Transport::requeue(&job.source, &job.message)]
+        } else {
+            Vec::new()
+        };
+        let settled = self
+            .settlement
+            .settle_without_result(&job.tag, &sent, pushes)
+            .await;
+        if settled.is_some() && requeued {
+            self.events.rejected(job.message.id(), true);
+        }
+        if job.marked {
+            self.unmark(job.tag.clone());
+        }
+        info!(
+            task.name = job.message.task(),
+            task.id = job.message.id(),
+            outcome = if requeued { "requeued" } else { "ignored" },
+            runtime_seconds = runtime.as_secs_f64(),
+            retries = job.message.retries(),
+            reason = exception.line(),
+            "task ended without a result"
+        );
+        drop(job.slot);
+    }
+
     async fn end_revoked(self: &Arc<Self>, job: &Job, why: Revocation) {
         self.settlement.settle_revoked(&job.tag, &job.message, why).await;
         job.ticket.request().task().outcomes().note_revoked();
@@ -256,19 +320,26 @@ impl Engine {
         let mut rng = self.random.fork();
         let now = self.clock.now();
         let countdown = match &failure.kind {
-            FailureKind::Final => None,
+            FailureKind::Final | FailureKind::Ignored | FailureKind::Requeued => None,
             FailureKind::Retryable(_) if !policy.retry.autoretry => None,
             FailureKind::Retryable(wish) => policy.retry.countdown(retries, *wish, &mut rng),
-            FailureKind::RetryRequested(None) => policy.retry.countdown(retries, None, &mut rng),
-            FailureKind::RetryRequested(Some(eta)) => {
-                (retries < policy.retry.max_retries).then(|| (*eta - now).to_std().unwrap_or_default())
+            FailureKind::RetryRequested(request) => {
+                let retry = RetryPolicy {
+                    max_retries: request.max_retries.unwrap_or(policy.retry.max_retries),
+                    ..policy.retry
+                };
+                let asked = request.eta.map(|eta| (eta - now).to_std().unwrap_or_default());
+                let usual = retry.countdown(retries, None, &mut rng);
+                usual.map(|usual| asked.or(request.countdown).unwrap_or(usual))
             }
         }?;
-        let message = retry::successor(&job.message, countdown, &self.settlement.origin, now);
-        Some(Successor {
-            queue: job.source.queue.clone(),
-            message,
-        })
+        let mut message = retry::successor(&job.message, countdown, &self.settlement.origin, now);
+        let mut queue = job.source.queue.clone();
+        if let FailureKind::RetryRequested(request) = &failure.kind {
+            queue = request.queue.clone().unwrap_or(queue);
+            request.as_ref().clone().apply(&mut message);
+        }
+        Some(Successor { queue, message })
     }
 
     /// The limits in force: the message's, else the task's, else the worker's.
@@ -285,9 +356,8 @@ impl Engine {
     }
 }
 
-/// Ends when a limit is reached. A task cannot catch the soft limit here, so it ends the task like the hard
-/// one; only the reported exception differs, as in Celery when a task does not catch it.
-async fn limit_reached(limits: Limits) -> Failure {
+/// Ends when a limit ends the task: the soft one unless the task catches it, with the exception that Celery reports then.
+async fn limit_reached(limits: Limits, left: &LeftBehind) -> Failure {
     let soft_first = match (limits.soft, limits.hard) {
         (Some(soft), Some(hard)) => soft < hard,
         (soft, _) => soft.is_some(),
@@ -296,6 +366,13 @@ async fn limit_reached(limits: Limits) -> Failure {
         return std::future::pending().await;
     };
     tokio::time::sleep(limit).await;
+    if soft_first && left.soft_limit_reached() {
+        let Some(hard) = limits.hard else {
+            return std::future::pending().await;
+        };
+        tokio::time::sleep(hard.saturating_sub(limit)).await;
+        return hard_limit_reached(hard);
+    }
     if soft_first {
         let exception = Exception::new("billiard.exceptions", "SoftTimeLimitExceeded", Vec::new());
         return Failure {
@@ -303,13 +380,13 @@ async fn limit_reached(limits: Limits) -> Failure {
             kind: FailureKind::Retryable(None),
         };
     }
-    let exception = Exception::new(
-        "billiard.exceptions",
-        "TimeLimitExceeded",
-        vec![json!(limit.as_secs_f64())],
-    );
+    hard_limit_reached(limit)
+}
+
+fn hard_limit_reached(limit: Duration) -> Failure {
+    let seconds = vec![json!(limit.as_secs_f64())];
     Failure {
-        exception,
+        exception: Exception::new("billiard.exceptions", "TimeLimitExceeded", seconds),
         kind: FailureKind::Final,
     }
 }
@@ -399,6 +476,6 @@ fn report(job: &Job, state: &TaskState, successors: &[Successor], runtime: Durat
                 "task failed"
             );
         }
-        TaskState::Started { .. } | TaskState::Revoked(_) => {}
+        TaskState::Started { .. } | TaskState::Revoked(_) | TaskState::Custom { .. } => {}
     }
 }

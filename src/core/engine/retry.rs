@@ -3,15 +3,51 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use tradebot_base::backoff;
 use tradebot_wire::envelope::Envelope;
+use tradebot_wire::result::Exception;
 use tradebot_wire::timestamp;
 
 /// The longest wait before a retry that a failure may ask for.
 const LONGEST_WISH: Duration = Duration::from_secs(3600);
+
+/// A retry that a task asks for, under the names of Celery's `Task.retry`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RetryRequest {
+    /// When the next try is due.
+    pub eta: Option<DateTime<Utc>>,
+    /// How long from now it is due, unless `eta` says when. Without both the task's backoff decides.
+    pub countdown: Option<Duration>,
+    /// The limit of retries, if not the task's.
+    pub max_retries: Option<u32>,
+    /// Arguments of the next try, if not those of this one.
+    pub arguments: Option<(Vec<Value>, Map<String, Value>)>,
+    /// Queue of the next try, if not that of this one.
+    pub queue: Option<String>,
+    /// Time after which the next try must not start.
+    pub expires: Option<DateTime<Utc>>,
+    /// What the task fails with once no retry is left; Celery's `MaxRetriesExceededError` if absent.
+    pub exception: Option<Exception>,
+}
+
+impl RetryRequest {
+    /// Writes what the task asked for into the message of its next try.
+    pub(super) fn apply(self, next: &mut Envelope) {
+        if let Some((args, kwargs)) = self.arguments {
+            next.set_arguments(args, kwargs);
+        }
+        if let Some(queue) = self.queue {
+            let delivery_info = json!({"exchange": "", "routing_key": queue});
+            next.set_property("delivery_info", delivery_info);
+        }
+        if let Some(expires) = self.expires {
+            next.set_header("expires", json!(timestamp::isoformat(expires)));
+        }
+    }
+}
 
 /// A task's retry options, under Celery's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tracing::{debug, error, warn};
 
+use super::errbacks::ErrbackCaller;
 use super::hold_ups::{HeldUp, HoldUps};
 use super::task_end::Unsent;
 use crate::events::Events;
@@ -49,6 +50,7 @@ pub(super) struct Settlement {
     pub(super) default_queue: String,
     /// Slots, for the reminder in the log.
     pub(super) concurrency: usize,
+    pub(super) errbacks: ErrbackCaller,
 }
 
 impl Settlement {

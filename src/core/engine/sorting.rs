@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use tracing::warn;
 
 use super::pool::Slot;
@@ -110,6 +111,9 @@ fn judge(engine: &Engine, received: &Received) -> Verdict {
     if let Some(why) = canvas::beyond_us(&received.body) {
         return Verdict::LeaveToOthers(why);
     }
+    if !maps_ours(engine, received) {
+        return Verdict::LeaveToOthers("it maps a task that is not one of ours");
+    }
     let (eta, expires) = match (message.eta(), message.expires()) {
         (Ok(eta), Ok(expires)) => (eta, expires),
         (Err(reason), _) | (_, Err(reason)) => return Verdict::Refuse(reason.to_string()),
@@ -127,9 +131,28 @@ fn judge(engine: &Engine, received: &Received) -> Verdict {
     }
 }
 
+/// Whether the task that `celery.map` or `celery.starmap` applies is one of ours; true for all other tasks.
+fn maps_ours(engine: &Engine, received: &Received) -> bool {
+    if !matches!(received.message.task(), "celery.map" | "celery.starmap") {
+        return true;
+    }
+    let body = &received.body;
+    let mapped = body.kwargs.get("task").or(body.args.first());
+    let name = mapped
+        .and_then(|mapped| mapped.get("task"))
+        .and_then(Value::as_str);
+    name.is_some_and(|name| engine.types.contains_key(name))
+}
+
 /// Enters a message that will run into the requests, which keep its bytes from now on.
 fn enter(engine: &Engine, received: &mut Received, task: Arc<TaskType>, eta: Option<DateTime<Utc>>) {
     let raw = std::mem::take(&mut received.claimed.raw);
+    let ignore_result = task.policy().and_then(|policy| policy.ignore_result);
+    if let Some(ignored) = ignore_result
+        && received.message.ignore_result().is_none()
+    {
+        received.message.set_header("ignore_result", ignored.into());
+    }
     let phase = if eta.is_some() {
         Phase::Scheduled
     } else {

@@ -140,8 +140,9 @@ impl Starter {
         let job = Job {
             tag: claimed.tag,
             source: claimed.source,
-            message,
-            body,
+            message: Arc::new(message),
+            body: Arc::new(body),
+            left: Arc::default(),
             ticket: ticket.expect("a message is entered before it is sent"),
             slot,
             marked,

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
 use tracing::{debug, error, info};
 
 use super::Revocation;
@@ -10,7 +9,7 @@ use super::settlement::Settlement;
 use super::workflow::{Concern, Unfinished};
 use crate::transport::{Claimed, DeliveryTag, Push, Settled};
 use tradebot_base::error_chain;
-use tradebot_wire::canvas::{self, SuccessorPlan};
+use tradebot_wire::canvas::SuccessorPlan;
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::result::{Exception, TaskState};
 
@@ -38,7 +37,25 @@ impl Settlement {
         self.settle_and_push(tag, message, state, plan, Vec::new()).await
     }
 
-    /// The same, and publishes `pushes`.
+    /// Ends a delivery without a result: publishes what the task has sent and `pushes`, and acknowledges.
+    pub(super) async fn settle_without_result(
+        &self,
+        tag: &DeliveryTag,
+        plan: &SuccessorPlan,
+        mut pushes: Vec<Push>,
+    ) -> Option<Settled> {
+        self.prepare(plan).await?;
+        pushes.extend(plan.successors.iter().map(|next| self.publish_push(next)));
+        let settled = self.settle_with(tag, None, &pushes).await?;
+        if settled.held {
+            for next in &plan.successors {
+                self.events.sent(&next.queue, &next.message);
+            }
+        }
+        Some(settled)
+    }
+
+    /// The same as [`Settlement::settle`], and publishes `pushes`.
     async fn settle_and_push(
         &self,
         tag: &DeliveryTag,
@@ -48,12 +65,7 @@ impl Settlement {
         mut pushes: Vec<Push>,
     ) -> Option<Settled> {
         self.prepare(plan).await?;
-        // Celery stores a failure before it calls the errbacks: they are not its children.
-        let children: &[Value] = match state {
-            TaskState::Failure(..) => &[],
-            _ => &plan.children,
-        };
-        let document = self.results.document(message, state, children);
+        let document = self.results.document(message, state, &plan.children);
         pushes.extend(plan.successors.iter().map(|next| self.publish_push(next)));
         let settled = if let Some(concern) = Concern::of(message, state) {
             if let Some(document) = &document {
@@ -94,10 +106,15 @@ impl Settlement {
         };
         let parked = self.transport.park(&claimed.source, raw, &reason);
         let state = TaskState::Failure(exception, None);
-        let plan = canvas::after_failure(
-            self.canvas_context(message),
-            message.workflow().embedded("errbacks"),
-        );
+        let plan = self
+            .call_errbacks(
+                self.canvas_context(message),
+                message.into(),
+                message.workflow().embedded("errbacks"),
+                &state,
+            )
+            .await
+            .without_children();
         let settled = self
             .settle_and_push(&claimed.tag, message, &state, &plan, vec![parked])
             .await;
@@ -149,10 +166,14 @@ impl Settlement {
             Exception::new("kombu.exceptions", "OperationalError", vec![text.into()]),
             None,
         );
-        let plan = canvas::after_failure(
-            self.canvas_context(message),
-            message.workflow().embedded("errbacks"),
-        );
+        let plan = self
+            .call_errbacks(
+                self.canvas_context(message),
+                message.into(),
+                message.workflow().embedded("errbacks"),
+                &state,
+            )
+            .await;
         self.prepare(&plan).await?;
         if let Some(document) = self.results.document(message, &state, &[]) {
             self.store(&document).await?;
@@ -174,8 +195,8 @@ impl Settlement {
 
     /// Stores that a task has started, if that is tracked. It tries once, before the task runs, so that it cannot
     /// overwrite the outcome.
-    pub(super) async fn track_started(&self, message: &Envelope) {
-        let Some(document) = self.results.started(message, &self.hostname) else {
+    pub(super) async fn track_started(&self, message: &Envelope, tracked: Option<bool>) {
+        let Some(document) = self.results.started(message, &self.hostname, tracked) else {
             return;
         };
         if let Err(trouble) = self.results.store(&document).await {

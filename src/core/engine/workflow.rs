@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tracing::{info, warn};
 
+use super::errbacks::Failed;
 use super::settlement::{MAX_MISDIRECTIONS, Settlement};
 use super::task_end::Unsent;
 use crate::results::chords::{ChordEnd, Count};
@@ -203,8 +204,12 @@ impl Settlement {
                 root: None,
                 ..context
             };
-            plan.extend(canvas::after_failure(context, &errbacks));
-            children.insert(id, plan.children.clone());
+            let failed = Failed {
+                id: &id,
+                message: None,
+            };
+            plan.extend(self.call_errbacks(context, failed, &errbacks, &state).await);
+            children.insert(id.clone(), plan.children.clone());
         }
         for one in failed {
             let children = match children.get(one.message.id()) {

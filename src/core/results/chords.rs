@@ -61,6 +61,7 @@ pub(crate) struct Chords {
     expires_seconds: u64,
     part: Script,
     end: Script,
+    grow: Script,
 }
 
 impl Chords {
@@ -72,11 +73,12 @@ impl Chords {
             expires_seconds,
             part: Script::new(include_str!("scripts/chord_part.lua")),
             end: Script::new(include_str!("scripts/chord_end.lua")),
+            grow: Script::new(include_str!("scripts/chord_grow.lua")),
         }
     }
 
-    /// Writes what a chord needs before its header is published: its size, or its header's structure. A chord
-    /// that is run again begins anew.
+    /// Writes what a chord needs before its tasks are published: its size, its header's structure, or how many members were
+    /// added. A chord that is run again begins anew.
     ///
     /// # Errors
     /// [`RedisTrouble`]; writing it again is harmless.
@@ -93,6 +95,12 @@ impl Chords {
                 let document = json!({"result": result});
                 let document = python_json::to_string(&document).expect("JSON values are JSON");
                 (key(group, ""), document)
+            }
+            Preparation::ChordGrows { group, by, members } => {
+                let mut call = self.grow.prepare_invoke();
+                call.key(key(group, ".t")).key(key(group, &format!(".t:{by}")));
+                call.arg(*members).arg(self.expires_seconds);
+                return self.connection.script(None, &call).await;
             }
         };
         let set = pipeline.cmd("SET").arg(key).arg(value);

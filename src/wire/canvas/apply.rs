@@ -1,12 +1,11 @@
 //! Applying: the messages that `apply_async` of a signature publishes, and the writes before them.
 
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use super::freeze::{Frame, joined};
-use super::result_tree::{ResultRef, ResultTree};
+use super::result_tree::{Ids, ResultRef, ResultTree};
 use super::signature::{CallOptions, Signature, SubtaskType, listed};
-use super::{CanvasContext, Preparation, Successor, SuccessorPlan};
+use super::{CanvasContext, Preparation, Sending, Successor, SuccessorPlan};
 
 /// Applies signatures on behalf of one task.
 pub(super) struct CanvasPublisher<'a> {
@@ -17,9 +16,14 @@ pub(super) struct CanvasPublisher<'a> {
 
 impl<'a> CanvasPublisher<'a> {
     pub(super) fn new(by: CanvasContext<'a>) -> Self {
+        Self::with_ids(by, Ids::default())
+    }
+
+    /// A publisher that takes new ids from `ids`.
+    pub(super) fn with_ids(by: CanvasContext<'a>, ids: Ids) -> Self {
         Self {
             by,
-            results: ResultTree::default(),
+            results: ResultTree::new(ids),
             plan: SuccessorPlan::default(),
         }
     }
@@ -27,6 +31,15 @@ impl<'a> CanvasPublisher<'a> {
     /// The finished plan.
     pub(super) fn into_plan(self) -> SuccessorPlan {
         self.plan
+    }
+
+    /// The finished plan of a signature with this result.
+    pub(super) fn sent(self, result: ResultRef) -> Sending {
+        Sending {
+            id: self.results.id(result).to_owned(),
+            result: self.results.tuple(result),
+            plan: self.plan,
+        }
     }
 
     /// Applies a signature. With `trail`, its result becomes a child of the publishing task.
@@ -55,6 +68,10 @@ impl<'a> CanvasPublisher<'a> {
     ) -> ResultRef {
         options.retain(|_, value| !value.is_null());
         task.merge(args, options);
+        if task.text("task_id").is_none() {
+            task.options
+                .insert("task_id".into(), json!(self.results.new_id()));
+        }
         let (queue, message) = task.into_message(&self.by);
         let result = self.results.of_task(message.id());
         self.plan.successors.push(Successor { queue, message });
@@ -74,7 +91,7 @@ impl<'a> CanvasPublisher<'a> {
             starmap.kwargs = Map::from_iter([("task".into(), task.clone()), ("it".into(), json!(part))]);
             starmap
         });
-        let group = Signature::group(starmaps.collect());
+        let group = Signature::group(starmaps);
         self.apply_group(group, &[], options, trail)
     }
 
@@ -92,7 +109,7 @@ impl<'a> CanvasPublisher<'a> {
         let mut options = std::mem::take(&mut group.options);
         let group_id = match options.shift_remove("task_id") {
             Some(Value::String(id)) => id,
-            _ => Uuid::new_v4().to_string(),
+            _ => self.results.new_id(),
         };
         options.insert("group_id".into(), json!(group_id));
         options.shift_remove("group_index");
@@ -101,7 +118,7 @@ impl<'a> CanvasPublisher<'a> {
         let mut members = Vec::new();
         self.prepare_members(group, &group_id, root_id.as_deref(), &mut members);
         let size = members.iter().map(|(task, _)| task.size()).sum();
-        let chord_of = |task: &Signature| chord.clone().or_else(|| task.option("chord").cloned());
+        let chord_of = |task: &Signature| chord.clone().or_else(|| task.set_option("chord").cloned());
         if members.last().and_then(|(task, _)| chord_of(task)).is_some() {
             self.plan.preparations.push(Preparation::ChordSize {
                 group: group_id.clone(),
@@ -219,7 +236,7 @@ impl<'a> CanvasPublisher<'a> {
         };
         let delays = delays(&own_options, &mut options);
         let group_id = own_options.get("task_id").and_then(Value::as_str);
-        let group_id = group_id.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
+        let group_id = group_id.map_or_else(|| self.results.new_id(), str::to_owned);
         let callbacks = ["link", "link_error"].map(|name| {
             let of_call = options.shift_remove(name);
             listed(of_call.as_ref().or_else(|| own_options.get(name)))
@@ -241,7 +258,7 @@ impl<'a> CanvasPublisher<'a> {
         body.split_chords();
         let body_id = match body_id {
             Some(Value::String(id)) => id,
-            _ => Uuid::new_v4().to_string(),
+            _ => self.results.new_id(),
         };
         let root_id = body.text("root_id").map(str::to_owned);
         let frame = Frame {

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::result_tree::{ResultRef, ResultTree};
 use super::signature::{CallOptions, Signature, SubtaskType, listed};
@@ -49,7 +48,7 @@ impl ResultTree {
     }
 
     fn freeze_task(&mut self, task: &mut Signature, frame: Frame<'_>) -> ResultRef {
-        let id = own_id(task, frame.id);
+        let id = self.own_id(task, frame.id);
         for (name, value) in [("root_id", frame.root_id), ("parent_id", frame.parent_id)] {
             if let Some(value) = value {
                 task.options.insert(name.into(), json!(value));
@@ -71,7 +70,7 @@ impl ResultTree {
 
     /// Freezes a group and splices nested groups into it.
     pub(super) fn freeze_group(&mut self, group: &mut Signature, frame: Frame<'_>) -> ResultRef {
-        let id = own_id(group, None);
+        let id = self.own_id(group, None);
         for (name, value) in [
             ("group_id", frame.group_id.map(Value::from)),
             ("chord", frame.chord.cloned()),
@@ -85,7 +84,7 @@ impl ResultTree {
         }
         for (name, value) in [("root_id", frame.root_id), ("parent_id", frame.parent_id)] {
             if let Some(value) = value
-                && group.option(name).is_none()
+                && group.set_option(name).is_none()
             {
                 group.options.insert(name.into(), json!(value));
             }
@@ -133,7 +132,10 @@ impl ResultTree {
                 chain.options.insert("task_id".into(), json!(id));
                 result
             }
-            None => self.of_task(&own_id(chain, frame.id)),
+            None => {
+                let id = self.own_id(chain, frame.id);
+                self.of_task(&id)
+            }
         }
     }
 
@@ -245,6 +247,16 @@ impl ResultTree {
         (steps, results.first().copied())
     }
 
+    /// The id of a signature. A signature without one gets `given` or a new one.
+    fn own_id(&mut self, signature: &mut Signature, given: Option<&str>) -> String {
+        if let Some(id) = signature.text("task_id") {
+            return id.to_owned();
+        }
+        let id = given.map_or_else(|| self.new_id(), str::to_owned);
+        signature.options.insert("task_id".into(), json!(id));
+        id
+    }
+
     /// Returns the result to link to a new chord. If the later steps are linked to the chord's body, cuts that link.
     fn unlinked(&mut self, last: Option<ResultRef>, body: ResultRef) -> Option<ResultRef> {
         let mut node = last?;
@@ -289,7 +301,7 @@ impl Signature {
     }
 
     /// The tasks of a chain: the last gets the chain's callbacks, each gets its errbacks.
-    fn unchained(self) -> Vec<Self> {
+    pub(super) fn unchained(self) -> Vec<Self> {
         let (links, errbacks) = (self.list("link"), self.list("link_error"));
         let SubtaskType::Chain(mut tasks) = self.kind else {
             return vec![self];
@@ -345,7 +357,7 @@ fn led_by_a_task(tasks: Vec<Signature>) -> VecDeque<Signature> {
 }
 
 /// Combines a group and the task after it into a chord.
-fn upgraded(group: Signature, body: Signature, root_id: Option<&str>) -> Signature {
+pub(super) fn upgraded(group: Signature, body: Signature, root_id: Option<&str>) -> Signature {
     let SubtaskType::Group(header) = group.kind else {
         return group;
     };
@@ -364,16 +376,6 @@ fn is_chord_before_a_chain(task: &Signature) -> bool {
     };
     matches!(&body.kind, SubtaskType::Chain(steps)
         if steps.first().is_some_and(|first| !matches!(first.kind, SubtaskType::Group(_))))
-}
-
-/// The id of a signature. A signature without one gets `given` or a new UUID.
-fn own_id(signature: &mut Signature, given: Option<&str>) -> String {
-    if let Some(id) = signature.text("task_id") {
-        return id.to_owned();
-    }
-    let id = given.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
-    signature.options.insert("task_id".into(), json!(id));
-    id
 }
 
 fn owned(text: Option<&str>) -> Option<String> {

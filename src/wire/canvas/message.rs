@@ -26,7 +26,7 @@ const HEADERS: [(&str, &str); 9] = [
 impl Signature {
     /// The destination: the option `queue`, else the routing key (a direct exchange is bound to the queue of the same
     /// name), else the default queue.
-    fn queue<'a>(&'a self, by: &CanvasContext<'a>) -> &'a str {
+    fn destination<'a>(&'a self, by: &CanvasContext<'a>) -> &'a str {
         self.text("queue")
             .or_else(|| self.text("routing_key"))
             .unwrap_or(by.default_queue)
@@ -35,14 +35,14 @@ impl Signature {
     /// Whether the message must go through an exchange that is not bound to one queue alone.
     pub(super) fn needs_an_exchange(&self) -> bool {
         let exchange = self.text("exchange").filter(|name| !name.is_empty());
-        self.option("queue").is_some_and(|queue| !queue.is_string())
+        self.set_option("queue").is_some_and(|queue| !queue.is_string())
             || self.text("queue").is_none()
                 && exchange.is_some_and(|exchange| Some(exchange) != self.text("routing_key"))
     }
 
     /// The message to publish, and its queue.
     pub(super) fn into_message(self, by: &CanvasContext<'_>) -> (String, Envelope) {
-        let queue = self.queue(by).to_owned();
+        let queue = self.destination(by).to_owned();
         let message = TaskMessage {
             task: self.task.clone(),
             id: self.text("task_id").unwrap_or_default().to_owned(),
@@ -52,9 +52,9 @@ impl Signature {
                 .filter(|time| *time != by.now)
                 .or_else(|| self.time("eta", by.now)),
             expires: self.time("expires", by.now),
-            priority: Priority(self.option("priority").and_then(Value::as_i64).unwrap_or(0)),
-            root_id: Some(self.text("root_id").unwrap_or(by.root_id()).to_owned()),
-            parent_id: Some(self.text("parent_id").unwrap_or(by.task_id).to_owned()),
+            priority: Priority(self.set_option("priority").and_then(Value::as_i64).unwrap_or(0)),
+            root_id: named(self.text("root_id").unwrap_or(by.root_id())),
+            parent_id: named(self.text("parent_id").unwrap_or(by.task_id)),
             headers: self.headers(),
             reply_to: self.text("reply_to").map(str::to_owned),
             body: self.body(),
@@ -86,7 +86,7 @@ impl Signature {
 
     /// The headers that the options set.
     fn headers(&self) -> Map<String, Value> {
-        let option = |name: &str| self.option(name).cloned();
+        let option = |name: &str| self.set_option(name).cloned();
         let mut headers = option("headers")
             .and_then(|value| value.as_object().cloned())
             .unwrap_or_default();
@@ -116,7 +116,7 @@ impl Signature {
 
     /// A time option: an ISO string, a `datetime` of kombu's JSON, or a number of seconds from now.
     fn time(&self, name: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let value = self.option(name)?;
+        let value = self.set_option(name)?;
         value
             .as_str()
             .or_else(|| value.get("__value__")?.as_str())
@@ -126,11 +126,16 @@ impl Signature {
 
     fn after(&self, name: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let seconds = self
-            .option(name)?
+            .set_option(name)?
             .as_f64()
             .filter(|seconds| seconds.abs() < 1e10)?;
         #[expect(clippy::cast_possible_truncation, reason = "bounded on the line above")]
         let millis = (seconds * 1000.0) as i64;
         now.checked_add_signed(TimeDelta::milliseconds(millis))
     }
+}
+
+/// A program that is no worker has no ids to pass on.
+fn named(id: &str) -> Option<String> {
+    Some(id).filter(|id| !id.is_empty()).map(str::to_owned)
 }

@@ -2,6 +2,7 @@
 //! parent and, if it is a group's, members.
 
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 /// The most ancestors that are written for a result. Readers rebuild them recursively.
 const MAX_PARENTS: usize = 100;
@@ -10,9 +11,28 @@ const MAX_PARENTS: usize = 100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ResultRef(usize);
 
+/// Where signatures without an id get one.
+#[derive(Debug, Default)]
+pub enum Ids {
+    /// Random ids.
+    #[default]
+    Random,
+    /// Ids that follow from a text. A task that is run again after a crash sends the same ids, which the result of
+    /// the first run may name.
+    Derived {
+        /// The text.
+        from: String,
+        /// How many there were.
+        count: usize,
+    },
+}
+
 /// All results of a workflow.
 #[derive(Debug, Default)]
-pub(super) struct ResultTree(Vec<ResultNode>);
+pub(super) struct ResultTree {
+    nodes: Vec<ResultNode>,
+    pub(super) ids: Ids,
+}
 
 #[derive(Debug)]
 struct ResultNode {
@@ -22,6 +42,25 @@ struct ResultNode {
 }
 
 impl ResultTree {
+    pub(super) fn new(ids: Ids) -> Self {
+        Self {
+            nodes: Vec::new(),
+            ids,
+        }
+    }
+
+    /// An id for a signature that has none.
+    pub(super) fn new_id(&mut self) -> String {
+        let id = match &mut self.ids {
+            Ids::Random => Uuid::new_v4(),
+            Ids::Derived { from, count } => {
+                *count += 1;
+                Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{from}:{count}").as_bytes())
+            }
+        };
+        id.to_string()
+    }
+
     /// Adds the result of a task.
     pub(super) fn of_task(&mut self, id: &str) -> ResultRef {
         self.add(id, None)
@@ -33,26 +72,26 @@ impl ResultTree {
     }
 
     pub(super) fn id(&self, result: ResultRef) -> &str {
-        &self.0[result.0].id
+        &self.nodes[result.0].id
     }
 
     pub(super) fn members(&self, result: ResultRef) -> Option<&[ResultRef]> {
-        self.0[result.0].members.as_deref()
+        self.nodes[result.0].members.as_deref()
     }
 
     pub(super) fn parent(&self, result: ResultRef) -> Option<ResultRef> {
-        self.0[result.0].parent
+        self.nodes[result.0].parent
     }
 
     pub(super) fn set_parent(&mut self, result: ResultRef, parent: Option<ResultRef>) {
-        self.0[result.0].parent = parent;
+        self.nodes[result.0].parent = parent;
     }
 
     /// The earliest ancestor, or the result itself if it has no parent.
     pub(super) fn first(&self, result: ResultRef) -> ResultRef {
         let mut first = result;
         // Parents never form a cycle; the bound makes sure that this ends.
-        for _ in 0..self.0.len() {
+        for _ in 0..self.nodes.len() {
             match self.parent(first) {
                 Some(parent) => first = parent,
                 None => break,
@@ -83,12 +122,12 @@ impl ResultTree {
     }
 
     fn add(&mut self, id: &str, members: Option<Vec<ResultRef>>) -> ResultRef {
-        self.0.push(ResultNode {
+        self.nodes.push(ResultNode {
             id: id.to_owned(),
             parent: None,
             members,
         });
-        ResultRef(self.0.len() - 1)
+        ResultRef(self.nodes.len() - 1)
     }
 }
 

@@ -7,9 +7,9 @@ use crate::typed;
 /// The options of `apply_async`.
 pub(super) type CallOptions = Map<String, Value>;
 
-/// A signature. Unknown members are kept.
+/// A signature: a call of one task, or several calls combined. Unknown members are kept.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Signature {
+pub struct Signature {
     pub(super) task: String,
     pub(super) args: Vec<Value>,
     pub(super) kwargs: Map<String, Value>,
@@ -110,11 +110,6 @@ impl Signature {
         }
     }
 
-    /// A group of signatures.
-    pub(super) fn group(tasks: Vec<Self>) -> Self {
-        Self::new("celery.group", SubtaskType::Group(tasks))
-    }
-
     /// The signature in JSON.
     pub(super) fn to_value(&self) -> Value {
         let mut kwargs = self.kwargs.clone();
@@ -183,13 +178,13 @@ impl Signature {
     }
 
     /// An option, unless absent or null.
-    pub(super) fn option(&self, name: &str) -> Option<&Value> {
+    pub(super) fn set_option(&self, name: &str) -> Option<&Value> {
         self.options.get(name).filter(|value| !value.is_null())
     }
 
     /// An option that is a string.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
-        self.option(name)?.as_str()
+        self.set_option(name)?.as_str()
     }
 
     /// An option that is a list, or one value in place of a list.

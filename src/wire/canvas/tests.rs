@@ -191,7 +191,7 @@ fn a_header_with_chains_and_chords_counts_what_ends_them() {
         .iter()
         .filter_map(|preparation| match preparation {
             Preparation::ChordSize { size, .. } => Some(*size),
-            Preparation::SavedGroup { .. } => None,
+            _ => None,
         })
         .collect();
     assert_eq!(sizes.iter().sum::<usize>(), 3 + 2, "{sizes:?}");
@@ -201,7 +201,7 @@ fn a_header_with_chains_and_chords_counts_what_ends_them() {
         .iter()
         .find_map(|preparation| match preparation {
             Preparation::SavedGroup { result, .. } => Some(result.clone()),
-            Preparation::ChordSize { .. } => None,
+            _ => None,
         });
     let saved = saved.expect("a saved group");
     let part = |id: &str, value: i64| json!([1, id, "SUCCESS", value]);

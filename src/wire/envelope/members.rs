@@ -90,6 +90,12 @@ pub(super) fn of(object: Map<String, Value>) -> Members {
     object.into_iter().map(member).collect()
 }
 
+/// The members that have a value.
+pub(super) fn values(members: &Members) -> Map<String, Value> {
+    let value = |(name, member): (&String, &Member)| Some((name.clone(), member.value()?));
+    members.iter().filter_map(value).collect()
+}
+
 /// Moves the members of one object out of `fields` and leaves `{}` in its place. A field of another type stays.
 pub(super) fn take_object(fields: &mut Members, name: &str) -> Result<Members, serde_json::Error> {
     match fields.get_mut(name) {
