@@ -19,6 +19,7 @@ mod network;
 mod outages;
 mod poison;
 mod scene;
+mod sends;
 mod settling;
 mod stops;
 mod trouble;

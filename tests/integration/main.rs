@@ -32,6 +32,7 @@ mod rights;
 mod sandbox;
 mod silence;
 mod stop;
+mod task_api;
 #[cfg(feature = "otel")]
 mod traces;
 mod up;

@@ -4,6 +4,7 @@
 //! worker with other tasks: write functions, mark them with the task macro, put them into a `TaskSet`, and
 //! give that to `worker::run` together with whatever the functions need.
 
+mod celery_suite;
 mod notes;
 mod tasks;
 
@@ -24,6 +25,9 @@ use notes::Notes;
 struct Args {
     #[command(flatten)]
     worker: WorkerArgs,
+    /// Run the tasks of Celery's integration suite as well
+    #[arg(long)]
+    celery_suite: bool,
 }
 
 /// The product's allocator, so that what is measured here holds there.
@@ -64,7 +68,17 @@ async fn run(args: Args) -> Result<()> {
         .with::<tasks::retry>()
         .with::<tasks::record>()
         .with::<tasks::panic>()
-        .with::<tasks::exit>();
+        .with::<tasks::exit>()
+        .with::<tasks::send>()
+        .with::<tasks::replace>()
+        .with::<tasks::reject>()
+        .with::<tasks::ignore>()
+        .with::<tasks::progress>();
+    let tasks = if args.celery_suite {
+        celery_suite::add_tasks(tasks)
+    } else {
+        tasks
+    };
     let notes = Notes::new(&settings.redis().cache, settings.hostname())?;
     worker::run(settings, tasks, Arc::new(notes)).await?;
     Ok(())

@@ -20,6 +20,17 @@ impl Notes {
         Ok(Self(Connection::new(url, &format!("{hostname}-tests"))?))
     }
 
+    /// Runs a command.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`].
+    pub(crate) async fn command<T: redis::FromRedisValue>(
+        &self,
+        command: &redis::Cmd,
+    ) -> Result<T, RedisTrouble> {
+        self.0.command(command).await
+    }
+
     /// Counts one start of task `id` in the hash `key`, and appends `id milliseconds` to the list `key:log`.
     ///
     /// # Errors

@@ -5,8 +5,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tradebot_symbols::worker::{self, TaskResult, task};
-use tradebot_wire::result::Exception;
+use tradebot_symbols::worker::{self, Exception, Signature, TaskResult, task};
 
 use crate::notes::Notes;
 
@@ -114,4 +113,45 @@ pub async fn panic() -> TaskResult<()> {
 pub async fn exit(milliseconds: Option<u64>) -> TaskResult<()> {
     tokio::time::sleep(Duration::from_millis(milliseconds.unwrap_or_default())).await;
     std::process::abort()
+}
+
+/// Sends `tests.record` from within, and returns the id of its result.
+#[task(name = "tests.send")]
+pub async fn send(key: String) -> TaskResult<String> {
+    let sent = worker::current().send(Signature::task("tests.record").arg(key));
+    sent.map(|sent| sent.id)
+        .map_err(|error| worker::fail(Exception::builtin("ValueError", error.to_string()), None))
+}
+
+/// Is replaced by `tests.record`.
+#[task(name = "tests.replace")]
+pub async fn replace(key: String) -> TaskResult<i64> {
+    Err(worker::replace(Signature::task("tests.record").arg(key)))
+}
+
+/// Is put back once, then notes its start like `tests.record`.
+#[task(name = "tests.reject")]
+pub async fn reject(key: String) -> TaskResult<i64> {
+    let info = worker::current().info();
+    if info.delivery_info["redelivered"] != Value::Bool(true) {
+        return Err(worker::reject("the first delivery", true));
+    }
+    let noted = worker::state::<Notes>().add(&key, &info.id).await;
+    noted.map_err(|error| worker::fail(Exception::builtin("RuntimeError", error.to_string()), None))
+}
+
+/// Ends without a result.
+#[task(name = "tests.ignore")]
+pub async fn ignore() -> TaskResult<()> {
+    Err(worker::ignore("nothing to do"))
+}
+
+/// Stores its progress, then waits.
+#[task(name = "tests.progress")]
+pub async fn progress(done: i64, milliseconds: u64) -> TaskResult<()> {
+    let meta = serde_json::json!({"done": done});
+    let stored = worker::current().update_state("PROGRESS", meta).await;
+    stored.map_err(|error| worker::fail(Exception::builtin("RuntimeError", error.to_string()), None))?;
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+    Ok(())
 }
