@@ -63,6 +63,9 @@ pub(super) struct Remaining {
     pub(super) pushes: Vec<Push>,
     /// Chords to be ended after it.
     pub(super) unfinished: Vec<Unfinished>,
+    /// Errbacks that were called for the failure of a chord in the header of one that fails for it. Celery links an errback
+    /// of the outer chord to both, and calls it once.
+    called: Vec<Value>,
 }
 
 impl Settlement {
@@ -198,7 +201,10 @@ impl Settlement {
         let mut plan = SuccessorPlan::default();
         // To Celery the errbacks are children of the failed body, and for a group of each member they were called before.
         let mut children = HashMap::new();
-        for (id, errbacks) in canvas::errbacks_of_body(&part.body) {
+        let called_before = remaining.called.len();
+        for (id, mut errbacks) in canvas::errbacks_of_body(&part.body) {
+            errbacks.retain(|errback| !remaining.called[..called_before].contains(errback));
+            remaining.called.extend(errbacks.iter().cloned());
             let context = CanvasContext {
                 task_id: &id,
                 root: None,
@@ -220,6 +226,7 @@ impl Settlement {
             self.abandon(tag, context, (vec![one], children), (&state, true), remaining)
                 .await?;
         }
+        remaining.called.truncate(called_before);
         Some(plan)
     }
 

@@ -161,20 +161,30 @@ impl Signature {
 
     /// Runs `next` after it. A group becomes the header of a chord.
     #[must_use]
-    pub fn then(self, next: Self) -> Self {
+    pub fn then(mut self, next: Self) -> Self {
         if next.is_empty_group() {
             return self;
         }
         let next = next.unrolled();
-        match self.kind {
+        let joins_a_body = !matches!(next.kind, SubtaskType::Group(_) | SubtaskType::Chain(_));
+        match &mut self.kind {
             SubtaskType::Group(_) => upgraded(self, next, None),
             SubtaskType::Chain(_) => self.extended(next),
+            SubtaskType::Chord { body, .. } if joins_a_body => {
+                body.go_on_with(next);
+                self
+            }
             _ => {
                 let mut steps = vec![self];
                 steps.extend(next.unchained());
                 Self::of_steps(steps)
             }
         }
+    }
+
+    fn go_on_with(&mut self, next: Self) {
+        let first = std::mem::replace(self, Self::task(""));
+        *self = first.then(next);
     }
 
     /// Celery's `chain | next`. What the last step is decides where `next` goes.
@@ -192,8 +202,7 @@ impl Signature {
                     let chord = upgraded(group, next, None);
                     if let Some(SubtaskType::Chord { body, .. }) = steps.last_mut().map(|last| &mut last.kind)
                     {
-                        let first = std::mem::replace(&mut **body, Self::task(""));
-                        **body = first.then(chord);
+                        body.go_on_with(chord);
                     } else {
                         steps.push(chord);
                     }
@@ -203,8 +212,7 @@ impl Signature {
             (Some(SubtaskType::Chord { .. }), _) if !is_chord => {
                 let mut steps = self.unchained();
                 if let Some(SubtaskType::Chord { body, .. }) = steps.last_mut().map(|last| &mut last.kind) {
-                    let first = std::mem::replace(&mut **body, Self::task(""));
-                    **body = first.then(next);
+                    body.go_on_with(next);
                 }
                 Self::of_steps(steps)
             }
@@ -274,7 +282,8 @@ mod tests {
             (add(0) | group() | add(3), "[0 (1 2)>3]"),
             (add(0) | group() | add(3) | add(4), "[0 (1 2)>[3 4]]"),
             (add(0) | group() | add(3) | group(), "[0 (1 2)>[3 (1 2)]]"),
-            (chord() | add(4), "[(1 2)>3 4]"),
+            (chord() | add(4), "(1 2)>[3 4]"),
+            (chord() | group(), "[(1 2)>3 (1 2)]"),
             (add(0) | chord() | chord(), "[0 (1 2)>3 (1 2)>3]"),
             (Signature::chain([]) | group(), "(1 2)"),
             (Signature::chain([add(1)]), "[1]"),

@@ -119,7 +119,9 @@ async fn redis<T: redis::FromRedisValue>(command: &redis::Cmd) -> TaskResult<T> 
 }
 
 async fn rpush(key: &str, value: &Value) -> TaskResult<()> {
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    // kombu writes bytes as `{"__type__": "bytes", "__value__": "text"}`.
+    let text = value.get("__value__").unwrap_or(value);
+    let text = text.as_str().map_or_else(|| text.to_string(), str::to_owned);
     redis(redis::cmd("RPUSH").arg(key).arg(text)).await
 }
 
