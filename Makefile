@@ -15,16 +15,20 @@ FUZZ_SECONDS ?= 60
 # The fuzz targets are checked without libFuzzer, which would need a C++ compiler.
 NO_LIBFUZZER := CUSTOM_LIBFUZZER_PATH=/nowhere/libFuzzer.a
 
+CONFORMANCE_LOG := $(TARGET)/conformance.log
+
+# The releases whose own suite our worker runs.
+CONFORMANCE := 5.5.3 5.6.3 5.7.0
 # The releases whose clients are recorded.
 GOLDEN := 4.4.7 5.2.7 5.5.2 5.6.3 5.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools build demo test golden bench soak fuzz lint fmt static reproducible image image-check sbom package deny clean
+.PHONY: help setup tools build demo test golden conformance bench soak fuzz lint fmt static reproducible image image-check sbom package deny clean
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: tools $(addprefix $(ENVIRONMENTS)/,$(addsuffix /.ready,celery-5.5.2 celery-5.6 celery-newest credentials web)) ## installs what building and testing need
+setup: tools $(addprefix $(ENVIRONMENTS)/,$(addsuffix /.ready,celery-5.5.2 celery-5.6 celery-newest conformance-5.7.0 credentials web)) ## installs what building and testing need
 	@echo "setup: ready"
 
 build: ## builds both binaries, unoptimised
@@ -47,6 +51,16 @@ test: setup ## runs all tests, documentation examples included
 golden: $(GOLDEN:%=$(ENVIRONMENTS)/golden-%/.ready) ## records anew what clients of several releases of Celery send
 	rm -f tests/golden/celery-*.jsonl
 	@for version in $(GOLDEN); do $(ENVIRONMENTS)/golden-$$version/bin/python tests/golden/record.py tests/golden || exit 1; done
+
+# Each line of the sum is one release with ours alone, or with ours beside a Python worker.
+conformance: $(CONFORMANCE:%=$(ENVIRONMENTS)/conformance-%/.ready) ## runs Celery's own integration suite, of several releases, against our worker
+	$(CARGO) build --workspace --locked
+	@rm -f $(CONFORMANCE_LOG)
+	@failed=0; for release in $(CONFORMANCE); do for workers in rust mixed; do \
+		$(ENVIRONMENTS)/conformance-$$release/bin/python tests/conformance/run.py --release $$release \
+			--worker $(TARGET)/debug/test-worker --workers $$workers > $(CONFORMANCE_LOG).run 2>&1 || failed=1; \
+		cat $(CONFORMANCE_LOG).run >> $(CONFORMANCE_LOG); grep -A 30 '^conformance:' $(CONFORMANCE_LOG).run | grep -E '^(conformance|  test)'; \
+	done; done; exit $$failed
 
 soak: ## runs the long form of the fault suite, hundreds of kills, restarts and resets, and sums it up
 	$(CARGO) build --workspace --locked
@@ -145,6 +159,11 @@ $(ENVIRONMENTS)/celery-%/.ready: tests/python/requirements-%.txt | tools
 	$(make-environment)
 	$(@D)/bin/python -m pip check --disable-pip-version-check
 	$(@D)/bin/python -c 'import celery.app.base, kombu.transport.redis'
+	@touch $@
+
+$(ENVIRONMENTS)/conformance-%/.ready: tests/conformance/requirements-%.txt | tools
+	$(make-environment)
+	$(@D)/bin/python tests/conformance/run.py --release $* --fetch
 	@touch $@
 
 $(ENVIRONMENTS)/web/.ready: tests/python/requirements-web.txt | tools

@@ -14,6 +14,7 @@ mod compatibility;
 mod crash;
 mod credentials;
 mod doctor;
+mod examples;
 mod golden;
 mod http;
 mod latency;

@@ -6,6 +6,7 @@ mod beat;
 mod canvas;
 mod captures;
 mod client;
+mod conformance;
 mod control;
 mod envelope;
 mod events;

@@ -35,6 +35,10 @@ impl Python {
     };
     /// No Celery: clients of the HTTP endpoint, pinned in `tests/python/requirements-web.txt`.
     pub const WEB: Self = Self { environment: "web" };
+    /// Celery with what its own integration suite needs, which `make setup` puts beside the environment.
+    pub const CONFORMANCE: Self = Self {
+        environment: "conformance-5.7.0",
+    };
     /// The two releases that most tests run against.
     pub const ALL: [Self; 2] = [Self::CELERY_5_5_2, Self::CELERY_NEWEST];
 
