@@ -13,7 +13,7 @@ const WRONG_TYPE: &str = "WRONGTYPE";
 const FORBIDDEN_IN_SCRIPT: [&str; 2] = ["The user executing the script can't", "ACL failure in script"];
 /// How many keys of a command are looked at, and how many of them are named.
 const LOOKED_AT: usize = 500;
-const NAMED: usize = 3;
+const NAMED: usize = 4;
 
 /// The code of a server's error. The Redis client has none for some errors within a pipeline.
 pub(super) fn code_of(error: &RedisError) -> Option<String> {
@@ -38,7 +38,9 @@ pub(super) async fn hint(code: &str, commands: &[&Cmd], socket: &mut Multiplexed
     if code != FORBIDDEN && code != WRONG_TYPE {
         return String::new();
     }
-    let mut keys: Vec<String> = commands.iter().flat_map(|command| keys_of(command)).collect();
+    let mut keys: Vec<&[u8]> = commands.iter().flat_map(|command| keys_of(command)).collect();
+    keys.sort_unstable();
+    keys.dedup();
     keys.truncate(LOOKED_AT);
     let types = types_of(&keys, socket).await;
     if code == WRONG_TYPE {
@@ -54,7 +56,7 @@ pub(super) async fn hint(code: &str, commands: &[&Cmd], socket: &mut Multiplexed
         .iter()
         .zip(&types)
         .filter(|(_, found)| denied(found))
-        .map(|(key, _)| format!("the key `{key}` (`~`)"))
+        .map(|(key, _)| format!("the key `{}` (`~`)", text(key)))
         .collect();
     missing.extend(commands.iter().filter_map(|command| channel_of(command)));
     lacks(&missing)
@@ -63,59 +65,54 @@ pub(super) async fn hint(code: &str, commands: &[&Cmd], socket: &mut Multiplexed
 /// The words for missing rights; without one, the server's own words name the command.
 pub(super) fn lacks(missing: &[String]) -> String {
     let what = match missing {
-        [] => "a command (`+`)".to_owned(),
+        [] => "a command (`+`) or to write a key (`%W~`)".to_owned(),
         few if few.len() <= NAMED => few.join(", "),
         many => format!("{} and {} more", many[..NAMED].join(", "), many.len() - NAMED),
     };
     format!(": its user lacks the right to {what}; grant it with `ACL SETUSER`, the README lists all rights")
 }
 
-fn wrong_types(keys: &[String], types: &[RedisResult<String>]) -> String {
+/// Names the keys of the refused command that exist, those of the rarest types first: a server does not say which of a
+/// script's keys is the wrong one.
+fn wrong_types(keys: &[&[u8]], types: &[RedisResult<String>]) -> String {
     let found = keys
         .iter()
         .zip(types)
         .filter_map(|(key, found)| Some((key, found.as_deref().ok()?)));
-    let existing: Vec<(&String, &str)> = found.filter(|(_, found)| *found != "none").collect();
-    let wrong: Vec<String> = existing
-        .iter()
-        .filter_map(|(key, found)| {
-            let right = usual_type(key).filter(|right| right != found)?;
-            Some(format!("the key `{key}` holds a {found}, not a {right}"))
-        })
+    let existing: Vec<_> = found.filter(|(_, found)| *found != "none").collect();
+    let mut rarest_first = existing.clone();
+    rarest_first.sort_by_key(|(_, kind)| existing.iter().filter(|(_, other)| other == kind).count());
+    let named = rarest_first.iter().take(NAMED);
+    let named: Vec<String> = named
+        .map(|(key, kind)| format!("`{}` holds a {kind}", text(key)))
         .collect();
-    if wrong.is_empty() {
-        let all = existing
-            .iter()
-            .map(|(key, found)| format!("`{key}` holds a {found}"));
-        return format!(": {}", all.collect::<Vec<_>>().join(", "));
-    }
     format!(
-        ": {}; find out which program wrote it, then rename or delete it",
-        wrong.join(", ")
+        ": the key {}; find out which program wrote the one of a wrong type, then rename or delete it",
+        named.join(", ")
     )
 }
 
 /// The type of each key.
-async fn types_of(keys: &[String], socket: &mut MultiplexedConnection) -> Vec<RedisResult<String>> {
+async fn types_of(keys: &[&[u8]], socket: &mut MultiplexedConnection) -> Vec<RedisResult<String>> {
     if keys.is_empty() {
         return Vec::new();
     }
     let mut ask = redis::pipe();
     ask.ignore_errors();
     for key in keys {
-        ask.cmd("TYPE").arg(key);
+        ask.cmd("TYPE").arg(*key);
     }
     // If the server does not answer, there is no hint.
     ask.query_async(socket).await.unwrap_or_default()
 }
 
 /// The keys of a command that this system sends.
-fn keys_of(command: &Cmd) -> Vec<String> {
+fn keys_of(command: &Cmd) -> Vec<&[u8]> {
     let words: Vec<&[u8]> = words(command);
     let Some((name, rest)) = words.split_first() else {
         return Vec::new();
     };
-    let keys = match *name {
+    match *name {
         b"EVALSHA" => {
             let count = rest.get(1).and_then(|count| std::str::from_utf8(count).ok());
             let count: usize = count.and_then(|count| count.parse().ok()).unwrap_or(0);
@@ -124,8 +121,8 @@ fn keys_of(command: &Cmd) -> Vec<String> {
         b"DEL" | b"EXISTS" | b"MGET" => rest,
         b"PING" | b"TIME" | b"INFO" | b"CONFIG" | b"SCAN" | b"SCRIPT" | b"PUBLISH" | b"CLIENT" => &[],
         _ => rest.get(..1).unwrap_or_default(),
-    };
-    keys.iter().map(|key| text(key)).collect()
+    }
+    .to_vec()
 }
 
 fn channel_of(command: &Cmd) -> Option<String> {
@@ -151,46 +148,6 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).escape_debug().to_string()
 }
 
-/// The type of a key of Celery, kombu or this system, by its name; `None` where there are several. A name that is no
-/// other is a queue's.
-fn usual_type(key: &str) -> Option<&'static str> {
-    if let Some((_, own)) = key.split_once("tradebot-symbols:") {
-        let kind = own.split_once(':').map_or(own, |(kind, _)| kind);
-        return Some(match kind {
-            "workers" | "crashes" | "waiting" | "beat-slots" => "hash",
-            "suspects" => "zset",
-            "started" | "beat-paused" => "set",
-            "parked" => "list",
-            _ => "string",
-        });
-    }
-    if let Some((_, chord)) = key.split_once("celery-taskset-meta-") {
-        return match chord.rsplit_once('.').map_or("", |(_, part)| part) {
-            "j" => None,
-            "d" => Some("set"),
-            _ => Some("string"),
-        };
-    }
-    Some(if key.ends_with("unacked") {
-        "hash"
-    } else if key.ends_with("unacked_index") || key.ends_with("_kombu.binding_deadlines") {
-        "zset"
-    } else if key.contains("_kombu.binding") {
-        "set"
-    } else if key.ends_with(":fence") {
-        "hash"
-    } else if key.ends_with("cache:symbols:changes") {
-        "stream"
-    } else if ["celery-task-meta-", "unacked_mutex", "cache:symbols:", "metrics:"]
-        .iter()
-        .any(|part| key.contains(part))
-    {
-        "string"
-    } else {
-        "list"
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,30 +162,10 @@ mod tests {
         pipeline.cmd("MGET").arg("c").arg("d");
         pipeline.cmd("HSET").arg("e").arg("field").arg("value");
         pipeline.cmd("PUBLISH").arg("channel").arg("text");
-        let keys: Vec<String> = pipeline.cmd_iter().flat_map(keys_of).collect();
-        assert_eq!(keys, ["a", "b\\u{6}\\u{16}3", "c", "d", "e"]);
+        let keys: Vec<&[u8]> = pipeline.cmd_iter().flat_map(keys_of).collect();
+        let expected = ["a", "b\u{6}\u{16}3", "c", "d", "e"];
+        assert_eq!(keys, expected.map(str::as_bytes));
         let channels: Vec<String> = pipeline.cmd_iter().filter_map(channel_of).collect();
         assert_eq!(channels, ["the channel `channel` (`&`)"]);
-    }
-
-    #[test]
-    fn keys_have_the_types_that_celery_gives_them() {
-        for (key, kind) in [
-            ("celery", Some("list")),
-            ("p:celery\u{6}\u{16}3", Some("list")),
-            ("p:unacked", Some("hash")),
-            ("unacked_index", Some("zset")),
-            ("_kombu.binding.celery", Some("set")),
-            ("_kombu.binding_deadlines", Some("zset")),
-            ("p_celery-task-meta-x", Some("string")),
-            ("celery-taskset-meta-g.j", None),
-            ("celery-taskset-meta-g.c", Some("string")),
-            ("p:tradebot-symbols:workers", Some("hash")),
-            ("tradebot-symbols:lease:x", Some("string")),
-            ("cache:symbols:spot:fence", Some("hash")),
-            ("cache:symbols:spot:v1", Some("string")),
-        ] {
-            assert_eq!(usual_type(key), kind, "{key}");
-        }
     }
 }
