@@ -6,7 +6,7 @@ mod deployment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use redis::{AsyncCommands, cmd};
@@ -498,7 +498,7 @@ async fn a_worker_without_rights_names_them_and_goes_on_once_it_has_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_of_a_wrong_type_is_named() {
-    for (key, right) in [("unacked", "hash"), ("unacked_index", "zset"), (QUEUE, "list")] {
+    for key in ["unacked", "unacked_index", QUEUE] {
         let world = World::new().await;
         world.exchange_lists(SPOT);
         for market in Market::ALL {
@@ -514,7 +514,7 @@ async fn a_key_of_a_wrong_type_is_named() {
             message.id().to_owned()
         };
         let line = worker.wait_for_line("the broker refuses, this worker claims nothing", PATIENCE);
-        let named = format!("the key `{key}` holds a string, not a {right}");
+        let named = format!("`{key}` holds a string");
         assert!(
             line.contains(&named) && line.contains("rename or delete it"),
             "{line}"
@@ -533,6 +533,77 @@ async fn a_key_of_a_wrong_type_is_named() {
         let _: u64 = world.db().del(key).await.expect("DEL");
         assert_eq!(world.ended(&id).await["status"], "SUCCESS");
     }
+}
+
+/// Asserts that a queue that is refused is named once, stops no other, and is served again once it is mended.
+async fn a_refused_queue_stops_no_other(rights: &str, broken: &str, named: &str) {
+    let all = rules(&["broker", "results", "lists", "named"], "");
+    let world = World::new().await;
+    let url = world.redis.user("tradebot", &format!("{all} {rights}")).await;
+    if !broken.is_empty() {
+        world.set(broken, "a text").await;
+    }
+    let worker = Process::builder(bin("test-worker"))
+        .args(["-c", "2", "-Q", "orders,celery", "-l", "debug"])
+        .envs(world.environment())
+        .envs(URLS.map(|name| (name, &url)));
+    let worker = connected(worker);
+    let line = worker.wait_for_line("the broker refuses a queue", PATIENCE);
+    for part in [named, "queue=\"orders\""] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    let started = Instant::now();
+    for _ in 0..50 {
+        let id = world.enqueue(task("tests.noop")).await.id().to_owned();
+        assert_eq!(world.ended(&id).await["status"], "SUCCESS", "{named}");
+    }
+    let took = started.elapsed();
+    assert!(took < stretched(Duration::from_secs(5)), "{named}: {took:?}");
+    worker.wait_for_line("still refuses a queue", PATIENCE);
+
+    world
+        .redis
+        .user("tradebot", &format!("{all} ~orders* ~_kombu.binding.orders"))
+        .await;
+    if !broken.is_empty() {
+        let _: u64 = world.db().del(broken).await.expect("DEL");
+    }
+    let mut to_orders = task("tests.noop");
+    to_orders.queue = "orders".to_owned();
+    let id = world.enqueue(to_orders).await.id().to_owned();
+    assert_eq!(world.ended(&id).await["status"], "SUCCESS", "{named}");
+    let bound: bool = world
+        .db()
+        .exists("_kombu.binding.orders")
+        .await
+        .expect("an answer");
+    assert!(bound, "{named}");
+    for text in ["the broker refuses", "serves a queue again"] {
+        assert_eq!(worker.output().matches(text).count(), 1, "{}", worker.output());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forbidden_queue_stops_no_other() {
+    a_refused_queue_stops_no_other("", "", "lacks the right to the key `orders` (`~`)").await;
+}
+
+/// Only the script that claims is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_may_only_be_read_stops_no_other() {
+    a_refused_queue_stops_no_other("%R~orders*", "", "to write a key (`%W~`)").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_of_a_wrong_type_stops_no_other() {
+    let named = "`orders\\u{6}\\u{16}3` holds a string";
+    a_refused_queue_stops_no_other("~orders*", "orders\u{6}\u{16}3", named).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_with_bindings_of_a_wrong_type_stops_no_other() {
+    let key = "_kombu.binding.orders";
+    a_refused_queue_stops_no_other("~orders*", key, &format!("the key `{key}` holds a string")).await;
 }
 
 #[tokio::test]

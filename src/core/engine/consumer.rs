@@ -91,6 +91,7 @@ impl Consumer {
             match round {
                 Ok(Next::Claim) => {}
                 Ok(Next::Wait) => self.progress.quiet = !self.idle().await,
+                Err(trouble) if trouble.needs_an_operator() && self.leave_refused_queues().await => {}
                 Err(trouble) => self.back_off(&trouble, &mut waits).await,
             }
         }
@@ -165,7 +166,13 @@ impl Consumer {
         Ok(Next::Wait)
     }
 
-    /// Binds the queues on a new connection, and restores claims whose answer never came.
+    /// Goes on without the queues that the server refuses, if others are left.
+    async fn leave_refused_queues(&self) -> bool {
+        // On the heap: it is rare, and every round's future would be larger.
+        Box::pin(self.engine().transport.leave_refused_queues()).await
+    }
+
+    /// Binds the queues on a new connection, restores claims whose answer never came, and tries refused queues again.
     async fn prepare(&mut self) -> Result<(), RedisTrouble> {
         let progress = &mut self.progress;
         if !progress.bound {
@@ -180,6 +187,7 @@ impl Consumer {
             transport
                 .restore_late_claims(&mut progress.late_claims_place)
                 .await?;
+            transport.try_refused_queues().await?;
             progress.late_claims = Some(Instant::now());
         }
         Ok(())

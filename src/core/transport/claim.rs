@@ -91,7 +91,16 @@ impl Transport {
     /// [`RedisTrouble`]. When only the answer was lost the messages are in `unacked`, and are restored from
     /// there like those of a worker that died.
     pub async fn claim(&self, wish: &Wish<'_>, passes: &Passes) -> Result<Claim, RedisTrouble> {
-        let sources = self.served.sources();
+        self.claim_from(&self.served.sources(), wish, passes).await
+    }
+
+    /// Claims messages from these lists.
+    pub(super) async fn claim_from(
+        &self,
+        sources: &[Source],
+        wish: &Wish<'_>,
+        passes: &Passes,
+    ) -> Result<Claim, RedisTrouble> {
         if sources.is_empty() {
             return Ok(Claim::default());
         }
@@ -99,7 +108,7 @@ impl Transport {
         let mut arm = cmd("EXISTS");
         let mut call = self.claim.prepare_invoke();
         call.key(self.keys.unacked()).key(self.keys.unacked_index());
-        for source in sources.iter() {
+        for source in sources {
             arm.arg(&source.list);
             call.key(source.list.as_str());
         }
@@ -116,7 +125,7 @@ impl Transport {
             call.arg(text.as_str());
         }
         let mut windowed = Vec::with_capacity(sources.len());
-        for source in sources.iter() {
+        for source in sources {
             let (seen, due) = (passes.of(&source.list), passes.window_is_due(&source.list));
             windowed.push(due);
             call.arg(record_suffix(&source.queue)).arg(u8::from(due));

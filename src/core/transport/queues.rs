@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redis::Pipeline;
-use tracing::warn;
+use tracing::{debug, error, info, warn};
 
-use super::{Source, Transport};
+use super::{LeftOut, Passes, Source, Transport, Wish};
 use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::error_chain;
 use tradebot_wire::keys::Keys;
 
 /// A queue and the exchange that it is bound to.
@@ -45,21 +46,28 @@ impl Queue {
 }
 
 /// Queues and their lists, shared by the transports of one worker.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Served(RwLock<Lists>);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Default)]
 struct Lists {
     queues: Vec<Queue>,
     /// Their names in the order in which they are served next.
     turns: Vec<String>,
-    /// All queues at one priority step before any at the next.
+    /// Those that the server refuses.
+    refused: Vec<String>,
+    /// The lists of the others: all queues at one priority step before any at the next.
     sources: Arc<[Source]>,
 }
 
 impl Served {
     pub(super) fn new(keys: &Keys, queues: Vec<Queue>) -> Self {
-        Self(RwLock::new(Lists::new(keys, queues)))
+        let served = Self::default();
+        served.change(keys, |none| {
+            *none = queues;
+            true
+        });
+        served
     }
 
     /// The lists to serve, in order.
@@ -75,48 +83,58 @@ impl Served {
             .clone()
     }
 
+    /// The queues that the server refuses, or the others.
+    fn queues_that_are(&self, refused: bool) -> Vec<Queue> {
+        let lists = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let chosen = |queue: &&Queue| lists.refused.contains(&queue.name) == refused;
+        lists.queues.iter().filter(chosen).cloned().collect()
+    }
+
+    /// Stops serving a queue because the server refuses it, or serves it again.
+    fn set_refused(&self, keys: &Keys, name: &str, refused: bool) {
+        let mut lists = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        lists.refused.retain(|queue| queue != name);
+        if refused {
+            lists.refused.push(name.to_owned());
+        }
+        lists.list_sources(keys);
+    }
+
     /// Serves this queue after all others from now on, as kombu's `round_robin_cycle` does after each delivery.
     pub(super) fn note_delivery(&self, keys: &Keys, name: &str) {
         let mut lists = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let place = lists.turns.iter().position(|queue| queue == name);
         if let Some(place) = place.filter(|place| place + 1 < lists.turns.len()) {
             lists.turns[place..].rotate_left(1);
-            lists.sources = sources(keys, &lists.turns);
+            lists.list_sources(keys);
         }
     }
 
     /// Changes the queues; `change` returns whether it did.
     fn change(&self, keys: &Keys, change: impl FnOnce(&mut Vec<Queue>) -> bool) -> bool {
         let mut lists = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let mut queues = lists.queues.clone();
-        let changed = change(&mut queues);
+        let changed = change(&mut lists.queues);
         if changed {
-            *lists = Lists::new(keys, queues);
+            lists.turns = lists.queues.iter().map(|queue| queue.name.clone()).collect();
+            let Lists { turns, refused, .. } = &mut *lists;
+            refused.retain(|name| turns.contains(name));
+            lists.list_sources(keys);
         }
         changed
     }
 }
 
 impl Lists {
-    fn new(keys: &Keys, queues: Vec<Queue>) -> Self {
-        let turns: Vec<String> = queues.iter().map(|queue| queue.name.clone()).collect();
-        Self {
-            sources: sources(keys, &turns),
-            queues,
-            turns,
-        }
+    fn list_sources(&mut self, keys: &Keys) {
+        let served = |step: u8| {
+            let served = self.turns.iter().filter(|queue| !self.refused.contains(queue));
+            served.map(move |queue| Source {
+                queue: queue.clone(),
+                list: keys.list(queue, step),
+            })
+        };
+        self.sources = keys.steps().iter().flat_map(|step| served(*step)).collect();
     }
-}
-
-fn sources(keys: &Keys, queues: &[String]) -> Arc<[Source]> {
-    keys.steps()
-        .iter()
-        .flat_map(|step| queues.iter().map(|queue| (queue, *step)))
-        .map(|(queue, step)| Source {
-            queue: queue.clone(),
-            list: keys.list(queue, step),
-        })
-        .collect()
 }
 
 impl Transport {
@@ -160,17 +178,81 @@ impl Transport {
     /// # Errors
     /// [`RedisTrouble`].
     pub async fn bind_queues(&self) -> Result<(), RedisTrouble> {
-        for queue in self.queues() {
-            let member = queue.binding(&self.keys);
-            bind(
-                &self.connection,
-                &self.keys,
-                &queue.exchange,
-                &[false, true],
-                &member,
-            )
-            .await?;
+        for queue in self.served.queues_that_are(false) {
+            self.bind_queue(&queue).await?;
         }
+        Ok(())
+    }
+
+    async fn bind_queue(&self, queue: &Queue) -> Result<(), RedisTrouble> {
+        let (exchange, member) = (&queue.exchange, queue.binding(&self.keys));
+        bind(&self.connection, &self.keys, exchange, &[false, true], &member).await?;
+        Ok(())
+    }
+
+    /// After a refusal: stops serving the queues to which it is due, and returns whether others are left.
+    /// [`try_refused_queues`](Self::try_refused_queues) serves them again.
+    pub async fn leave_refused_queues(&self) -> bool {
+        let queues = self.served.queues_that_are(false);
+        let mut refused = Vec::new();
+        for queue in &queues {
+            match self.try_queue(queue).await {
+                Ok(()) => {}
+                Err(trouble) if trouble.needs_an_operator() => refused.push((queue, trouble)),
+                Err(_) => return false,
+            }
+        }
+        if refused.is_empty() || refused.len() == queues.len() {
+            return false;
+        }
+        for (queue, trouble) in refused {
+            error!(
+                queue = queue.name,
+                error = %error_chain(&trouble),
+                "the broker refuses a queue, this worker serves only its other queues until that is mended"
+            );
+            self.served.set_refused(&self.keys, &queue.name, true);
+        }
+        true
+    }
+
+    /// Serves those refused queues again that the server does not refuse any more.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`] of another kind than a refusal.
+    pub async fn try_refused_queues(&self) -> Result<(), RedisTrouble> {
+        for queue in self.served.queues_that_are(true) {
+            match self.try_queue(&queue).await {
+                Ok(()) => {
+                    info!(queue = queue.name, "serves a queue again");
+                    self.served.set_refused(&self.keys, &queue.name, false);
+                    self.look_again();
+                }
+                Err(trouble) if trouble.needs_an_operator() => {
+                    debug!(queue = queue.name, error = %error_chain(&trouble), "the broker still refuses a queue");
+                }
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        Ok(())
+    }
+
+    /// Binds a queue and claims no message from it: the server refuses that as it refuses a claim.
+    async fn try_queue(&self, queue: &Queue) -> Result<(), RedisTrouble> {
+        self.bind_queue(queue).await?;
+        let nothing = Wish {
+            messages: 0,
+            tasks: &[],
+            not_now: &[],
+            left_out: &LeftOut::default(),
+            leave_etas: false,
+        };
+        let lists = self.keys.lists(&queue.name).map(|list| Source {
+            queue: queue.name.clone(),
+            list,
+        });
+        let lists: Vec<Source> = lists.collect();
+        self.claim_from(&lists, &nothing, &Passes::default()).await?;
         Ok(())
     }
 }
@@ -244,6 +326,16 @@ mod tests {
         served.note_delivery(&keys, "a");
         assert_eq!(names(&served)[..4], ["c", "b", "a", "c\u{6}\u{16}3"]);
         assert_eq!(served.queues()[0], Queue::named("a"));
+        served.set_refused(&keys, "b", true);
+        assert_eq!(names(&served)[..3], ["c", "a", "c\u{6}\u{16}3"]);
+        assert_eq!(served.queues_that_are(true), [Queue::named("b")]);
+        served.change(&keys, |queues| {
+            queues.swap(0, 2);
+            true
+        });
+        assert_eq!(names(&served)[..3], ["c", "a", "c\u{6}\u{16}3"]);
+        served.set_refused(&keys, "b", false);
+        assert_eq!(names(&served)[..3], ["c", "b", "a"]);
     }
 
     #[test]
