@@ -2,7 +2,7 @@
 //!
 //! A warm stop starts nothing new and finishes running tasks. A cold stop cancels them and returns their messages. SIGHUP
 //! and the first SIGTERM or SIGINT are warm; SIGQUIT, a second SIGTERM or SIGINT, and a warm stop that exceeds its deadline
-//! are cold. After a SIGHUP the supervisor starts the program again, with its new settings.
+//! are cold. After a SIGHUP the supervisor starts the program again, with its new settings. SIGUSR1 ends nothing.
 
 use std::io;
 use std::time::Duration;
@@ -61,7 +61,8 @@ impl Stop {
         self.warm.clone()
     }
 
-    /// Handles SIGTERM, SIGINT, SIGHUP and SIGQUIT until the process ends. A warm stop may take `deadline`.
+    /// Handles SIGTERM, SIGINT, SIGHUP and SIGQUIT until the process ends, and ignores SIGUSR1. A warm stop may take
+    /// `deadline`.
     ///
     /// # Errors
     /// When the handlers cannot be installed.
@@ -70,6 +71,8 @@ impl Stop {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
         let mut quit = signal(SignalKind::quit())?;
+        // Handled once, it does not end the process any more.
+        let _ignored = signal(SignalKind::user_defined1())?;
         let stop = self.clone();
         tokio::spawn(async move {
             // Receiving from a signal stream is cancel-safe.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use tokio::time::Instant;
 use tradebot_base::market::Market;
-use tradebot_test_support::{Process, Reply, Signal, eventually};
+use tradebot_test_support::{Process, Reply, Signal, bin, eventually};
 use tradebot_wire::envelope::Envelope;
 
 use crate::world::{PATIENCE, QUEUE, World, connected, good_list, now, path, warmup};
@@ -255,4 +255,36 @@ async fn a_user_signal_has_the_log_say_where_the_tasks_stand() {
     worker.signal(Signal::SIGUSR1);
     worker.wait_for_line("active=0", PATIENCE);
     assert!(worker.is_running());
+}
+
+/// One for the log rotation of another program must not end a service.
+#[tokio::test]
+async fn a_user_signal_ends_no_program() {
+    let world = World::new().await;
+    world.exchange_lists(SPOT);
+    for (program, arguments, ready) in [
+        (
+            "tradebot-symbols",
+            &["serve", "--listen", "127.0.0.1:0"][..],
+            "http is listening",
+        ),
+        (
+            "tradebot-symbols",
+            &["sandbox", "--listen", "127.0.0.1:0"],
+            "sandbox is listening",
+        ),
+        ("tradebot-symbols", &["up"], "using the environment's Redis"),
+        ("tradebot-beat", &[], " sent"),
+    ] {
+        let process = Process::builder(bin(program))
+            .args(arguments)
+            .envs(world.environment())
+            .spawn();
+        process.wait_for_line(ready, PATIENCE);
+        process.signal(Signal::SIGUSR1);
+        // It comes after the first, which would have ended the process.
+        process.signal(Signal::SIGTERM);
+        let status = process.wait_exit(2 * PATIENCE);
+        assert_eq!(status.code(), Some(0), "{program} {arguments:?}: {status}");
+    }
 }
