@@ -28,7 +28,7 @@ use tradebot_wire::envelope::Envelope;
 use tradebot_wire::keys::{Keys, task_meta};
 use tradebot_wire::task_message::TaskMessage;
 
-use self::deployment::{Deployment, answer_pings};
+use self::deployment::{Deployment, answer_pings, get};
 use crate::world::{PATIENCE, QUEUE, World, connected, now, path, task, warmup};
 
 const SPOT: Market = Market::Spot;
@@ -308,23 +308,24 @@ async fn a_result_that_may_not_be_stored_keeps_no_slot_and_is_not_lost() {
         let message = world.enqueue(echo(&number.to_string(), false)).await;
         ids.push(message.id().to_owned());
     }
-    let done = async |worker: &Process, id: &str| {
+    let done = async |worker: &Process, id: &str, end: &str| {
         eventually(&format!("the end of {id}"), PATIENCE, async || {
             let lines = worker.output();
             lines
                 .lines()
-                .any(|line| line.contains("task succeeded") && line.contains(id))
+                .any(|line| line.contains(end) && line.contains(id))
                 .then_some(())
         })
         .await;
     };
+    let unsettled = "outcome=\"unsettled\"";
     for id in &ids {
-        done(&first, id).await;
+        done(&first, id, unsettled).await;
     }
     // The slots are free, and what may be settled is.
     for number in 0..5 {
         let other = world.enqueue(echo(&number.to_string(), true)).await;
-        done(&first, other.id()).await;
+        done(&first, other.id(), "task succeeded").await;
     }
     eventually("five messages that are kept", PATIENCE, async || {
         (world.unacked().await.len() == 5).then_some(())
@@ -354,7 +355,9 @@ async fn a_result_that_may_not_be_stored_keeps_no_slot_and_is_not_lost() {
     .await;
     assert_eq!(world.unacked().await.len(), 5);
     let output = first.output();
-    assert_eq!(output.matches("task succeeded").count(), 10, "{output}");
+    for end in ["task succeeded", unsettled] {
+        assert_eq!(output.matches(end).count(), 5, "{end}: {output}");
+    }
     let named: Vec<&str> = output.lines().filter(|line| line.contains("ERROR")).collect();
     assert_eq!(named.len(), 1, "{named:?}");
     for part in ["NOPERM", "celery-task-meta-", "ACL SETUSER"] {
@@ -380,6 +383,47 @@ async fn a_result_that_may_not_be_stored_keeps_no_slot_and_is_not_lost() {
     assert_eq!(world.waiting(QUEUE).await, [""; 0]);
     assert_eq!(world.waiting("tradebot-symbols:parked").await, [""; 0]);
     drop(second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outcome_that_is_not_stored_counts_as_none() {
+    let mut deployment = Deployment::new(RedisServer::start()).await;
+    let url = deployment.world.redis.user("limited", &without_results()).await;
+    deployment.set(&URLS, &url);
+    let worker = connected(deployment.worker("symbols@tests", &["--http", "127.0.0.1:0"]));
+    let listening = worker.wait_for_line("http is listening", PATIENCE);
+    let port = listening.split("127.0.0.1:").nth(1).expect("an address");
+    let port: String = port.chars().take_while(char::is_ascii_digit).collect();
+    let ends = async || -> Vec<String> {
+        let metrics = get(&port, "metrics").await;
+        let ended = |line: &&str| line.contains("task_outcomes") && line.contains("spot");
+        metrics.lines().filter(ended).map(str::to_owned).collect()
+    };
+    let sent = deployment.world.enqueue(warmup(SPOT)).await;
+    let line = worker.wait_for_line("outcome=\"unsettled\"", PATIENCE);
+    assert!(line.contains(sent.id()), "{line}");
+    let counts = ends().await;
+    assert!(
+        counts.len() == 4 && counts.iter().all(|line| line.ends_with(" 0")),
+        "{counts:?}"
+    );
+    // The same for a backend that stays away until a cold stop.
+    let late = Deployment::new(RedisServer::start()).await;
+    let results = RedisServer::start();
+    let worker = connected(
+        late.worker("symbols@tests", &[])
+            .env("CELERY_RESULT_BACKEND", results.url()),
+    );
+    results.kill();
+    let sent = late.world.enqueue(warmup(SPOT)).await;
+    worker.wait_for_line("cannot store a result yet", PATIENCE);
+    worker.signal(Signal::SIGQUIT);
+    assert_eq!(worker.wait_exit(PATIENCE).code(), Some(0));
+    let output = worker.output();
+    let line = output.lines().find(|line| line.contains("outcome=\"unsettled\""));
+    assert!(line.is_some_and(|line| line.contains(sent.id())), "{output}");
+    assert!(!output.contains("task succeeded"), "{output}");
+    assert_eq!(late.world.waiting(QUEUE).await.len(), 1);
 }
 
 /// Settlements that wait for one another go to the server in one script, which it refuses as a whole.

@@ -101,7 +101,9 @@ impl Starter {
         let (tag, message) = (&received.claimed.tag, &received.message);
         match slot {
             Ok(slot) => self.start_due(received, slot).await,
-            Err(Some(why)) => settlement.settle_revoked(tag, message, why).await,
+            Err(Some(why)) => {
+                settlement.settle_revoked(tag, message, why).await;
+            }
             Err(None) => settlement.hand_back(tag, &received.claimed.source, message).await,
         }
     }

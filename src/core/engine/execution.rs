@@ -245,9 +245,11 @@ impl Engine {
             .settlement
             .settle(&job.tag, &job.message, &state, &plan)
             .await;
-        job.ticket.request().task().outcomes().note(&state, runtime);
-        if settled.is_some() && !retried {
-            self.events.ended(&job.message, &state, runtime);
+        if settled.is_some() {
+            job.ticket.request().task().outcomes().note(&state, runtime);
+            if !retried {
+                self.events.ended(&job.message, &state, runtime);
+            }
         }
         failpoint::pass("settled");
         if job.message.redelivered()
@@ -258,7 +260,9 @@ impl Engine {
         if job.marked {
             self.unmark(job.tag.clone());
         }
-        report(&job, &state, &plan.successors, runtime);
+        if settled.is_some() {
+            report(&job, &state, &plan.successors, runtime);
+        }
         drop(job.slot);
     }
 
@@ -277,13 +281,16 @@ impl Engine {
         };
         let settled = self
             .settlement
-            .settle_without_result(&job.tag, &sent, pushes)
+            .settle_without_result((&job.tag, &job.message), &sent, pushes)
             .await;
-        if settled.is_some() && requeued {
-            self.events.rejected(job.message.id(), true);
-        }
         if job.marked {
             self.unmark(job.tag.clone());
+        }
+        if settled.is_none() {
+            return;
+        }
+        if requeued {
+            self.events.rejected(job.message.id(), true);
         }
         info!(
             task.name = job.message.task(),
@@ -298,8 +305,9 @@ impl Engine {
     }
 
     async fn end_revoked(self: &Arc<Self>, job: &Job, why: Revocation) {
-        self.settlement.settle_revoked(&job.tag, &job.message, why).await;
-        job.ticket.request().task().outcomes().note_revoked();
+        if self.settlement.settle_revoked(&job.tag, &job.message, why).await {
+            job.ticket.request().task().outcomes().note_revoked();
+        }
         if job.marked {
             self.unmark(job.tag.clone());
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::Revocation;
 use super::settlement::Settlement;
@@ -40,13 +40,19 @@ impl Settlement {
     /// Ends a delivery without a result: publishes what the task has sent and `pushes`, and acknowledges.
     pub(super) async fn settle_without_result(
         &self,
-        tag: &DeliveryTag,
+        (tag, message): (&DeliveryTag, &Envelope),
         plan: &SuccessorPlan,
         mut pushes: Vec<Push>,
     ) -> Option<Settled> {
-        self.prepare(plan).await?;
         pushes.extend(plan.successors.iter().map(|next| self.publish_push(next)));
-        let settled = self.settle_with(tag, None, &pushes).await?;
+        let settled = match self.prepare(plan).await {
+            Some(()) => self.settle_with(tag, None, &pushes).await,
+            None => None,
+        };
+        let Some(settled) = settled else {
+            report_unsettled(message);
+            return None;
+        };
         if settled.held {
             for next in &plan.successors {
                 self.events.sent(&next.queue, &next.message);
@@ -55,8 +61,23 @@ impl Settlement {
         Some(settled)
     }
 
-    /// The same as [`Settlement::settle`], and publishes `pushes`.
+    /// The same as [`Settlement::settle`], and publishes `pushes`. An outcome that cannot be stored is in the log.
     async fn settle_and_push(
+        &self,
+        tag: &DeliveryTag,
+        message: &Envelope,
+        state: &TaskState,
+        plan: &SuccessorPlan,
+        pushes: Vec<Push>,
+    ) -> Option<Settled> {
+        let settled = self.try_to_settle(tag, message, state, plan, pushes).await;
+        if settled.is_none() {
+            report_unsettled(message);
+        }
+        settled
+    }
+
+    async fn try_to_settle(
         &self,
         tag: &DeliveryTag,
         message: &Envelope,
@@ -204,9 +225,18 @@ impl Settlement {
         }
     }
 
-    /// Ends a delivery whose task was revoked, has expired or was ended by a revocation.
-    pub(super) async fn settle_revoked(&self, tag: &DeliveryTag, message: &Envelope, why: Revocation) {
+    /// Ends a delivery whose task was revoked, has expired or was ended by a revocation. `false` if that cannot be stored.
+    pub(super) async fn settle_revoked(
+        &self,
+        tag: &DeliveryTag,
+        message: &Envelope,
+        why: Revocation,
+    ) -> bool {
         let state = TaskState::Revoked(Exception::revoked(why.reason));
+        let settled = self.settle(tag, message, &state, &SuccessorPlan::default()).await;
+        if settled.is_none() {
+            return false;
+        }
         info!(
             task.name = message.task(),
             task.id = message.id(),
@@ -215,10 +245,18 @@ impl Settlement {
             signal = why.signum,
             "task revoked"
         );
-        let settled = self.settle(tag, message, &state, &SuccessorPlan::default()).await;
-        if settled.is_some() {
-            self.events
-                .revoked(message.id(), why.terminated, why.signum, why.expired);
-        }
+        self.events
+            .revoked(message.id(), why.terminated, why.signum, why.expired);
+        true
     }
+}
+
+fn report_unsettled(message: &Envelope) {
+    warn!(
+        task.name = message.task(),
+        task.id = message.id(),
+        outcome = "unsettled",
+        retries = message.retries(),
+        "could not store the outcome of a task: its message stays in unacked, and it runs again"
+    );
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-async fn get(port: &str, route: &str) -> String {
+pub(super) async fn get(port: &str, route: &str) -> String {
     let mut socket = TcpStream::connect(format!("127.0.0.1:{port}"))
         .await
         .expect("an endpoint");
