@@ -387,6 +387,37 @@ async fn errbacks_and_chords_are_told_why_a_task_cannot_run() {
     assert_eq!(parked(&world).await.len(), cases.len());
 }
 
+/// Only the body of a message names the chord.
+#[tokio::test]
+async fn a_part_whose_body_cannot_be_read_is_not_counted() {
+    let world = World::new().await;
+    let _worker = worker(&world, "one@test", &[]);
+    world.set("celery-taskset-meta-group.s", "2").await;
+    let chord = json!({"chord": signature("tests.xsum", "body")});
+    for (index, body) in ["[[nan], {}, {}]".to_owned(), format!("[[1], {{}}, {chord}]")]
+        .iter()
+        .enumerate()
+    {
+        let part = message(ECHO, &format!("part-{index}"), body, |it| {
+            it["headers"]["group"] = json!("group");
+            it["headers"]["group_index"] = json!(index);
+        });
+        world.push(QUEUE, part.to_string()).await;
+    }
+    assert_eq!(world.ended("part-0").await["result"]["exc_type"], "DecodeError");
+    assert_eq!(world.ended("part-1").await["status"], "SUCCESS");
+    eventually("an end", PATIENCE, async || {
+        world.unacked().await.is_empty().then_some(())
+    })
+    .await;
+    let counted: usize = world
+        .db()
+        .zcard("celery-taskset-meta-group.j")
+        .await
+        .expect("a sorted set");
+    assert_eq!((counted, world.stored("body").await), (1, None));
+}
+
 #[tokio::test]
 async fn tasks_whose_queue_is_no_list_fail() {
     let world = World::new().await;

@@ -6,7 +6,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 use tradebot_base::market::Market;
-use tradebot_test_support::{Process, Reply, eventually};
+use tradebot_test_support::{Process, Reply, bin, eventually};
 use tradebot_wire::keys::SEP;
 use tradebot_wire::task_message::TaskMessage;
 
@@ -209,6 +209,33 @@ async fn several_queues_are_consumed_and_others_are_not() {
         assert!(bound, "{queue}");
     }
     assert_eq!(world.waiting("elsewhere").await, [elsewhere]);
+}
+
+/// kombu takes one message from each queue in turn. A claim takes at most a quarter of the slots from one.
+#[tokio::test]
+async fn two_loaded_queues_are_served_alike() {
+    for slots in [1, 8, 64] {
+        let world = World::new().await;
+        for number in 0..400 {
+            let mut noop = task("tests.noop");
+            noop.queue = ["one", "two"][number / 200].to_owned();
+            noop.id = format!("{}-{number}", noop.queue);
+            world.enqueue(noop).await;
+        }
+        let worker = Process::builder(bin("test-worker"))
+            .args(["-c", &slots.to_string(), "-Q", "one,two"])
+            .envs(world.environment())
+            .spawn();
+        worker.wait_for_nth_line("task succeeded", 400, PATIENCE);
+        let mut ahead = 0_i32;
+        let mut most = 0;
+        for id in order_of_success(&worker) {
+            ahead += if id.starts_with("one") { 1 } else { -1 };
+            most = most.max(ahead.abs());
+        }
+        println!("{slots} slots: one queue is at most {most} ahead");
+        assert!(most <= slots, "{slots} slots: {most}");
+    }
 }
 
 #[tokio::test]

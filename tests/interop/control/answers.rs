@@ -135,6 +135,18 @@ async fn every_command_is_answered_as_by_a_python_worker() {
                 .collect()
         };
         let (ours, theirs) = (answers(ours, OURS), answers(theirs, THEIRS));
+        // What Flower and support scripts read, wherever Python has it.
+        let place = alike().iter().position(|(command, _)| *command == "conf");
+        let conf = &ours[place.expect("one of them")];
+        for name in [
+            "worker_hijack_root_logger",
+            "worker_log_color",
+            "broker_heartbeat",
+            "deprecated_settings",
+            "include",
+        ] {
+            assert!(conf.get(name).is_some(), "{name}: {conf}");
+        }
         for (number, (command, arguments)) in alike().into_iter().chain(exact()).enumerate() {
             let (ours, theirs) = (&ours[number], &theirs[number]);
             if number < asked {
