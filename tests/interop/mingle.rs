@@ -86,5 +86,9 @@ async fn two_workers_with_one_name_say_so_whoever_is_pythons() {
     for twin in [&first, &second] {
         twin.wait_for_line(line, PATIENCE);
     }
+    // Clients, too: two answers are two nodes.
+    let outcomes = remote.steps(&[json!({"cli": ["inspect", "-t", "5", "ping"]})]);
+    let output = outcomes[0]["output"].as_str().expect("text");
+    assert!(output.contains("DuplicateNodenameWarning"), "{output}");
     assert!(theirs.is_running());
 }
