@@ -665,6 +665,34 @@ async fn a_queue_with_bindings_of_a_wrong_type_stops_no_other() {
     a_refused_queue_stops_no_other("~orders*", key, &format!("the key `{key}` holds a string")).await;
 }
 
+/// What only our workers use stops none of them.
+#[tokio::test]
+async fn keys_of_our_own_of_a_wrong_type_are_replaced_and_named() {
+    for (key, kind) in [("workers", "hash"), ("suspects", "none")] {
+        let world = World::new().await;
+        world.exchange_lists(SPOT);
+        let key = format!("tradebot-symbols:{key}");
+        world.set(&key, "a text").await;
+        let worker = world.start_worker(&[]);
+        assert_eq!(world.run_last_try(SPOT).await.1["status"], "SUCCESS", "{key}");
+        let named = format!("key=\"{key}\"");
+        worker.wait_for_line(&named, PATIENCE);
+        // It may happen later, too. One other worker, so that suspects are looked up.
+        let _other = world.start_worker(&["-n", "other@tests"]);
+        world.set(&key, "a text").await;
+        eventually("a key of the right type", PATIENCE, async || {
+            let found: String = cmd("TYPE")
+                .arg(&key)
+                .query_async(&mut world.db())
+                .await
+                .expect("a type");
+            (found == kind).then_some(())
+        })
+        .await;
+        assert_eq!(world.run_last_try(SPOT).await.1["status"], "SUCCESS", "{key}");
+    }
+}
+
 #[tokio::test]
 async fn a_result_key_of_a_wrong_type_is_replaced_and_named() {
     let world = World::new().await;

@@ -79,7 +79,32 @@ impl Transport {
             .hset(self.keys.workers(), self.worker_id(), hostname)
             .ignore();
         pipeline.zrem(self.keys.suspects(), self.worker_id()).ignore();
-        self.connection.pipeline(&pipeline).await
+        let taken = self.connection.pipeline(&pipeline).await;
+        if taken.as_ref().is_err_and(RedisTrouble::needs_an_operator)
+            && matches!(self.drop_unusable().await, Ok(true))
+        {
+            return self.connection.pipeline(&pipeline).await;
+        }
+        taken
+    }
+
+    /// Deletes what holds no workers where workers should be, and returns whether there was anything. Every worker registers
+    /// again at its next roll call.
+    async fn drop_unusable(&self) -> Result<bool, RedisTrouble> {
+        let mut dropped = false;
+        for (key, kind) in [(self.keys.workers(), "hash"), (self.keys.suspects(), "zset")] {
+            let found: String = self.connection.command(cmd("TYPE").arg(&key)).await?;
+            if found == kind || found == "none" {
+                continue;
+            }
+            self.connection.command::<()>(cmd("DEL").arg(&key)).await?;
+            warn!(
+                key,
+                "deleted a {found} where there should be a {kind}; find out which program wrote it"
+            );
+            dropped = true;
+        }
+        Ok(dropped)
     }
 
     /// Renews this worker's lease.
