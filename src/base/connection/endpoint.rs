@@ -8,7 +8,6 @@
 //! | `sentinel://[:password@]host:port;sentinel://host:port/db` | the master that the sentinels name, asked for at every connect |
 
 use std::path::Path;
-use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
@@ -20,8 +19,6 @@ use url::Url;
 
 use crate::secret::RedisUrl;
 
-/// How long asking the sentinels and connecting to the master may take together.
-const SENTINEL_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_SENTINEL_PORT: u16 = 26_379;
 
 /// A parsed URL.
@@ -139,10 +136,8 @@ impl Endpoint {
                     Some(node),
                     SentinelServerType::Master,
                 )?;
-                let opening = client.get_async_connection_with_config(config);
-                tokio::time::timeout(SENTINEL_TIMEOUT, opening)
-                    .await
-                    .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+                // The library limits each step: a second to connect, half a second to a reply, and what `config` says.
+                client.get_async_connection_with_config(config).await
             }
         }
     }
@@ -393,5 +388,21 @@ mod tests {
             .err()
             .unwrap_or_default();
         assert!(nameless.contains("CELERY_SENTINEL_MASTER_NAME"), "{nameless}");
+    }
+
+    /// The clock jumps to the next timer while the sentinels are silent.
+    #[tokio::test(start_paused = true)]
+    async fn sentinels_that_do_not_answer_are_given_up_within_seconds() {
+        let silent: Vec<_> = (0..9)
+            .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect();
+        let urls = silent
+            .iter()
+            .map(|one| format!("sentinel://{}", one.local_addr().unwrap()));
+        let endpoint = parse(&urls.collect::<Vec<_>>().join(";")).unwrap();
+        let began = tokio::time::Instant::now();
+        let opened = endpoint.open(&AsyncConnectionConfig::new()).await;
+        assert!(opened.err().unwrap().is_io_error());
+        assert!(began.elapsed().as_secs() <= 5, "{:?}", began.elapsed());
     }
 }
