@@ -52,6 +52,8 @@ const RENEWAL: Duration = Duration::from_secs(20 * 60);
 const LONG_PAUSE: Duration = Duration::from_secs(10);
 /// For how long the first mingle may hold up the start.
 const SYNC_PATIENCE: Duration = Duration::from_secs(2);
+/// For how long removing the binding may hold up a stop.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Settings of remote control.
 #[derive(Debug, Clone, Default)]
@@ -125,10 +127,10 @@ impl Control {
         let _ = tokio::time::timeout(SYNC_PATIENCE, self.synced.cancelled()).await;
     }
 
-    /// Waits until it has removed its binding, once the worker stops.
+    /// Waits until it has removed its binding, once the worker stops: two seconds at most.
     pub async fn ended(&self) {
         // A timeout does no harm: the binding then names a node that does not reply.
-        let _ = tokio::time::timeout(Duration::from_secs(2), self.ended.cancelled()).await;
+        let _ = tokio::time::timeout(END_PATIENCE, self.ended.cancelled()).await;
     }
 }
 
@@ -208,5 +210,23 @@ impl Service {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn remote_control_that_hangs_holds_up_start_and_stop_for_two_seconds_each() {
+        let control = Control {
+            synced: CancellationToken::new(),
+            ended: CancellationToken::new(),
+        };
+        let began = tokio::time::Instant::now();
+        control.synced().await;
+        assert_eq!(began.elapsed().as_secs(), 2);
+        control.ended().await;
+        assert_eq!(began.elapsed().as_secs(), 4);
     }
 }

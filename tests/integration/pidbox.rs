@@ -1,10 +1,13 @@
 //! What remote control leaves in Redis: an asker that is gone, and a worker that died, leave nothing for good.
 
+use std::time::Duration;
+
+use futures_util::StreamExt;
 use redis::AsyncCommands;
 use serde_json::json;
 use tradebot_test_support::eventually;
 use tradebot_wire::keys::Keys;
-use tradebot_wire::pidbox::{EXCHANGE, REPLY_EXCHANGE};
+use tradebot_wire::pidbox::{EXCHANGE, PidboxMessage, REPLY_EXCHANGE};
 
 use crate::world::{PATIENCE, World};
 
@@ -52,4 +55,20 @@ async fn the_binding_of_a_worker_that_dies_is_swept_out_after_an_hour() {
     let (seconds, _): (f64, u64) = redis::cmd("TIME").query_async(&mut redis).await.expect("a time");
     let left = deadline / 1_000.0 - seconds;
     assert!((0.0..=3_601.0).contains(&left), "{left} s");
+}
+
+/// The limit is below ten times the second of Celery's mingle, even with `TEST_PATIENCE=3`.
+#[tokio::test]
+async fn a_neighbor_that_does_not_reply_delays_a_worker_by_a_second() {
+    let world = World::new().await;
+    let client = redis::Client::open(world.redis.url()).expect("a URL");
+    let mut silent = client.get_async_pubsub().await.expect("a connection");
+    let channel = Keys::default().channel(0, EXCHANGE);
+    silent.subscribe(channel).await.expect("a subscription");
+    let worker = world.worker(&[]).spawn();
+    worker.wait_for_line("mingle: searching for neighbors", PATIENCE);
+    worker.wait_for_line("mingle: all alone", Duration::from_secs(3));
+    let hello = silent.on_message().next().await.expect("a hello");
+    let hello = PidboxMessage::parse(hello.get_payload_bytes()).expect("a message");
+    assert_eq!(hello.body["method"], "hello");
 }

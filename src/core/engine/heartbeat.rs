@@ -16,6 +16,9 @@ use tradebot_base::connection::RedisTrouble;
 use tradebot_base::error_chain;
 use tradebot_base::lifecycle::Stop;
 
+/// For how long the last events and the end of the lease may hold up a stop, together.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+
 /// A running heartbeat.
 pub(super) struct Heartbeat {
     end: CancellationToken,
@@ -55,12 +58,12 @@ impl Heartbeat {
         Ok(Self { end, ended, drained })
     }
 
-    /// Releases the lease and ends the thread.
+    /// Releases the lease and ends the thread, within two seconds.
     pub(super) async fn stop(self, drained: bool) {
         self.drained.store(drained, std::sync::atomic::Ordering::Relaxed);
         self.end.cancel();
         // A timeout does no harm: the lease then expires.
-        let _ = tokio::time::timeout(Duration::from_secs(2), self.ended.cancelled()).await;
+        let _ = tokio::time::timeout(END_PATIENCE, self.ended.cancelled()).await;
     }
 
     /// Trips when the heartbeat is over, whatever ended it.
@@ -152,9 +155,8 @@ impl Pulse {
             }
         }
         let drained = drained.load(std::sync::atomic::Ordering::Relaxed);
-        let last = tokio::time::timeout(Duration::from_secs(1), self.transport.end_lease(drained)).await;
-        if !matches!(last, Ok(Ok(()))) {
-            debug!("cannot release the lease; it expires by itself");
+        if let Err(trouble) = self.transport.end_lease(drained).await {
+            debug!(error = %error_chain(&trouble), "cannot release the lease; it expires by itself");
         }
     }
 
@@ -189,5 +191,22 @@ impl Pulse {
         }
         self.lapsed = false;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_heartbeat_that_hangs_holds_up_the_stop_for_two_seconds() {
+        let heartbeat = Heartbeat {
+            end: CancellationToken::new(),
+            ended: CancellationToken::new(),
+            drained: Arc::default(),
+        };
+        let began = tokio::time::Instant::now();
+        heartbeat.stop(true).await;
+        assert_eq!(began.elapsed().as_secs(), 2);
     }
 }

@@ -21,8 +21,6 @@ use tradebot_wire::keys::Keys;
 
 /// How long the first event of a batch waits for others.
 const GATHER: Duration = Duration::from_millis(10);
-/// How long the last events may take when the worker ends.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Publishes the events of one worker.
 pub(crate) struct Publisher {
@@ -84,9 +82,8 @@ impl Publisher {
                 }
             }
         }
-        // A worker with nothing to finish ends as soon as it stops.
-        let farewell = async { self.flush().await && (leaving || self.announce("worker-offline").await) };
-        if tokio::time::timeout(FAREWELL, farewell).await != Ok(true) {
+        // A worker with nothing to finish ends as soon as it stops. The heartbeat limits how long the stop waits for this.
+        if !(self.flush().await && (leaving || self.announce("worker-offline").await)) {
             debug!("cannot send the last events");
         }
     }
