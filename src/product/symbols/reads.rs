@@ -15,6 +15,7 @@
 
 mod for_users;
 mod memory;
+mod pause;
 mod settings;
 mod single_flight;
 mod tracking;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tradebot_base::market::Market;
 use tradebot_symbols::internals::CacheKeys;
 use tradebot_symbols::symbols::SymbolReads;
-use tradebot_test_support::{ChaosProxy, RedisServer, Reply, eventually};
+use tradebot_test_support::{ChaosProxy, RedisServer, Reply, eventually, stretched};
 
 use super::{SECOND, listing, names, peeked, python_list, python_writes, read, readers, settings};
 use crate::world::{PATIENCE, World, path};
@@ -180,11 +180,17 @@ async fn a_server_that_reports_no_changes_is_looked_at() {
     let url = world.redis.url().replace("redis://", "redis://plain:pw@");
     let reads = SymbolReads::start(settings(&world, &[("REDIS_URL", &url)]), "tests").expect("readers");
     read(&reads, Market::Spot).await;
-    python_writes(&world, Market::Spot, &python_list("NEW"), 300, 0).await;
-    peeked(&reads, Market::Spot, "the new list", |reading| {
-        names(reading)[1] == "NEWUSDT"
-    })
-    .await;
+    let began = Instant::now();
+    for new in ["A", "B", "C", "D", "E", "F", "G", "H"] {
+        python_writes(&world, Market::Spot, &python_list(new), 300, 0).await;
+        peeked(&reads, Market::Spot, "the new list", |reading| {
+            names(reading)[1] == format!("{new}USDT")
+        })
+        .await;
+    }
+    // Eight looks take two seconds. The limit is below ten times that, even with `TEST_PATIENCE=3`.
+    let took = began.elapsed();
+    assert!(took < stretched(SECOND * 5), "{took:?}");
     reads.stop().await;
 }
 

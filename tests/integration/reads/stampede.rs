@@ -98,6 +98,29 @@ async fn readers_wait_for_the_list_that_another_process_is_fetching() {
 }
 
 #[tokio::test]
+async fn a_refresh_that_other_processes_keep_from_starting_is_given_up_after_two_leases() {
+    let world = World::new().await;
+    let lock = CacheKeys(Market::Spot).lock();
+    let hold = async || {
+        let held: Result<(), _> = world.db().pset_ex(&lock, "another", 30_000).await;
+        held.expect("a lock");
+    };
+    hold().await;
+    let reads = readers(&world, &[("SYMBOLS_READ_TIMEOUT_SECONDS", "1")]);
+    reads.read(Market::Spot).await.expect_err("no list");
+    // Below ten times the limit even with `TEST_PATIENCE=3`.
+    eventually("a refresh given up", SECOND * 100, async || {
+        hold().await;
+        let (reason, _) = reads.status(Market::Spot).failing?;
+        assert_eq!(reason, "no refresh finished within 32 s");
+        Some(())
+    })
+    .await;
+    assert_eq!(world.exchange.requests(), []);
+    reads.stop().await;
+}
+
+#[tokio::test]
 async fn a_reader_waits_no_longer_than_configured() {
     let world = World::new().await;
     world.exchange.always(path(Market::Spot), Reply::json("").hang());

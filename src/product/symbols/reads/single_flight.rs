@@ -8,15 +8,13 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
+use super::pause::{FIRST_PAUSE, pause_after};
 use super::{HeldList, MarketStatus, SharedReads};
 use crate::product::symbols::cache::{
     FetchedBy, LEASE, LONGEST_PAUSE, LeaseReply, LeaseRequest, WriteOutcome,
 };
 use tradebot_base::market::Market;
 use tradebot_base::{error_chain, trace};
-
-/// The pause after the first failed refresh. It doubles with each further failure.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long to wait for other processes: a little more than two leases.
 const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(2 * LEASE.as_secs() + 2);
@@ -236,8 +234,7 @@ impl SharedReads {
 
     fn pause(&self, market: Market) -> Duration {
         let failed = self.markets.get(market).flight.state().failed_in_a_row;
-        let pause = FIRST_PAUSE.saturating_mul(1 << failed.min(8)).min(LONGEST_PAUSE);
-        pause.mul_f64(0.8 + 0.4 * self.random.fraction())
+        pause_after(failed, self.random.fraction())
     }
 
     /// Refreshes a market's list before it expires, or when a reader got a stale one. Cancelling this does not cancel a
@@ -277,19 +274,54 @@ impl SharedReads {
         let held = memory.get()?;
         let left = u64::try_from(held.expires_ms? - memory.now_ms()).unwrap_or(0);
         let left = Duration::from_millis(left);
-        // Spread, so that not all processes refresh at once.
-        let spread = ttl
-            .min(Duration::from_secs(100))
-            .mul_f64(0.03 * self.random.fraction());
         let warmed = held
             .list
             .source()
             .is_some_and(|source| source.by == Some(FetchedBy::Warmup));
-        let wait = if warmed {
-            left + WARMUP_GRACE + spread
-        } else {
-            left.saturating_sub(ttl.mul_f64(f64::from(100 - percent) / 100.0)) + spread
+        Some(Instant::now() + refresh_in(left, ttl, (!warmed).then_some(percent), self.random.fraction()))
+    }
+}
+
+/// How long until a list is refreshed that expires after `left`: when `percent` of its lifetime have passed, or, without
+/// `percent`, some time after its end, because warm-ups refresh it before.
+fn refresh_in(left: Duration, ttl: Duration, percent: Option<u32>, fraction: f64) -> Duration {
+    // Spread, so that not all processes refresh at once.
+    let spread = ttl.min(Duration::from_secs(100)).mul_f64(0.03 * fraction);
+    spread
+        + match percent {
+            Some(percent) => left.saturating_sub(ttl.mul_f64(f64::from(100 - percent) / 100.0)),
+            None => left + WARMUP_GRACE,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_a_warm_up_is_refreshed_here_two_seconds_after_its_end_and_others_before() {
+        let in_seconds = |left, ttl, percent, fraction| {
+            let [left, ttl] = [left, ttl].map(Duration::from_secs);
+            refresh_in(left, ttl, percent, fraction).as_secs_f64()
         };
-        Some(Instant::now() + wait)
+        assert_eq!(in_seconds(10, 300, None, 0.0), 12.0);
+        assert_eq!(
+            in_seconds(10, 300, None, 1.0),
+            15.0,
+            "with a spread of at most 3 s"
+        );
+        assert_eq!(in_seconds(290, 300, Some(80), 0.0), 230.0);
+        assert_eq!(in_seconds(290, 20, Some(80), 1.0), 286.6);
+        assert_eq!(in_seconds(10, 300, Some(80), 0.0), 0.0);
+    }
+
+    /// The exchange's client obeys a longer pause, from any source.
+    #[tokio::test(start_paused = true)]
+    async fn after_a_failure_refreshes_begin_again_within_fifteen_seconds() {
+        let failure = RefreshFailure::new("banned".into(), Duration::from_secs(600));
+        assert_eq!(failure.rest().as_secs(), 15);
+        assert_eq!(failure.retry_in().as_secs(), 600);
+        let slow = RefreshFailure::slow(Duration::ZERO);
+        assert_eq!(slow.retry_in().as_secs(), 1);
     }
 }

@@ -6,13 +6,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::SharedReads;
+use super::pause::pause_after;
+use crate::product::symbols::cache::LONGEST_PAUSE;
 use tradebot_base::market::Market;
 
 /// Maximum random delay, so that not all processes write at once.
 const SPREAD: Duration = Duration::from_millis(500);
-/// The first and the longest pause between attempts when Redis answers but does not take the list.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 impl SharedReads {
     /// Writes each list of a market that Redis did not take, once Redis is back.
@@ -32,12 +31,7 @@ impl SharedReads {
             }
             let pause = match failed {
                 0 => SPREAD.mul_f64(self.random.fraction()),
-                _ => {
-                    let pause = FIRST_PAUSE.saturating_mul(1 << (failed - 1).min(8));
-                    pause
-                        .min(LONGEST_PAUSE)
-                        .mul_f64(0.8 + 0.4 * self.random.fraction())
-                }
+                _ => pause_after(failed - 1, self.random.fraction()),
             };
             sleep(pause).await;
             let known = state.memory.seen_refresh();
