@@ -128,3 +128,22 @@ impl BanClock {
         local.unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tradebot_base::secret::RedisUrl;
+
+    /// The clock jumps to the next timer while Redis is silent.
+    #[tokio::test(start_paused = true)]
+    async fn a_request_waits_for_a_silent_redis_for_one_second() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = RedisUrl::new(&format!("redis://{}", silent.local_addr().unwrap()));
+        let bans = BanClock::new(Network::Mainnet).shared(Connection::new(&url, "test").unwrap());
+        let began = Instant::now();
+        assert_eq!(bans.left(Market::Spot).await, None);
+        assert_eq!(began.elapsed().as_secs(), 1);
+        bans.set(Market::Spot, Duration::from_secs(60)).await;
+        assert_eq!(began.elapsed().as_secs(), 2);
+    }
+}

@@ -31,8 +31,6 @@ const TIME: &str = "/api/v3/time";
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-mbx-apikey");
 /// How long after its timestamp the exchange accepts a request, in ms: the exchange's default, sent explicitly.
 const RECV_WINDOW_MS: u32 = 5_000;
-/// How long to trust a measured clock offset, since clocks drift.
-const OFFSET_LIFETIME: Duration = Duration::from_secs(30 * 60);
 /// Several times the size of an account with every asset of the exchange.
 const BODY_CAP: usize = 4 << 20;
 /// Hosts without account endpoints.
@@ -150,7 +148,7 @@ impl Client {
 
     async fn account_at(&self, host: &str, key: &ApiKey) -> Result<(), SignedError> {
         let known = *self.offset_state();
-        let mut offset = match known.filter(|offset| offset.measured.elapsed() < OFFSET_LIFETIME) {
+        let mut offset = match known.filter(ClockOffset::is_current) {
             Some(offset) => offset,
             None => match self.measure_offset(host).await {
                 // A host without a time endpoint may still accept our clock.

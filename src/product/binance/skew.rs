@@ -4,6 +4,7 @@
 //! would break lists, schedules and signed requests.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
 
 use reqwest::header::{AGE, DATE, HeaderMap};
 #[cfg(feature = "credentials")]
@@ -15,6 +16,9 @@ use tradebot_base::market::{Market, PerMarket};
 
 /// Skew in milliseconds from which to warn. Below half of it the clocks count as in step again.
 pub(crate) const FAR_MS: i64 = 10_000;
+/// How long to trust a measured clock offset.
+#[cfg(feature = "credentials")]
+const OFFSET_LIFETIME: Duration = Duration::from_secs(30 * 60);
 
 /// How far the exchange's clock is ahead of ours, measured at its time endpoint. Signed calls add it to their timestamp.
 #[cfg(feature = "credentials")]
@@ -22,6 +26,14 @@ pub(crate) const FAR_MS: i64 = 10_000;
 pub(super) struct ClockOffset {
     pub(super) ms: i64,
     pub(super) measured: Instant,
+}
+
+#[cfg(feature = "credentials")]
+impl ClockOffset {
+    /// Whether it can still be trusted, since clocks drift.
+    pub(super) fn is_current(&self) -> bool {
+        self.measured.elapsed() < OFFSET_LIFETIME
+    }
 }
 
 /// The skew of a market's hosts in their last answer.
@@ -52,7 +64,7 @@ static SKEWS: PerMarket<MarketSkew> = PerMarket {
 pub(crate) fn clock_offset(market: Market) -> Option<f64> {
     let offset = SKEWS.get(market).offset_ms.load(Ordering::Relaxed);
     (offset != MarketSkew::UNKNOWN)
-        .then(|| std::time::Duration::from_millis(offset.unsigned_abs()).as_secs_f64())
+        .then(|| Duration::from_millis(offset.unsigned_abs()).as_secs_f64())
         .map(|seconds| if offset < 0 { -seconds } else { seconds })
 }
 

@@ -69,8 +69,16 @@ struct NetworkClient {
     lists: PerMarket<Mutex<Option<CachedList>>>,
 }
 
-/// A list, and when it was fetched.
-type CachedList = (Instant, Arc<PrivateList>);
+struct CachedList {
+    fetched: Instant,
+    list: Arc<PrivateList>,
+}
+
+impl CachedList {
+    fn is_current(&self) -> bool {
+        self.fetched.elapsed() < PRIVATE_LIFETIME
+    }
+}
 
 impl UserLists {
     /// Sets up lookups without connecting. The clients of other networks share the pauses of `own`, the client of the
@@ -275,10 +283,8 @@ impl UserLists {
     ) -> Result<Arc<PrivateList>, NetworkFailure> {
         // Locked while fetching: later callers wait for the same list, each within its own deadline.
         let mut cached = target.lists.get(market).lock().await;
-        if let Some((since, list)) = cached.as_ref()
-            && since.elapsed() < PRIVATE_LIFETIME
-        {
-            return Ok(Arc::clone(list));
+        if let Some(cached) = cached.as_ref().filter(|cached| cached.is_current()) {
+            return Ok(Arc::clone(&cached.list));
         }
         let fetched = target.client.exchange_info(market).await?;
         let symbols = prepare(fetched.listing.symbols, market, &self.symbols);
@@ -296,7 +302,10 @@ impl UserLists {
             fetched_at: SystemClock.now().timestamp(),
             sandbox: fetched.listing.sandbox,
         });
-        *cached = Some((Instant::now(), Arc::clone(&list)));
+        *cached = Some(CachedList {
+            fetched: Instant::now(),
+            list: Arc::clone(&list),
+        });
         Ok(list)
     }
 
@@ -329,5 +338,29 @@ impl UserLists {
         } else {
             warn!(%error, "users get the public list until the database answers");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_list_of_another_network_is_kept_for_a_minute() {
+        let list = PrivateList {
+            network: Network::Testnet,
+            host: String::new(),
+            symbols: Vec::new(),
+            fetched_at: 0,
+            sandbox: false,
+        };
+        let cached = CachedList {
+            fetched: Instant::now(),
+            list: Arc::new(list),
+        };
+        tokio::time::advance(Duration::from_secs(59)).await;
+        assert!(cached.is_current());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(!cached.is_current());
     }
 }

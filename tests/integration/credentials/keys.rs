@@ -111,6 +111,18 @@ fn rows() -> Vec<Row> {
                 TEST_LIST,
             )
         },
+        // Only the four that come first are read.
+        row(
+            "many",
+            json!([
+                key_with("lost1", json!({"fernet_key": -1, "age": 1})),
+                key_with("lost2", json!({"fernet_key": -1, "age": 2})),
+                key_with("lost3", json!({"fernet_key": -1, "age": 3})),
+                key_with("lost4", json!({"fernet_key": -1, "age": 4})),
+                key_with("many", json!({"age": 5})),
+            ]),
+            "no Fernet key fits the stored value",
+        ),
         // One that cannot be decrypted is not usable.
         Row {
             testnet: &["usable"],
@@ -163,6 +175,8 @@ async fn each_users_key_ends_where_it_should_and_reaches_no_other_host() {
     for request in scene.testnet.requests().iter().chain(&scene.mainnet.requests()) {
         let has_key = request.header("x-mbx-apikey").is_some();
         assert_eq!(has_key, request.path == "/api/v3/account", "{request:?}");
+        // The exchange accepts a stolen request for no longer than this.
+        assert_eq!(has_key, request.query.contains("recvWindow=5000&"), "{request:?}");
         assert!(
             !format!("{request:?}").contains("canarysecret"),
             "a secret was sent"

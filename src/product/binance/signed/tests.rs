@@ -73,3 +73,15 @@ fn a_key_is_not_printed() {
     };
     assert!(!format!("{key:?}").contains("canary"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_offset_is_trusted_for_half_an_hour() {
+    let offset = ClockOffset {
+        ms: 0,
+        measured: Instant::now(),
+    };
+    tokio::time::advance(Duration::from_secs(29 * 60)).await;
+    assert!(offset.is_current());
+    tokio::time::advance(Duration::from_secs(2 * 60)).await;
+    assert!(!offset.is_current());
+}
