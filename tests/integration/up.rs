@@ -82,7 +82,7 @@ async fn assert_gone(children: &[(i32, String)]) {
 
 #[tokio::test]
 async fn a_demonstration_shows_lists_of_the_sandbox_and_ends_by_itself() {
-    let up = Roof(up(&["--sandbox", "--private-redis", "--refreshes", "2"]).spawn());
+    let up = Roof(up(&["--sandbox", "--private-redis", "--refreshes", "6"]).spawn());
     up.wait_for_line("SANDBOX DATA", LONG);
     let parts = children(&up);
     assert_eq!(parts.len(), 3, "worker, beat and Redis: {parts:?}");
@@ -92,10 +92,11 @@ async fn a_demonstration_shows_lists_of_the_sandbox_and_ends_by_itself() {
         let blocks = shown
             .lines()
             .filter(|line| line.starts_with(market.name()) && line.ends_with("SANDBOX DATA"));
-        assert!(blocks.count() >= 1, "{market}: {shown}");
+        // Lists come every second. On a busy machine two may come between two looks.
+        assert!(blocks.count() >= 5, "{market}: {shown}");
     }
     assert!(shown.contains("BTCUSDT ETHUSDT"), "{shown}");
-    assert!(shown.ends_with("2 refreshes of both lists arrived.\n"), "{shown}");
+    assert!(shown.ends_with("6 refreshes of both lists arrived.\n"), "{shown}");
     assert!(
         up.stderr().contains("using the SANDBOX exchange"),
         "{}",

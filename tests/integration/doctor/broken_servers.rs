@@ -1,11 +1,12 @@
 //! Broken servers and settings. The scene itself stays healthy: the broken server is the one for results.
 
-use std::time::{Duration, SystemTime};
+use std::net::TcpListener;
+use std::time::{Duration, Instant, SystemTime};
 
 use redis::AsyncCommands;
 use tradebot_base::market::Market;
 use tradebot_test_support::{
-    ChaosProxy, Database, PostgresServer, Process, RedisServer, Reply, bin, eventually, free_port,
+    ChaosProxy, Database, PostgresServer, Process, RedisServer, Reply, bin, eventually, free_port, stretched,
 };
 
 use super::{Report, Scene, ping};
@@ -311,4 +312,40 @@ async fn a_database_that_cannot_be_used_is_named() {
             report.said
         );
     }
+}
+
+/// A server that accepts connections and never answers.
+fn silent() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    (listener, address)
+}
+
+/// Each probe ends within five seconds. The limit is below ten times that, even with `TEST_PATIENCE=3`.
+#[tokio::test]
+async fn a_part_that_hangs_is_named_within_seconds() {
+    let scene = Scene::healthy().await;
+    let (_listener, address) = silent();
+    let mut late = Vec::new();
+    for (code, setting, url) in [
+        (
+            "exchange-unreachable",
+            "BINANCE_SPOT_BASE_URL",
+            format!("http://{address}"),
+        ),
+        ("endpoint-unreachable", "HTTP_LISTEN", address.clone()),
+        ("redis-unreachable", RESULTS, format!("redis://{address}")),
+        (
+            "database-unreachable",
+            "DATABASE_URL",
+            format!("postgresql://u@{address}/d?sslmode=disable"),
+        ),
+    ] {
+        let began = Instant::now();
+        scene.assert_named(code, &[(setting, &url)]);
+        if began.elapsed() > stretched(Duration::from_secs(13)) {
+            late.push((code, began.elapsed()));
+        }
+    }
+    assert_eq!(late, []);
 }

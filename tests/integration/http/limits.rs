@@ -58,6 +58,16 @@ async fn h2c_and_pipelined_requests_are_answered() {
     assert!(text.find("healthy") < text.find("BTCUSDT"), "{text}");
 }
 
+fn with_body(length: usize, sent: usize) -> String {
+    let length = length.to_string();
+    request("GET", route(SPOT), &[("content-length", &length)]) + &"x".repeat(sent)
+}
+
+async fn status(endpoint: &Endpoint, text: String) -> u16 {
+    let bytes = exchange(endpoint.address, text.as_bytes()).await;
+    Answer::parse(&bytes).expect("an answer").status
+}
+
 #[tokio::test]
 async fn what_is_too_large_is_refused_and_a_small_body_is_not_used() {
     let world = World::new().await;
@@ -65,17 +75,7 @@ async fn what_is_too_large_is_refused_and_a_small_body_is_not_used() {
     let long = "x".repeat(20_000);
     let answer = endpoint.ask("GET", route(SPOT), &[("x-long", &long)]).await;
     assert_eq!(answer.status, 431);
-    let with_body = |length: usize, sent: usize| {
-        let head = format!(
-            "GET {} HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n",
-            route(SPOT)
-        );
-        head + &"x".repeat(sent)
-    };
-    let status = async |text: String| {
-        let bytes = exchange(endpoint.address, text.as_bytes()).await;
-        Answer::parse(&bytes).expect("an answer").status
-    };
+    let status = async |text: String| status(&endpoint, text).await;
     assert_eq!(status(with_body(1000, 1000)).await, 200);
     assert_eq!(status(with_body(1001, 0)).await, 413);
     let chunk = format!("{:x}\r\n{}\r\n", 600, "x".repeat(600));
@@ -88,10 +88,17 @@ async fn what_is_too_large_is_refused_and_a_small_body_is_not_used() {
     assert_eq!(status("GARBAGE\r\n\r\n".to_owned()).await, 400);
 }
 
-/// Within ten times the limit, so that a limit ten times as long fails its test, and far enough above it for a machine
-/// that is busy.
+#[tokio::test]
+async fn without_settings_a_body_may_have_16_kib() {
+    let world = World::new().await;
+    let endpoint = Endpoint::warm(&world).await;
+    assert_eq!(status(&endpoint, with_body(16_384, 16_384)).await, 200);
+    assert_eq!(status(&endpoint, with_body(16_385, 0)).await, 413);
+}
+
+/// Enough for a busy machine, and below ten times the limit even with `TEST_PATIENCE=3`: a limit ten times as long fails.
 fn soon(limit: Duration) -> Duration {
-    stretched(limit * 6)
+    stretched(limit * 3)
 }
 
 const LIMIT: Duration = Duration::from_secs(1);
