@@ -87,10 +87,15 @@ fn every_option_is_read() {
         task = "t.c"
         interval = 0.5
         catch_up = "skip"
+        [[entry]]
+        name = "d"
+        task = "t.d"
+        interval = 5
+        catch_up = "all"
         "#,
     );
     let entries = read(file.path(), "celery").unwrap();
-    let [a, b, c] = &entries[..] else {
+    let [a, b, c, d] = &entries[..] else {
         panic!("{entries:?}")
     };
     assert_eq!(
@@ -116,12 +121,13 @@ fn every_option_is_read() {
     );
     assert_eq!(
         (b.expires, b.catch_up, b.unless_pending),
-        (Expires::Never, CatchUp::One, Some(PENDING_LIMIT))
+        (Expires::Never, CatchUp::One, Some(Duration::from_secs(3600)))
     );
     assert_eq!(
         (&c.plan, c.catch_up, c.expires),
         (&Plan::Interval(500_000), CatchUp::Skip, Expires::NextSlot)
     );
+    assert_eq!(d.catch_up, CatchUp::All(100));
 }
 
 #[test]
