@@ -42,18 +42,18 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Worker(worker::Args),
-    Serve(serve::Args),
-    Up(up::Args),
-    Sandbox(sandbox::Args),
-    Parked(parked::Args),
-    Credentials(credentials::Args),
-    Doctor(doctor::Args),
-    Status(status::Args),
-    Healthcheck(healthcheck::Args),
-    Adopt(adopt::Args),
-    Completions(completions::Args),
-    Man(man::Args),
+    Worker(worker::WorkerCommand),
+    Serve(serve::ServeCommand),
+    Up(up::UpCommand),
+    Sandbox(sandbox::SandboxCommand),
+    Parked(parked::ParkedCommand),
+    Credentials(credentials::CredentialsCommand),
+    Doctor(doctor::DoctorCommand),
+    Status(status::StatusCommand),
+    Healthcheck(healthcheck::HealthcheckCommand),
+    Adopt(adopt::AdoptCommand),
+    Completions(completions::CompletionsCommand),
+    Man(man::ManCommand),
 }
 
 /// Runs the command line of this process, and returns its exit code.

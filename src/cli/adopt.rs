@@ -20,7 +20,7 @@ use tradebot_base::market::Market;
 #[command(
     after_help = "Exit codes: the same as those of `doctor`\n\nExample: tradebot-symbols adopt --env-file .env"
 )]
-pub(super) struct Args {
+pub(super) struct AdoptCommand {
     /// Path of the .env file, in the format of docker compose
     #[arg(long, value_name = "FILE")]
     env_file: PathBuf,
@@ -32,7 +32,7 @@ pub(super) struct Args {
 /// The interval of progress reports.
 const PROGRESS: Duration = Duration::from_secs(1);
 
-pub(super) async fn run(args: Args) -> Result<u8> {
+pub(super) async fn run(args: AdoptCommand) -> Result<u8> {
     start_logs(Reader::new(&ProcessEnvironment), None)?;
     let file = EnvFile::read(&args.env_file)?;
     let adoption = Adoption::read(&file, &args.queues, SystemClock::shared())?;

@@ -11,12 +11,12 @@ use super::{Cli, write_out};
 #[command(
     after_help = "Example: tradebot-symbols completions bash > /etc/bash_completion.d/tradebot-symbols"
 )]
-pub(super) struct Args {
+pub(super) struct CompletionsCommand {
     /// The shell
     shell: Shell,
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &CompletionsCommand) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "tradebot-symbols", &mut script);
     write_out(&script)

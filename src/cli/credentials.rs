@@ -20,7 +20,7 @@ use tradebot_base::random::Random;
 /// Reads the database and sends requests to the exchange, as an HTTP request of that user would. Writes nothing.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: tradebot-symbols credentials check --email someone@example.com")]
-pub(super) struct Args {
+pub(super) struct CredentialsCommand {
     #[command(subcommand)]
     verb: CredentialsVerb,
 }
@@ -56,7 +56,7 @@ impl From<MarketName> for Market {
     }
 }
 
-pub(super) async fn run(args: Args) -> Result<()> {
+pub(super) async fn run(args: CredentialsCommand) -> Result<()> {
     let CredentialsVerb::Check(check) = args.verb;
     let mut reader = Reader::new(&ProcessEnvironment);
     let settings = CredentialSettings::read(&mut reader);

@@ -22,7 +22,7 @@ use tradebot_base::lifecycle::{Stop, sleep_unless_stopping};
     Examples:\n  tradebot-symbols doctor\n  tradebot-symbols doctor --json | jq -r '.findings[].code'\n  \
     tradebot-symbols doctor --watch --interval 10"
 )]
-pub(super) struct Args {
+pub(super) struct DoctorCommand {
     #[command(flatten)]
     examine: ExamineArgs,
     /// List every code, why it matters and what to do
@@ -50,7 +50,7 @@ pub(super) struct ExamineArgs {
     foreign_beat: bool,
 }
 
-pub(super) async fn run(args: Args) -> Result<u8> {
+pub(super) async fn run(args: DoctorCommand) -> Result<u8> {
     if args.codes {
         for kind in KINDS {
             let severity = kind.severity.name();

@@ -17,7 +17,7 @@ use tradebot_base::node;
 #[command(after_help = "Exit codes: 0 healthy, 1 not\n\n\
     Examples:\n  tradebot-symbols healthcheck worker\n  tradebot-symbols healthcheck worker -n symbols@%h\n  \
     tradebot-symbols healthcheck beat\n  tradebot-symbols healthcheck endpoint")]
-pub(super) struct Args {
+pub(super) struct HealthcheckCommand {
     #[command(subcommand)]
     part: CheckedPart,
 }
@@ -44,7 +44,7 @@ enum CheckedPart {
     },
 }
 
-pub(super) async fn run(args: Args) -> Result<u8> {
+pub(super) async fn run(args: HealthcheckCommand) -> Result<u8> {
     let mut reader = Reader::new(&ProcessEnvironment);
     let health = match args.part {
         CheckedPart::Worker { hostname } => {

@@ -28,13 +28,13 @@ const FILES: &[(&str, &str)] = &[
     after_help = "Examples:\n  tradebot-symbols man > /usr/local/share/man/man1/tradebot-symbols.1\n  \
     tradebot-symbols man worker | man -l -"
 )]
-pub(super) struct Args {
+pub(super) struct ManCommand {
     /// The verb to describe, and its own verb if it has any [default: the whole program]
     #[arg(value_name = "VERB")]
     verbs: Vec<String>,
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &ManCommand) -> Result<()> {
     let mut program = Cli::command().disable_help_subcommand(true);
     program.build();
     let command = find(&program, &args.verbs)?;

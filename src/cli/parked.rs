@@ -19,7 +19,7 @@ use tradebot_wire::keys::Keys;
     after_help = "Examples:\n  tradebot-symbols parked list\n  tradebot-symbols parked replay 5f0c\n  \
     tradebot-symbols parked drop --all"
 )]
-pub(super) struct Args {
+pub(super) struct ParkedCommand {
     #[command(subcommand)]
     verb: ParkedVerb,
 }
@@ -48,7 +48,7 @@ struct Choice {
     all: bool,
 }
 
-pub(super) async fn run(args: Args) -> Result<()> {
+pub(super) async fn run(args: ParkedCommand) -> Result<()> {
     let mut reader = Reader::new(&ProcessEnvironment);
     let redis = RedisConfig::read(&mut reader);
     start_logs(reader, None)?;

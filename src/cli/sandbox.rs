@@ -16,7 +16,7 @@ use tradebot_base::lifecycle::Stop;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: tradebot-symbols sandbox --listen 127.0.0.1:8010\n\
     then run a worker with BINANCE_SPOT_BASE_URL and BINANCE_FUTURES_BASE_URL set to http://127.0.0.1:8010")]
-pub(super) struct Args {
+pub(super) struct SandboxCommand {
     /// Address to listen on; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:8010")]
     listen: SocketAddr,
@@ -31,7 +31,7 @@ pub(super) struct Args {
     loglevel: Option<String>,
 }
 
-pub(super) async fn run(args: Args) -> Result<()> {
+pub(super) async fn run(args: SandboxCommand) -> Result<()> {
     start_logs(Reader::new(&ProcessEnvironment), args.loglevel.as_deref())?;
     let stop = Stop::new();
     stop.on_signals(Duration::from_secs(3))?;

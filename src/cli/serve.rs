@@ -15,7 +15,7 @@ use tradebot_base::node;
 /// Serves the symbol lists over HTTP, from memory and Redis.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: tradebot-symbols serve --listen 0.0.0.0:8000")]
-pub(super) struct Args {
+pub(super) struct ServeCommand {
     /// Address to listen on; port 0 picks a free one [default: HTTP_LISTEN]
     #[arg(long)]
     listen: Option<SocketAddr>,
@@ -30,7 +30,7 @@ pub(super) struct Args {
     loglevel: Option<String>,
 }
 
-pub(super) async fn run(args: Args) -> Result<()> {
+pub(super) async fn run(args: ServeCommand) -> Result<()> {
     let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.threads.map_or_else(cpus, usize::from);
     let mut reader = Reader::new(&ProcessEnvironment);

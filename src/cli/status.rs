@@ -15,12 +15,12 @@ use crate::product::doctor::{Finding, Picture};
     after_help = "Examples:\n  tradebot-symbols status\n  tradebot-symbols status --watch\n  \
     tradebot-symbols status --json | jq '.lists[].age_seconds'"
 )]
-pub(super) struct Args {
+pub(super) struct StatusCommand {
     #[command(flatten)]
     examine: ExamineArgs,
 }
 
-pub(super) async fn run(args: Args) -> Result<u8> {
+pub(super) async fn run(args: StatusCommand) -> Result<u8> {
     let text = |picture: &Picture, _: &[Finding]| report::picture(picture);
     let json = |picture: &Picture, _: &[Finding]| json!(picture);
     args.examine.run(&text, &json).await?;

@@ -31,7 +31,7 @@ use tradebot_base::secret::RedisUrl;
 /// Runs a worker and a beat together, and shows the lists as they arrive.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: tradebot-symbols up --sandbox --private-redis")]
-pub(super) struct Args {
+pub(super) struct UpCommand {
     /// Use a local sandbox exchange with made-up symbols instead of Binance
     #[arg(long)]
     sandbox: bool,
@@ -55,7 +55,7 @@ pub(super) struct Args {
 /// How long `--refreshes` waits for a list before it gives up.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
-pub(super) async fn run(args: Args) -> Result<()> {
+pub(super) async fn run(args: UpCommand) -> Result<()> {
     let mut reader = Reader::new(&ProcessEnvironment);
     let redis = RedisConfig::read(&mut reader);
     let worker = WorkerConfig::read(&mut reader);
@@ -97,7 +97,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
 }
 
 /// Starts a private Redis if it is requested or needed.
-async fn private_redis(args: &Args, redis: &RedisConfig) -> Result<Option<PrivateRedis>> {
+async fn private_redis(args: &UpCommand, redis: &RedisConfig) -> Result<Option<PrivateRedis>> {
     if args.private_redis {
         return PrivateRedis::start().await.map(Some);
     }
@@ -136,7 +136,11 @@ fn start_sandbox(environment: &mut Vec<(String, String)>, stop: &Stop) -> Result
     Ok(tokio::spawn(server.run(stop.token())))
 }
 
-fn start_children(args: &Args, http: Option<String>, environment: &[(String, String)]) -> Result<Vec<Child>> {
+fn start_children(
+    args: &UpCommand,
+    http: Option<String>,
+    environment: &[(String, String)],
+) -> Result<Vec<Child>> {
     let own = std::env::current_exe().context("cannot find this program's own path")?;
     let beat = own.with_file_name("tradebot-beat");
     if !beat.is_file() {
@@ -168,7 +172,7 @@ fn start_children(args: &Args, http: Option<String>, environment: &[(String, Str
 
 /// Shows lists until a signal, the wanted number of refreshes, or the end of a child.
 async fn supervise(
-    args: &Args,
+    args: &UpCommand,
     stop: &Stop,
     mut children: Vec<Child>,
     view: &mut View,

@@ -20,7 +20,7 @@ use tradebot_core::engine::Engine;
 /// It runs only the two warm-up tasks and leaves messages of other tasks in their queue.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: tradebot-symbols worker -Q celery -c 2 -n symbols@%h -l info")]
-pub(super) struct Args {
+pub(super) struct WorkerCommand {
     #[command(flatten)]
     worker: WorkerArgs,
     /// Also serve the lists over HTTP at this address, on a separate thread
@@ -28,13 +28,13 @@ pub(super) struct Args {
     http: Option<SocketAddr>,
 }
 
-impl Args {
+impl WorkerCommand {
     pub(super) fn pool(&self) -> PoolKind {
         self.worker.pool
     }
 }
 
-pub(super) async fn run(args: Args) -> Result<()> {
+pub(super) async fn run(args: WorkerCommand) -> Result<()> {
     let mut reader = Reader::new(&ProcessEnvironment);
     let settings = WorkerSettings::read(&mut reader, &args.worker);
     let context = Context::read(&mut reader);

@@ -15,7 +15,7 @@ use super::answers::cors::AllowedOrigins;
 use super::answers::filtered_lists::FilteredLists;
 use super::answers::lists::{ListResponses, Staleness};
 use super::router::{Router, RouterSettings};
-use super::server::{ConnectionTimeouts, Limits, Server};
+use super::server::{ConnectionTimeouts, HttpLimits, Server};
 use crate::config::HttpConfig;
 use crate::product::credentials::protect;
 use crate::product::credentials::settings::CredentialSettings;
@@ -35,7 +35,7 @@ use tradebot_core::engine::Engine;
 pub(crate) struct HttpSettings {
     address: SocketAddr,
     threads: usize,
-    limits: Limits,
+    limits: HttpLimits,
     router: RouterSettings,
     /// Queues whose depth is shown.
     queues: Vec<String>,
@@ -101,7 +101,7 @@ impl HttpSettings {
         Self {
             address,
             threads,
-            limits: Limits {
+            limits: HttpLimits {
                 connections: config.max_connections,
                 header_bytes: config.max_header_bytes,
                 body_bytes: config.max_body_bytes,

@@ -37,7 +37,7 @@ use thread::ServerThread;
 
 /// What the server accepts from clients.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct HttpLimits {
     /// Connections at a time.
     pub connections: usize,
     /// Bytes of a request header.
@@ -78,7 +78,7 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: appl
 pub(crate) struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    limits: Limits,
+    limits: HttpLimits,
     threads: usize,
     counts: Arc<ConnectionCounts>,
 }
@@ -89,7 +89,7 @@ impl Server {
     ///
     /// # Errors
     /// When the address is in use, not local, or not permitted.
-    pub(crate) async fn bind(address: SocketAddr, threads: usize, limits: Limits) -> io::Result<Self> {
+    pub(crate) async fn bind(address: SocketAddr, threads: usize, limits: HttpLimits) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         Ok(Self {
             address: listener.local_addr()?,

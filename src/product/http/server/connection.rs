@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::Limits;
+use super::HttpLimits;
 use super::activity::{ConnectionActivity, Directive, READING};
 use super::handler::Handler;
 use super::service::ConnectionService;
@@ -32,7 +32,7 @@ pub(super) struct Protocols {
 }
 
 impl Protocols {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &HttpLimits) -> Self {
         let mut http1 = http1::Builder::new();
         // hyper accepts no smaller buffer.
         http1.max_buf_size(limits.header_bytes.max(8192));

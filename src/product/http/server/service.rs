@@ -12,7 +12,7 @@ use hyper::service::Service;
 use hyper::{Request, StatusCode, Version};
 use tokio::time::timeout;
 
-use super::Limits;
+use super::HttpLimits;
 use super::activity::ConnectionActivity;
 use super::handler::{Handled, Handler, HttpResponse};
 
@@ -20,7 +20,7 @@ use super::handler::{Handled, Handler, HttpResponse};
 pub(super) struct ConnectionService<H> {
     pub(super) handler: Arc<H>,
     pub(super) activity: Arc<ConnectionActivity>,
-    pub(super) limits: Limits,
+    pub(super) limits: HttpLimits,
 }
 
 type ServiceResult = Result<HttpResponse, Infallible>;

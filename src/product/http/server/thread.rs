@@ -15,7 +15,7 @@ use super::activity::{ConnectionActivity, TimeoutSweep};
 use super::connection::Protocols;
 use super::handler::Handler;
 use super::service::ConnectionService;
-use super::{ConnectionCounts, Limits, Server};
+use super::{ConnectionCounts, HttpLimits, Server};
 
 /// How often timeouts are checked.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
@@ -59,7 +59,7 @@ impl ServerThread {
 async fn serve<H: Handler>(
     mut arrivals: mpsc::UnboundedReceiver<Arrival>,
     handler: Arc<H>,
-    limits: Limits,
+    limits: HttpLimits,
     counts: Arc<ConnectionCounts>,
 ) {
     let protocols = Arc::new(Protocols::new(&limits));
