@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use redis::cmd;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tradebot_test_support::{
     Process, ProcessBuilder, RedisServer, Signal, bin, eventually, free_port, stretched,
 };
@@ -402,6 +402,48 @@ async fn entries_of_redbeat_that_cannot_be_run_hold_no_others_up() {
     stop(&beat);
     let scheduled: u64 = scene.ask(cmd("ZCARD").arg("redbeat::schedule")).await;
     assert_eq!(scheduled, 2501, "nothing is deleted");
+}
+
+/// Redis does not undo a script that fails.
+#[tokio::test]
+async fn a_redbeat_slot_that_cannot_be_recorded_is_not_sent() {
+    let scene = Scene::with("");
+    let definition = json!({"name": "a", "task": "t.a", "args": [], "kwargs": {}, "options": {}, "enabled": true,
+        "schedule": {"__type__": "interval", "every": 1, "relative": false}});
+    let mut entry = redis::pipe();
+    entry
+        .hset("redbeat:a", "definition", definition.to_string())
+        .ignore();
+    entry.zadd("redbeat::schedule", "redbeat:a", 1).ignore();
+    let written: Result<(), _> = entry.query_async(&mut scene.redis.connection().await).await;
+    written.expect("an entry");
+    let url = scene.redis.user("reader", "~* &* +@all -hset").await;
+    let beat = scene
+        .beat()
+        .env("CELERY_BROKER_URL", url)
+        .arg("--redbeat")
+        .spawn();
+    eventually("three refused records", PATIENCE, async || {
+        let stats: String = scene.ask(cmd("INFO").arg("commandstats")).await;
+        let hset = stats.lines().find(|line| line.starts_with("cmdstat_hset:"))?;
+        let refused = hset.split_once("rejected_calls=")?.1.split(',').next()?;
+        (refused.parse::<u64>().ok()? >= 3).then_some(())
+    })
+    .await;
+    assert_eq!(scene.sent("celery").await, [Value::Null; 0]);
+    // With the right, it is sent as soon as the queue takes it.
+    let _: () = scene.ask(cmd("SET").arg(&["celery", "no list"])).await;
+    let _: () = scene.ask(cmd("ACL").arg(&["SETUSER", "reader", "+hset"])).await;
+    beat.wait_for_line("it or its queue `celery` holds another type", PATIENCE);
+    assert_eq!(
+        scene
+            .ask::<Option<String>>(cmd("HGET").arg(&["redbeat:a", "meta"]))
+            .await,
+        None
+    );
+    let _: u64 = scene.ask(cmd("DEL").arg("celery")).await;
+    scene.wait_for("celery", 1).await;
+    stop(&beat);
 }
 
 /// The listener takes 16 connections, five seconds for each and eight KiB of a request.
