@@ -12,8 +12,8 @@ use tradebot_wire::keys::Keys;
 
 /// Lists, replays or drops parked messages.
 ///
-/// A worker parks a message of its own tasks that cannot be run, and a message that has killed three workers, the last of
-/// which ran nothing else. Their tasks have failed; a replay stores a new result.
+/// A worker parks a message of one of its tasks that it cannot run, and a message that has killed three workers, the last
+/// of which ran nothing else. Their tasks have failed; a replay stores a new result.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  tradebot-symbols parked list\n  tradebot-symbols parked replay 5f0c\n  \

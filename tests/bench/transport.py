@@ -178,7 +178,7 @@ def drain(server, template, command, count, unacked=True, pings=None):
             worker.wait()
         said.seek(0)
         if b"dropped" in said.read():
-            sys.exit("there were events that nobody will ever see: the rate with events counts for nothing")
+            sys.exit("events were lost: the rate with events means nothing")
 
 
 def begin(server, template, command, queued):

@@ -111,7 +111,7 @@ def python_warmup(exchange, db):
 
 
 def python_side(exchange, url, runs):
-    """Runs in a process of its own; prints CPU seconds a warm-up and peak memory."""
+    """Runs in a separate process; prints CPU seconds per warm-up and peak memory."""
     db = redis.Redis.from_url(url)
     python_warmup(exchange, db)
     before = cpu(os.getpid())

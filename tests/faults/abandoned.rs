@@ -1,4 +1,4 @@
-//! kombu's own restore: deliveries that nobody renewed for the visibility timeout.
+//! kombu's own restore: deliveries that no worker has renewed for the visibility timeout.
 
 use std::time::Duration;
 
@@ -224,7 +224,7 @@ async fn thousands_of_deliveries_are_restored_in_their_order_by_some_dozens_at_a
     );
 }
 
-/// Somebody who holds the mutex is at it. It is not ours to delete, and runs out by itself if its holder died.
+/// The holder of the mutex is restoring. We may not delete the mutex; it expires by itself if the holder died.
 async fn behind_a_held_mutex() {
     let scene = impatient();
     let held = Duration::from_secs(14);

@@ -14,7 +14,7 @@ use crate::figures::sized;
 use crate::ledger::{Ledger, id_in_record};
 use crate::scene::{SOON, Scene};
 
-/// Messages with a callback per case; each callback is a message of its own.
+/// Messages with a callback per case; each callback is a separate message.
 const PAIRS: usize = 8;
 
 /// What must be true of the message that the dead worker held.
@@ -45,7 +45,7 @@ const fn case(point: &'static str, held: Held) -> Case {
     }
 }
 
-/// Dies at a point's several passages, each in a database of its own.
+/// Dies at several passages of a point, each in a separate database.
 async fn at_each_passage(case: Case) {
     let passages: Vec<u8> = sized(vec![1, 2, 3, 5, 8, 12], (1..=12).collect());
     let scene = Scene::start();
@@ -141,7 +141,7 @@ async fn announcements(scene: &Scene) -> mpsc::UnboundedReceiver<String> {
         tokio::spawn(async move {
             let mut messages = listener.into_on_message();
             while let Some(message) = messages.next().await {
-                // Nobody listens any more once the case is over.
+                // Fails when the case is over: the receiver is gone.
                 let _ = sender.send(message.get_channel_name().to_owned());
             }
         });

@@ -11,8 +11,8 @@ use crate::figures::sized;
 use crate::ledger::Ledger;
 use crate::scene::{SOON, Scene, Worker, ask};
 
-/// A task that never yields holds a thread of the runtime. With all of them held nothing of the worker runs but
-/// the heartbeat, which has a thread of its own.
+/// A task that never yields holds a thread of the runtime. When all threads are held, only the heartbeat
+/// runs on, on its separate thread.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_whose_tasks_never_yield_is_not_taken_over() {
     // One busy thread is enough to show it; the long form keeps all processors busy.

@@ -48,8 +48,8 @@ async fn reset_connections_cost_no_message_and_no_second_run() {
     assert!(workers.iter().all(|worker| worker.count(GIVEN_UP) == 0));
 }
 
-/// A network that drops everything looks like silence. All workers are behind it, so their leases run out while
-/// Redis goes on; nobody is there to notice, and afterwards nobody takes the other for dead.
+/// A network that drops everything looks like silence. All workers are behind it, so their leases expire while Redis
+/// runs on. No worker is there to notice, and afterwards none takes another for dead.
 async fn gone_dead() {
     let freezes = sized(1, 10);
     let scene = Scene::start();

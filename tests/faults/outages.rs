@@ -55,7 +55,7 @@ async fn restarted() {
     undisturbed(&workers);
 }
 
-/// Nobody ended, and nobody took another for dead.
+/// No worker ended, and none took another for dead.
 fn undisturbed(workers: &[Worker]) {
     for worker in workers {
         assert!(worker.process.is_running());
@@ -165,7 +165,7 @@ async fn worker_paused() {
     .await;
 }
 
-/// And nobody gives up anybody for it.
+/// And no worker gives up another for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_is_restarted_or_stands_still_costs_no_message_and_no_second_run() {
     Box::pin(future::join3(restarted(), paused(), worker_paused())).await;

@@ -59,7 +59,7 @@ impl Scene {
         Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
     }
 
-    /// The same servers with another database as broker and result backend: a scene of its own.
+    /// A separate scene: the same servers, with another database as broker and result backend.
     pub(crate) fn in_database(&self, database: u8) -> Self {
         let mut scene = self.with("CELERY_BROKER_URL", self.url_of(database));
         scene.database = database;

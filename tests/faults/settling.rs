@@ -8,7 +8,7 @@ use tradebot_wire::keys;
 use crate::ledger::{Ledger, plain};
 use crate::scene::{SOON, Scene, claim_one};
 
-/// A settlement whose answer was lost is sent again, and by then somebody else may have run the next try.
+/// A settlement whose answer was lost is sent again, and by then another worker may have run the next try.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_settlement_that_is_sent_again_brings_no_older_state_back() {
     let scene = Scene::start();

@@ -2,7 +2,7 @@
 
     record.py FOLDER
 
-Starts a Redis of its own, sends every case with the Celery that runs this script, and writes
+Starts a private Redis, sends every case with the Celery that runs this script, and writes
 FOLDER/celery-VERSION.jsonl: one JSON object per message, with
 
     celery, kombu   versions of the client

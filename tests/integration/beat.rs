@@ -379,7 +379,7 @@ async fn a_beat_tells_of_itself_until_it_ends() {
     assert_eq!(scene.ask::<u64>(cmd("EXISTS").arg(&key)).await, 0);
 }
 
-/// What nobody runs stays on RedBeat's schedule, and comes first there for ever.
+/// Entries that no beat runs stay on RedBeat's schedule, and stay first.
 #[tokio::test]
 async fn entries_of_redbeat_that_cannot_be_run_hold_no_others_up() {
     let scene = Scene::with("[[entry]]\nname = \"a\"\ntask = \"t.a\"\ninterval = 1\n");
@@ -448,7 +448,7 @@ async fn a_redbeat_slot_that_cannot_be_recorded_is_not_sent() {
 
 /// The listener takes 16 connections, five seconds for each and eight KiB of a request.
 #[tokio::test]
-async fn clients_that_say_nothing_or_too_much_keep_nobody_from_the_beats_figures() {
+async fn silent_and_verbose_clients_do_not_block_the_beats_metrics() {
     let scene = Scene::with("[[entry]]\nname = \"a\"\ntask = \"t.a\"\ninterval = 1\n");
     let port = free_port();
     let address = format!("127.0.0.1:{port}");

@@ -105,7 +105,7 @@ async fn a_late_settlement_does_not_touch_the_delivery_of_the_next_holder() {
     let slow = world.start_worker(&["-n", "slow"]);
     let id = world.enqueue(warmup(SPOT)).await.id().to_owned();
     world.asked(SPOT, 1).await;
-    // Somebody takes the slow worker for dead, and the next holder takes its time as well.
+    // Another worker takes the slow one for dead, and the next holder is slow too.
     world.exchange.always(path(SPOT), Reply::json("").hang());
     let next = world.start_worker(&["-n", "next"]);
     restore_unacked(&world).await;

@@ -65,7 +65,7 @@ impl Filled {
         }
     }
 
-    /// One user with one key, both called `one`: for tests that only read it. Made anew when nobody uses it.
+    /// One user with one key, both called `one`: for tests that only read it. Made again after its last user has gone.
     fn one_user() -> Arc<Self> {
         static SHARED: Mutex<Weak<Filled>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);

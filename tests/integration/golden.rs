@@ -170,7 +170,7 @@ async fn a_worker_runs_what_it_reads_and_leaves_or_parks_the_rest() {
         assert_eq!(&stored["result"], one.argument(), "{}", one.name());
     }
 
-    // Nobody here may run these: they are where somebody finds them, as they were.
+    // No worker here may run these: they stay, unchanged, where an operator or a Python worker finds them.
     let keys = Keys::default();
     let kept = eventually("the rest of the messages", PATIENCE, async || {
         let mut db = db.clone();

@@ -196,7 +196,7 @@ fn names(event: &Value) -> Names {
         .collect()
 }
 
-/// One market's list with an entry that nobody can read and one that comes twice.
+/// One market's list with an unreadable entry and a repeated one.
 fn odd_list() -> String {
     let btc = ("BTC", "USDT", "TRADING");
     exchange_info(&[("ETH", "USDT", "TRADING"), btc, btc]).replacen("[{", "[7, {", 1)
@@ -238,7 +238,7 @@ async fn everything_that_happens() -> [Process; 4] {
     let mut early = warmup(Market::Spot);
     early.eta = Some(now() + TimeDelta::seconds(1));
     world.enqueue(early).await;
-    world.push(QUEUE, "nobody can read this").await;
+    world.push(QUEUE, "this is no message").await;
     let unreadable = json!({"body": BASE64_STANDARD.encode("[["), "content-type": "application/json",
         "content-encoding": "utf-8", "properties": {"body_encoding": "base64"},
         "headers": {"task": Market::Spot.warmup_task(), "id": "unreadable"}});
@@ -261,7 +261,7 @@ async fn everything_that_happens() -> [Process; 4] {
     for process in [&endpoint, &beat, &sandbox] {
         process.wait_exit(PATIENCE);
     }
-    // With the endpoint gone, only a task asks the exchange: whoever asks now is a task that hangs until the stop.
+    // Without the endpoint, only a task asks the exchange: the next request is of a task that hangs until the stop.
     world.exchange.always(spot, Reply::json("").hang());
     let before = world.exchange.count(spot);
     world.enqueue(tried(warmup(Market::Spot), 5)).await;

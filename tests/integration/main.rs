@@ -1,7 +1,7 @@
-//! The worker as a process, between a real Redis and an exchange that answers as it is told.
+//! The worker as a process, between a real Redis and a scripted exchange.
 //!
-//! Each test makes a [`world::World`] of its own and looks at nothing but what an operator or a Python peer
-//! could see: keys in Redis, requests that arrive at the exchange, log lines, exit codes.
+//! Each test makes a [`world::World`] and looks only at what an operator or a Python peer sees: keys in Redis, requests
+//! to the exchange, log lines, exit codes.
 
 mod backlog;
 mod beat;

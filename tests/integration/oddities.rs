@@ -97,7 +97,7 @@ async fn a_foreign_task_whose_name_is_no_text_does_not_hide_ours() {
 }
 
 #[tokio::test]
-async fn a_time_that_is_none_is_parked_with_its_text_and_kills_nobody() {
+async fn an_invalid_time_is_parked_with_its_text_and_kills_no_worker() {
     let (world, worker) = with_worker().await;
     for (header, text) in [("eta", "2026-11-23T10:38:55+1é1"), ("expires", "soon")] {
         let mut odd = warmup(SPOT).into_envelope("gen1@tests", now());

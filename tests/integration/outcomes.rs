@@ -176,7 +176,7 @@ async fn the_last_of_all_tries_fails_for_good() {
 }
 
 #[tokio::test]
-async fn a_result_that_nobody_wants_is_not_stored() {
+async fn an_ignored_result_is_not_stored() {
     let (world, worker) = with_worker().await;
     let mut task = warmup(SPOT);
     task.headers.insert("ignore_result".into(), json!(true));

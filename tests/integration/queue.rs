@@ -43,7 +43,7 @@ fn foreign() -> Vec<String> {
     let begins_like_ours = task(&format!("{ours}_all"));
     messages.push(message(begins_like_ours));
     messages.push(protocol_1(BOT_TASKS[2], "old", "tag-of-old"));
-    // Written by somebody who leaves no blanks, and escapes where it is not needed.
+    // From a producer that writes no blanks and escapes more than it must.
     messages.push(
         message(task("app.other"))
             .replace(": ", ":")

@@ -249,7 +249,7 @@ async fn a_worker_follows_the_sentinels_to_the_new_master() {
         old.port()
     );
     let sentinel = start_sentinel(&directory, &text);
-    // Without its replica known, a sentinel could promote nobody.
+    // A sentinel that does not know the replica yet cannot promote it.
     sentinel.wait_for_line("+slave slave", PATIENCE);
 
     let world = World::on(old).await;
@@ -282,7 +282,7 @@ async fn a_worker_follows_the_sentinels_to_the_new_master() {
 
 /// `sentinel_kwargs` of kombu: the password of the sentinels is none of the master's.
 #[tokio::test]
-async fn a_sentinel_may_have_a_password_of_its_own() {
+async fn a_sentinel_may_have_another_password() {
     let world = World::new().await;
     world.exchange_lists(Market::Spot);
     let directory = TempDir::new().expect("a directory");

@@ -19,7 +19,7 @@ use tradebot_test_support::eventually;
 
 use crate::world::{PATIENCE, World, exchange_info};
 
-/// Readers of a world's lists, with `extra` in their environment. Nothing is fetched before somebody reads.
+/// Readers of a world's lists, with `extra` in their environment. Nothing is fetched before the first read.
 pub(crate) fn readers(world: &World, extra: &[(&str, &str)]) -> SymbolReads {
     SymbolReads::start(settings(world, extra), "tests").expect("readers")
 }

@@ -169,7 +169,7 @@ async fn a_user_for_each_use_is_enough() {
         ("CELERY_BROKER_URL", &["broker", "named"]),
         ("CELERY_RESULT_BACKEND", &["results"]),
     ] {
-        // Results and lists go without names, and nobody may ask for the server's settings.
+        // No names for results and lists, and no right to read the server's settings.
         let mut rules = rules(users, "");
         if name == "CELERY_BROKER_URL" {
             rules = rules.replace("~celery*", "~celery ~celery\u{6}* ~celery:*");

@@ -72,7 +72,7 @@ async fn a_worker_whose_connections_went_silent_takes_the_next_message_within_se
     assert_eq!(world.exchange.count(path(SPOT)), 2);
 }
 
-/// A reader's memory is told of changes; without a sign of life from the server for five seconds it asks for one.
+/// Redis reports changes to a reader. If it sends nothing for five seconds, the reader pings it.
 #[tokio::test]
 async fn a_reader_whose_connections_went_silent_sees_a_change_within_seconds() {
     let world = World::new().await;

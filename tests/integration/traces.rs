@@ -43,7 +43,7 @@ impl Collector {
 
     /// The spans that arrived.
     fn spans(&self) -> Vec<Span> {
-        Span::all(&self.bodies.lock().expect("nobody panicked"))
+        Span::all(&self.bodies.lock().expect("no panic"))
     }
 
     /// Waits for the span that is wanted.
@@ -60,7 +60,7 @@ impl Collector {
 
     /// Whether these bytes, in this order, are in what arrived.
     fn has(&self, wanted: &[u8]) -> bool {
-        let bodies = self.bodies.lock().expect("nobody panicked");
+        let bodies = self.bodies.lock().expect("no panic");
         bodies.windows(wanted.len()).any(|window| window == wanted)
     }
 }
@@ -83,7 +83,7 @@ fn take(stream: &TcpStream, kept: &Mutex<Vec<u8>>) -> Option<()> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    kept.lock().expect("nobody panicked").append(&mut body);
+    kept.lock().expect("no panic").append(&mut body);
     let mut writer = stream;
     writer
         .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n")
@@ -172,7 +172,7 @@ async fn a_task_is_a_child_of_its_producer_and_the_call_upstream_one_of_the_task
         "spans are in the log:\n{}",
         worker.output()
     );
-    // The exchange is somebody else's, and is told nothing.
+    // The exchange is another company's: it gets no trace.
     let asked = world.exchange.requests();
     assert!(
         asked
@@ -258,7 +258,7 @@ async fn a_request_is_a_child_of_its_client_and_has_what_it_waits_for_as_childre
         assert!(child.is_child_of(&miss), "{child:?} of {miss:?}");
         assert_eq!((child.kind, child.get(attribute)), (CLIENT, Some(value)));
     }
-    // From memory now, and without a client that is traced: a trace of its own.
+    // From memory now, for a client without a trace: a new trace.
     assert_eq!(ask(&address, route, None).await, 200);
     let hit = collector
         .span("the hit", |span| span.name == name && span.parent.is_empty())

@@ -14,7 +14,7 @@ use crate::world::{PATIENCE, QUEUE, World, connected, path, task, warmup};
 const SPOT: Market = Market::Spot;
 
 #[tokio::test]
-async fn a_result_backend_that_stays_away_is_spoken_of_and_costs_no_result_and_no_second_run() {
+async fn a_result_backend_that_stays_away_is_logged_and_costs_no_result_and_no_second_run() {
     let world = World::new().await;
     world.exchange_lists(SPOT);
     let backend = RedisServer::start();
@@ -134,7 +134,7 @@ async fn after_an_outage_events_go_on_with_the_prefix_of_all_keys() {
 }
 
 #[tokio::test]
-async fn a_user_who_may_not_publish_events_is_told_once_and_works() {
+async fn a_user_who_may_not_publish_events_is_warned_once_and_works() {
     let world = World::new().await;
     let mut db = world.db();
     let rules = [

@@ -126,7 +126,7 @@ async fn the_first_run_is_at_once_and_each_later_slot_gets_exactly_one_message()
 }
 
 #[tokio::test]
-async fn messages_that_nobody_took_within_their_interval_are_revoked() {
+async fn messages_not_taken_within_their_interval_are_revoked() {
     for python in Python::ALL {
         let fleet = Fleet::start(python).await;
         // An interval of zero takes a market off the schedule.

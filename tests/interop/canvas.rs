@@ -87,7 +87,7 @@ fn assert_same(seen: &Value) {
 }
 
 #[tokio::test]
-async fn every_workflow_looks_the_same_whoever_runs_its_tasks() {
+async fn every_workflow_looks_the_same_on_every_mix_of_workers() {
     for python in Python::ALL {
         let stage = Stage::open(python);
         assert_same(&stage.run(python));

@@ -65,7 +65,7 @@ async fn the_program_celery_finds_the_worker_and_asks_it_everything() {
             let fails = line.contains(&"autoscale");
             assert_eq!(output.contains("ERROR"), fails, "{line:?}: {outcome}");
         }
-        // The last command is one that nobody answers.
+        // No worker replies to the last command.
         let shutdown = remote.steps(&[json!({"tell": "shutdown", "to": [OURS]})]);
         assert_eq!(shutdown[0]["replies"], json!({}));
         assert!(worker.wait_exit(PATIENCE).success());
@@ -93,9 +93,9 @@ async fn nodes_are_chosen_by_name_and_by_pattern_and_answer_at_once() {
         by("o*@tests", "glob", 2),
         by("our?@*", "glob", 1),
         by("ot", "pcre", 1),
-        by("nobody*", "glob", 0),
+        by("none*", "glob", 0),
         ask(OURS, "ping", json!({})),
-        json!({"ask": "ping", "to": ["nobody@tests"], "timeout": 1}),
+        json!({"ask": "ping", "to": ["none@tests"], "timeout": 1}),
     ]);
     let both = json!({OURS: {"ok": "pong"}, "other@tests": {"ok": "pong"}});
     let (ours, theirs) = (
@@ -115,7 +115,7 @@ async fn nodes_are_chosen_by_name_and_by_pattern_and_answer_at_once() {
         seconds < stretched(Duration::from_secs(2)).as_secs_f64(),
         "{seconds}"
     );
-    // Answers that nobody reads do not stay.
+    // Unread replies do not stay.
     other.signal(Signal::SIGKILL);
     let left: Vec<String> = remote.redis(redis::cmd("KEYS").arg("*reply.celery.pidbox")).await;
     assert!(left.is_empty(), "{left:?}");

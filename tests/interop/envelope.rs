@@ -16,7 +16,7 @@ use crate::fleet::{
 
 const WARMUPS_FAIL: (&str, &str) = ("WARMUPS_FAIL", "1");
 const ID_LENGTH: usize = 36;
-/// A queue that nobody serves.
+/// A queue without a worker.
 const ASIDE: &str = "aside";
 
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn a_retry_is_published_and_stored_as_a_python_worker_does_it() {
     }
 }
 
-/// The signature of a task on a queue that nobody serves.
+/// The signature of a task on a queue without a worker.
 fn aside(mut options: Value) -> Value {
     options["queue"] = json!(ASIDE);
     json!({"name": BOT_TASK, "args": ["é", 1.5, null], "kwargs": {"k": [true]}, "options": options})
@@ -152,8 +152,7 @@ async fn waiting_retry(fleet: &Fleet, order: &Value) -> (Vec<Value>, Value) {
         fleet.unacked().await.into_iter().find(waits)
     })
     .await;
-    // What is left until it expires. Python writes it anew and we do not: it says once more what the header says,
-    // and on Redis nobody reads it.
+    // The time until it expires. Python updates it and we do not: it repeats the header, and no reader on Redis uses it.
     message["properties"]["expiration"] = json!("some");
     let stored = stored(fleet, &message["headers"]["id"]).await;
     (vec![normalised(&message)], stored)

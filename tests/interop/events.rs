@@ -143,7 +143,7 @@ fn our_events_are_those_of_a_python_worker_that_does_the_same() {
             let (ours, theirs) = (of(OURS, false), of(PYTHON, false));
             let about = format!("{label} with {}\n{ours:#?}\n{theirs:#?}", python.name());
             assert_eq!(sequence(&ours), sequence(&theirs), "{about}");
-            // Who sends has a clock of its own, at Python's.
+            // In Python each sender has a separate clock.
             let pairs = ours.iter().zip(&theirs);
             for (our, their) in pairs.chain(of(OURS, true).iter().zip(&of(PYTHON, true))) {
                 assert_eq!(kinds(our), kinds(their), "{about}");

@@ -70,7 +70,7 @@ impl Fleet {
         worker
     }
 
-    /// Our worker by a name of its own, not waited for.
+    /// Our worker under this node name, without waiting for it.
     pub(crate) fn worker_named(&self, node: &str, queues: &str, env: &[(&str, &str)]) -> Process {
         Process::builder(bin("tradebot-symbols"))
             .args(["worker", "-Q", queues, "-c", "2", "-n", node])

@@ -1,4 +1,4 @@
-//! Workers that start beside others: what was revoked goes from each to each, whoever is Python's.
+//! Mingle: a worker that starts gets the revoked ids of the others, between Python workers and ours in both directions.
 
 use serde_json::json;
 use tradebot_test_support::{Python, eventually};
@@ -24,7 +24,7 @@ async fn a_worker_that_starts_is_told_what_the_others_know() {
         ]);
         let clock = answer(&outcomes[2], THEIRS)["clock"].as_u64().expect("a number");
 
-        // Whoever takes more than a second to answer is not waited for: a busy machine needs another try.
+        // Mingle waits one second for replies: a busy machine needs another try.
         let mut tries = 0;
         let third = eventually("a worker that is told by both", PATIENCE, async || {
             tries += 1;
@@ -70,7 +70,7 @@ async fn a_worker_that_is_alone_does_not_wait() {
 
 /// Celery's client warns of two nodes with one name (`DuplicateNodenameWarning`); here both workers do.
 #[tokio::test]
-async fn two_workers_with_one_name_say_so_whoever_is_pythons() {
+async fn two_workers_with_one_name_both_warn() {
     let remote = Remote::start(Python::CELERY_NEWEST);
     let line = "another worker has the same node name";
     let theirs = remote.python_worker(&[]);

@@ -66,7 +66,7 @@ async fn a_mixed_fleet_runs_every_task_once_and_no_bot_task_passes_through_our_h
         by_us[1].len()
     );
     all.extend(by_us.iter().flatten().cloned());
-    once_each("warm-ups run by anybody", &all, warmups.iter());
+    once_each("warm-ups run by any worker", &all, warmups.iter());
     assert_eq!(
         successes(&fleet).await,
         by_us[0].len() + by_us[1].len(),
@@ -160,9 +160,9 @@ struct Watch {
     ours: Vec<String>,
 }
 
-/// What of it was about bot tasks.
+/// The part of it that is about bot tasks.
 struct Seen {
-    /// Commands of our connections, and those of scripts, which nobody else has here.
+    /// Commands of our connections, and of scripts, which only our workers run here.
     ours: Vec<String>,
     /// Claims of ours, whatever they took.
     claims: usize,

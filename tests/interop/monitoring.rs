@@ -233,7 +233,7 @@ async fn prometheus_finds_all_that_the_dashboard_and_the_rules_ask_for() {
     let missing: Vec<_> = documented.difference(&served).collect();
     assert!(
         undocumented.is_empty() && missing.is_empty(),
-        "docker/metrics.md lacks {undocumented:?}, and nobody serves {missing:?}"
+        "docker/metrics.md lacks {undocumented:?}, and no program serves {missing:?}"
     );
 }
 

@@ -1,5 +1,5 @@
-//! The take-over, rehearsed: Python's worker and beat at work, ours added, Python's stopped; and the whole way back.
-//! Readers read all the time, and every message that anybody sends is counted.
+//! A rehearsal of the take-over and of the way back: ours join a running Python worker and beat, then Python's stop.
+//! Readers read all the time, and the test counts every message.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -57,7 +57,7 @@ async fn python_gives_way_to_ours_and_takes_over_again_and_nothing_is_missed() {
     })
     .await;
     named(&fleet, &[]);
-    // Nobody but Python may touch these: they wait for it.
+    // Only Python may touch these: they wait for it.
     bot_tasks(&fleet, 3).await;
 
     // And back.
@@ -232,7 +232,7 @@ impl Traffic {
 /// A warm-up that was sent: when, by the server's clock, and its id.
 type Sent = BTreeMap<String, Vec<(f64, String)>>;
 
-/// Sees every warm-up that is sent, whoever sends it.
+/// Sees every warm-up that is sent, from any sender.
 struct Watch {
     lines: JoinHandle<()>,
     sent: Arc<Mutex<Sent>>,

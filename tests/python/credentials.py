@@ -5,8 +5,8 @@
 The URL of the database is in DATABASE_URL, exactly as the backend has it. The order is one JSON object:
 
     users    a list of {"email", "is_active" (true), "keys": [...]}; a key has "api_key" and "secret_key", and may have
-             "fernet_key" (0; the number of a drawn key, -1 for one that is told to nobody), "is_valid" (true), "age" in seconds (0), and "raw": true, which
-             stores both as they are
+             "fernet_key" (0; the number of a drawn key, -1 for one that is not printed), "is_valid" (true), "age" in seconds (0), and "raw":
+             true, which stores both as they are
     tokens   an object of {"claims", "key", "algorithm" ("HS256")} by any name; a claim "exp" is relative to now; `key`
              may be {"rsa": true}, for a key pair drawn for the occasion
     fernet_keys  how many to draw
@@ -114,7 +114,7 @@ def main():
     fernet_keys = [Fernet.generate_key().decode() for _ in range(order.get("fernet_keys", 1))]
     for user in order.get("users", []):
         for key in user.get("keys", []):
-            # A number stands for one of the drawn keys, -1 for one that nobody has.
+            # A number stands for one of the drawn keys, -1 for a lost one.
             if isinstance(key.get("fernet_key"), int):
                 number = key["fernet_key"]
                 key["fernet_key"] = Fernet.generate_key().decode() if number < 0 else fernet_keys[number]

@@ -60,7 +60,7 @@ impl Node {
         warn!(
             hostname = self.name(),
             "another worker has the same node name: remote control and monitors take both for one, \
-             give each a name of its own with -n"
+             give each another name with -n"
         );
     }
 

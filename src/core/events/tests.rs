@@ -50,7 +50,7 @@ fn without_common(mut event: Value) -> Value {
 }
 
 #[test]
-fn a_task_is_told_of_with_the_fields_that_python_sends() {
+fn task_events_have_the_fields_that_python_sends() {
     let (events, message) = (events(true, true), envelope());
     events.received(&message);
     events.started(&message);
@@ -145,7 +145,7 @@ fn heartbeats_count_what_runs_and_ran() {
 }
 
 #[test]
-fn an_array_is_in_the_order_of_the_clock_whoever_writes() {
+fn an_array_is_in_the_order_of_the_clock() {
     let events = events(true, false);
     std::thread::scope(|scope| {
         for _ in 0..4 {

@@ -80,7 +80,7 @@ async fn every_step_is_told() {
             ],
         ),
         (
-            "nobody@example.com",
+            "unknown@example.com",
             1,
             &[
                 ("database", &place),

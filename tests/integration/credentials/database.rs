@@ -97,7 +97,7 @@ async fn the_server_ends_slow_queries_and_refuses_writes() {
     .await;
     locker.batch_execute("COMMIT").await.expect("the end of the lock");
     assert_eq!(look_up(&branch, "user").await, "user 1 has no stored key");
-    // Were the look-up to write by accident, or by somebody's function, the server would refuse.
+    // If the look-up wrote, by accident or through a function of the database, the server would refuse.
     let write = "CREATE TABLE written(n int); CREATE FUNCTION lower_mail(text) RETURNS text LANGUAGE sql AS \
         $$ INSERT INTO written VALUES (1); SELECT $1 $$; ALTER TABLE users RENAME TO people; \
         CREATE VIEW users AS SELECT id, lower_mail(email) AS email, is_active FROM people";

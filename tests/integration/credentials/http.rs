@@ -206,7 +206,7 @@ async fn each_user_gets_a_list_in_time_and_shared_keys_hold_the_deployments_alon
         .iter()
         .map(|(name, token)| (name.as_str(), Some(token.as_str())))
         .collect();
-    cases.extend([("nobody", None), ("garbage", Some("not.a.token"))]);
+    cases.extend([("no token", None), ("garbage", Some("not.a.token"))]);
     for (what, token) in cases {
         service.expired().await;
         let answer = in_time(IN_TIME, service.get(SPOT, token)).await;
@@ -260,7 +260,7 @@ async fn past_its_lifetime_a_list_is_the_answer_to_those_without_a_key() {
     assert_public("the first", &service.get(SPOT, None).await);
     scene.mainnet.always(path(Market::Spot), Reply::status(503, "x"));
     service.expired().await;
-    assert_public("nobody", &service.get(SPOT, None).await);
+    assert_public("no token", &service.get(SPOT, None).await);
     assert_public("no key", &service.get(SPOT, Some(scene.token("no key"))).await);
     assert_private("testnet", &service.get(SPOT, Some(scene.token("testnet"))).await);
 }

@@ -74,7 +74,7 @@ async fn trouble_on_one_network_leads_to_the_next_and_in_time() {
         ),
         ("has a firewall", Reply::status(403, "<html>no</html>")),
         (
-            "has a time of its own",
+            "refuses our time",
             Reply::status(400, r#"{"code":-1021,"msg":"Timestamp"}"#),
         ),
         (
@@ -94,7 +94,7 @@ async fn trouble_on_one_network_leads_to_the_next_and_in_time() {
         let outcome = in_time(budget, look_up(&branch, "one")).await;
         assert_eq!(outcome, "public: mainnet", "testnet {what}");
     }
-    // Nobody listens, with a key that is good elsewhere.
+    // No server listens; the key is good elsewhere.
     let nowhere = format!("http://127.0.0.1:{}", tradebot_test_support::free_port());
     let branch = environment
         .clone()

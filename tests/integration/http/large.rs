@@ -103,7 +103,7 @@ async fn a_long_list_arrives_whole_while_another_takes_its_place() {
     for bodies in [first, second] {
         assert_eq!(bodies.len(), REQUESTS);
         let old = bodies.iter().take_while(|body| **body == before).count();
-        assert!(old > 0, "nobody was served the first list");
+        assert!(old > 0, "no client got the first list");
         assert!(
             bodies[old..].iter().all(|body| *body == after),
             "a body of neither list"

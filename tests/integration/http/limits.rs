@@ -237,7 +237,7 @@ async fn an_answer_that_takes_too_long_is_a_504() {
 
 /// What the server tells an HTTP/2 client about itself, by the identifiers of RFC 9113, 6.5.2.
 #[tokio::test]
-async fn an_http_2_client_is_told_the_limits_of_headers_and_streams() {
+async fn an_http_2_client_gets_the_limits_of_headers_and_streams() {
     let world = World::new().await;
     let endpoint = Endpoint::warm(&world).await;
     let mut socket = connect(&endpoint).await;

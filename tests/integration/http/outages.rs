@@ -1,4 +1,4 @@
-//! Redis and the exchange in trouble, and many clients at once: once warm, nobody gets an error.
+//! Redis and the exchange in trouble, and many clients at once: a warm endpoint returns no errors.
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use super::{Endpoint, LIST, detail, route, serve, store, upstream_fails};
 use crate::world::{GOOD_TEXT, World};
 
 #[tokio::test]
-async fn a_list_is_answered_with_the_bytes_in_redis_whoever_asks() {
+async fn a_list_has_the_bytes_in_redis_for_every_client() {
     let world = World::new().await;
     let endpoint = Endpoint::warm(&world).await;
     let tokens = [
@@ -41,7 +41,7 @@ async fn a_list_is_answered_with_the_bytes_in_redis_whoever_asks() {
 }
 
 #[tokio::test]
-async fn a_list_that_nobody_has_is_fetched_answered_and_stored() {
+async fn a_missing_list_is_fetched_served_and_stored() {
     let world = World::new().await;
     for market in Market::ALL {
         world.exchange_lists(market);

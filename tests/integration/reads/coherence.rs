@@ -195,7 +195,7 @@ async fn a_server_that_reports_no_changes_is_looked_at() {
 }
 
 #[tokio::test]
-async fn changes_are_told_from_any_place_on() {
+async fn changes_are_returned_from_any_id_on() {
     let world = World::new().await;
     let reads = readers(&world, &[]);
     let spot = path(Market::Spot);

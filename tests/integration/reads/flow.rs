@@ -44,7 +44,7 @@ async fn a_list_that_is_there_is_a_hit_and_the_exchange_is_not_asked() {
 }
 
 #[tokio::test]
-async fn a_list_that_is_not_there_is_fetched_and_written_for_everybody() {
+async fn a_missing_list_is_fetched_and_written_for_all() {
     let world = World::new().await;
     let reads = readers(&world, &[]);
     for market in Market::ALL {
@@ -208,7 +208,7 @@ async fn a_list_is_refreshed_ahead_of_its_end_unless_warm_ups_do_it() {
         let stale = [&one, &other]
             .iter()
             .any(|reads| reads.peek(Market::Spot).is_some_and(|reading| reading.stale));
-        assert!(!stale, "nobody ever sees a list past its lifetime");
+        assert!(!stale, "no reader gets an expired list");
         (world.exchange.count(spot) >= 3).then_some(())
     })
     .await;

@@ -59,12 +59,12 @@ async fn a_failure_is_not_tried_again_by_every_process_in_turn() {
 }
 
 #[tokio::test]
-async fn a_process_that_dies_over_its_refresh_holds_nobody_up_for_long() {
+async fn a_process_that_dies_while_refreshing_delays_others_only_briefly() {
     let world = World::new().await;
     world.exchange_lists(Market::Spot);
     let lock: Result<(), _> = world
         .db()
-        .pset_ex(CacheKeys(Market::Spot).lock(), "somebody", 2_000)
+        .pset_ex(CacheKeys(Market::Spot).lock(), "another", 2_000)
         .await;
     lock.expect("a lock");
     let reads = readers(&world, &[]);
@@ -83,7 +83,7 @@ async fn readers_wait_for_the_list_that_another_process_is_fetching() {
     let world = World::new().await;
     let lock: Result<(), _> = world
         .db()
-        .pset_ex(CacheKeys(Market::Spot).lock(), "somebody", 20_000)
+        .pset_ex(CacheKeys(Market::Spot).lock(), "another", 20_000)
         .await;
     lock.expect("a lock");
     let reads = readers(&world, &[]);
@@ -133,7 +133,7 @@ async fn a_reader_waits_no_longer_than_configured() {
 }
 
 #[tokio::test]
-async fn a_ban_that_one_process_is_told_of_stops_all() {
+async fn a_ban_of_one_process_stops_all() {
     let world = World::new().await;
     let spot = path(Market::Spot);
     let ban = Reply::status(418, "").header("Retry-After", "300");

@@ -1,4 +1,4 @@
-//! Redis in trouble: whoever has a list keeps it, and nobody waits long.
+//! Redis in trouble: readers with a list keep it, and no reader waits long.
 
 use std::time::Duration;
 

@@ -72,7 +72,7 @@ async fn an_unreadable_entry_is_left_out_and_the_rest_is_listed() {
 }
 
 #[tokio::test]
-async fn statuses_and_kinds_nobody_has_heard_of_are_not_listed_and_do_no_harm() {
+async fn unknown_statuses_and_kinds_are_not_listed_and_do_no_harm() {
     let world = World::new().await;
     let _worker = world.start_worker(&[]);
     let symbol = |name: &str, status: &str, kind: &str| {

@@ -332,7 +332,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_test_gets_a_database_of_its_own_and_the_server_ends_with_the_last() {
+    fn each_test_gets_a_separate_database_and_the_server_ends_with_the_last() {
         let server = PostgresServer::shared();
         let again = PostgresServer::shared();
         assert!(Arc::ptr_eq(&server, &again));

@@ -1,4 +1,4 @@
-//! A worker with tasks of its own, on the library and the environment of `tradebot-symbols worker`.
+//! A worker with other tasks, on the library and the environment of `tradebot-symbols worker`.
 //!
 //! The tests use it to make tasks that fail, hang, panic and kill their process. It is also the example of a
 //! worker with other tasks: write functions, mark them with the task macro, put them into a `TaskSet`, and

@@ -184,7 +184,7 @@ fn bad_tokens_are_refused_for_what_they_are() {
             TokenError::NotForUs,
         ),
         (
-            "somebody else's",
+            "another service's",
             claimed(json!({"sub": user, "exp": exp, "aud": "x"})),
             TokenError::NotForUs,
         ),
