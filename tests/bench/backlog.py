@@ -1,9 +1,9 @@
-"""What two idle workers of ours cost a Python worker whose tasks fill the queue they share.
+"""Measures how much two idle workers of ours slow down a Python worker with a long backlog on the shared queue.
 
-For each length of the backlog, in turn without and with our two workers on one private Redis: how fast a Python worker
-drains its no-op tasks, and how fast a Python producer sends more. Then, with our workers and 20 foreign messages pushed a
-second: their share of the server's time, and when a task of ours starts that is pushed behind the backlog. Run it with
-`make bench`; numbers of one run only compare with numbers of the same run.
+Each length of the backlog is measured on one private Redis, in turn without and with our two workers: how fast a Python
+worker drains its no-op tasks, and how fast a Python producer sends more. A second part pushes 20 foreign messages per
+second while our workers run. It measures their share of the server's time, and how soon a task of ours starts behind the
+backlog. Run it with `make bench`; compare only numbers of the same run.
 """
 
 import argparse

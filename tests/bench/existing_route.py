@@ -1,4 +1,4 @@
-"""The design that the endpoint takes the place of: a route that reads Redis, counts, and returns the parsed list."""
+"""The route that the endpoint replaces: it reads Redis, counts, and returns the parsed list."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Something that goes on in a thread while something else is measured."""
+"""Runs work in a thread during a measurement."""
 
 import concurrent.futures
 import contextlib
@@ -7,8 +7,8 @@ import threading
 
 @contextlib.contextmanager
 def meanwhile(work):
-    """Runs `work` beside the body; its argument is the event that is set when the body has ended. What it raises is raised
-    here: a measurement without its company is none."""
+    """Runs `work` in a thread beside the body. Its argument is an event that is set when the body ends. An exception of
+    `work` is raised here, because it makes the measurement void."""
     over = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         working = pool.submit(work, over)

@@ -1,8 +1,8 @@
 """How long readers of the HTTP endpoint wait while its Redis is in trouble.
 
 `tradebot-symbols serve`, warm, with lists that live for two seconds, is asked over 32 keep-alive connections while its
-Redis is well, stopped (SIGSTOP), gone (SIGKILL), full (maxmemory), and flushed ten times a second. Wanted in each case:
-no answer but 200, and 99 of 100 within 50 ms. Run it with `make bench`.
+Redis is well, stopped (SIGSTOP), gone (SIGKILL), full (maxmemory), and flushed ten times a second. In each case,
+every answer must be 200, and 99 of 100 must arrive within 50 ms. Run it with `make bench`.
 """
 
 import argparse

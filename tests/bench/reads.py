@@ -5,11 +5,11 @@ a FastAPI route that reads Redis and returns the parsed list. Each has one threa
 32 keep-alive connections. A shared machine changes its speed within minutes, so the servers take turns and only ratios
 within a round count; the medians of these ratios are judged.
 
-wrk runs on the server's CPU first and then on the other one. On one CPU a request costs the sum of both, and whatever a
-server saves shows. With a CPU each, wrk itself is the bottleneck, so those rates are only shown.
+wrk runs on the server's CPU first and then on the other one. On one CPU a request costs the sum of both, so every saving
+of a server shows. With a CPU each, wrk itself is the bottleneck, so those rates are printed and not judged.
 
-What is wanted is what plain hyper reaches: it copies a body into the socket, where nginx sends the file's pages, and is
-faster than nginx where a body is small. Run it with `make bench`; numbers of one run only compare with each other.
+The goal is the rate of plain hyper. hyper copies a body into the socket, where nginx sends the file's pages; with small
+bodies it is faster than nginx. Run it with `make bench`; compare only numbers of the same run.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""How fast a worker of ours restores what dead Python workers held, and how long it holds the server for it.
+"""How fast a worker of ours restores what dead Python workers held, and how long it blocks the server.
 
-`unacked` is filled with foreign deliveries that are past the visibility timeout. Timed is from the first one restored to the
-last; the longest script and the longest wait of another client are measured meanwhile. Run it with `make bench`.
+`unacked` is filled with foreign deliveries that are past the visibility timeout. The time runs from the first restored
+delivery to the last. Meanwhile the longest script and the longest wait of another client are measured. Run it with
+`make bench`.
 """
 
 import argparse

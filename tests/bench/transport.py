@@ -1,10 +1,9 @@
 """Throughput and latency of the worker, each as a ratio against a peer in the same run.
 
 Drains queues of no-op tasks (late ack, results on) with our worker, with Python Celery (prefork, two
-processes) and with rusty-celery as it comes, in turn on one private Redis, and compares with the floor: the
-same Redis commands in a loop on the server. Our worker is also compared with itself: without and with task events
-and remote control, and with few and many tasks queued. Run it with `make bench`; numbers of one run only compare
-with numbers of the same run.
+processes) and with stock rusty-celery, in turn on one private Redis, and compares with the floor: the same Redis
+commands in a loop on the server. Our worker is also compared with itself: without and with task events and remote control,
+and with few and many tasks queued. Run it with `make bench`; compare only numbers of the same run.
 """
 
 import argparse

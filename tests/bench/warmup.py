@@ -2,7 +2,7 @@
 
 An exchange on this machine gives a spot list of the size and shape of late 2026, permission sets and all, compressed.
 Our worker runs warm-ups of it; a Python process fetches it as often, reads it with `json`, filters, sorts and writes the
-same keys. Compared is the CPU time of a warm-up, start-up left out, and the most memory that each process held. The last
+same keys. The comparison covers the CPU time per warm-up, without start-up, and the peak memory of each process. The last
 line is JSON. Run it with `make bench`.
 """
 

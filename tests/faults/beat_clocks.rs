@@ -1,5 +1,4 @@
-//! Beats whose clock is set while they run, or differs from another's: libfaketime stands between them and the
-//! machine's clock.
+//! Beats whose clock is changed while they run, or differs from another beat's. libfaketime provides the clock.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

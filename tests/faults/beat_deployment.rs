@@ -1,6 +1,6 @@
 //! The deployment's four entries, as the example file has them, sent by our beat to a Python worker.
 //!
-//! The short form has the beat's clock stand five seconds before midnight; the long one waits for real minutes.
+//! In the short form the beat's clock starts five seconds before midnight; the long form waits for real minutes.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Chords whose workers die: the body runs, and once.
+//! Chords whose workers die: the body runs exactly once.
 
 use futures_util::future;
 use redis::cmd;

@@ -1,4 +1,4 @@
-//! Messages that wait for their `eta` in the hands of a worker.
+//! Messages that a worker holds until their `eta`.
 
 use std::time::Duration;
 

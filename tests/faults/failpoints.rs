@@ -1,7 +1,7 @@
-//! Workers that die at a named point of the way of a message.
+//! Workers that die at a named point while they process a message.
 //!
-//! One worker with one slot dies at the n-th passage of a point, a second one takes over. What the dead one held
-//! at that moment is read from `unacked`; how often each message may have run follows from the point.
+//! One worker with one slot dies when it passes a point for the n-th time, and a second one takes over. `unacked`
+//! shows what the dead worker held; the point determines how often each message may have run.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;

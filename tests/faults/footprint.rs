@@ -1,4 +1,5 @@
-//! What a worker costs in connections, commands and memory, and that tasks which take all processor time do not end it.
+//! What a worker costs in connections, commands and memory, and that tasks which use all CPU time do not make others
+//! take it for dead.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A Redis that is killed and started again, and one that stands still.
+//! A Redis that is killed and restarted, and one that is paused.
 
 use std::sync::Arc;
 use std::time::Duration;

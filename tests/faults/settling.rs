@@ -1,4 +1,4 @@
-//! Settlements and results that meet others of the same task.
+//! Settlements and results that compete with others of the same task.
 
 use serde_json::json;
 use tradebot_core::transport::{End, Push, Stored, StoredResult, Transport};

@@ -1,4 +1,4 @@
-//! Workers that are told to stop while there is work.
+//! Workers that get a stop signal while they have work.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A Redis that answers, but not with what was asked for.
+//! A Redis that refuses commands: out of memory, loading, read-only and the like.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The beat as an operator meets it: its commands, its numbers, and what it does while the broker is away.
+//! The beat as an operator sees it: commands, metrics, and what it does while the broker is away.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

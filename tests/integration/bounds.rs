@@ -1,4 +1,4 @@
-//! Bounds on what an exchange may send, and on what a process that dies leaves behind.
+//! Bounds on what an exchange may send, and on what a dead process leaves behind.
 
 use redis::AsyncCommands;
 use tradebot_base::market::Market;

@@ -1,4 +1,4 @@
-//! Redis goes away and comes back: no task runs twice for it, no outcome is lost.
+//! An outage of Redis makes no task run twice and loses no outcome.
 
 use std::time::Duration;
 

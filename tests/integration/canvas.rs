@@ -1,4 +1,4 @@
-//! Workflows: what is embedded in a message comes after it, or the message is left to those who can.
+//! Workflows: the worker publishes what a message embeds, or leaves the message to workers that can.
 
 use redis::AsyncCommands;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! What the exchange really sent becomes the list that Python would have made of it.
+//! Recorded answers of the exchange become the same list that Python makes of them.
 
 use std::collections::BTreeSet;
 

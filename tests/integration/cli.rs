@@ -1,4 +1,4 @@
-//! The command line and the environment: mistakes are named, all at once, and secrets are not.
+//! The command line and the environment: all mistakes are reported at once, and no secrets.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! kill -9: a message that was taken stays where the recovery of Celery's own transport finds it.
+//! kill -9: a claimed message stays where Celery's own transport recovers it.
 
 use std::time::Duration;
 

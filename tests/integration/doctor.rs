@@ -1,5 +1,5 @@
-//! The doctor on deployments that are broken for real, in one way at a time: it names exactly the code of each, and none
-//! on a healthy one.
+//! The doctor on real deployments, each broken in one way: it reports the code of that problem and no other, and
+//! none on a healthy deployment.
 
 mod broken_parts;
 mod broken_servers;

@@ -1,5 +1,5 @@
-//! What clients of Celery 4.4 to 5.7 really send (`make golden` records it into `tests/golden`) is run as it was
-//! meant, or left where it is, and loses nothing when it is sent on.
+//! Messages recorded from clients of Celery 4.4 to 5.7 (`make golden` writes them to `tests/golden`): the worker
+//! runs them as Python does, or leaves them, and forwards them complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

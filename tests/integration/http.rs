@@ -1,4 +1,4 @@
-//! The HTTP endpoint as a process, between a real Redis and a scripted exchange, looked at byte by byte.
+//! The HTTP endpoint as a process, between a real Redis and a scripted exchange, compared byte by byte.
 
 mod caching;
 mod client;

@@ -1,4 +1,4 @@
-//! An idle worker starts a task at once, without asking for it all the time.
+//! An idle worker starts a task at once, without constant polling.
 
 use std::future::ready;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The names of the fields in log lines: those of `docker/logs.md` are those in the code, and those that appear.
+//! Field names of log lines: `docker/logs.md`, the code and real output agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,7 +1,7 @@
-//! What becomes of messages that are not in order. Those that are not proven to be ours stay as they are. Where a task of
-//! ours cannot run, its client is told, and its workflow.
+//! Malformed messages. Those that are not proven to be ours stay unchanged. If a task of ours cannot run, its client and
+//! its workflow get a failure.
 //!
-//! A message leaves its queue without being run in these ways, each of which is shown here, or where it is named:
+//! These are all the ways in which a message leaves its queue without running. Tests elsewhere are named:
 //! - `Settlement::refuse`: body, `eta`, `expires`; too many dead workers (`faults::poison`): FAILURE, parked.
 //! - `Engine::refuse`: the arguments do not fit: FAILURE.
 //! - `Settlement::settle_revoked`: revoked, expired (`integration::outcomes`): REVOKED.

@@ -1,4 +1,4 @@
-//! What becomes of a message that is not simply run: too late, too early, unreadable, wrong, or given up.
+//! Messages that do not simply run: too late, too early, unreadable, wrong, or given up.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use chrono::TimeDelta;

@@ -1,4 +1,4 @@
-//! What remote control leaves in Redis: an asker that is gone, and a worker that died, leave nothing for good.
+//! What remote control leaves in Redis: nothing that lasts, even after a client or worker dies.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Redis connections that stay open and carry nothing: a firewall forgot them, or the server's machine went away.
 //!
-//! Nothing but a limit of time ends such a connection. Each test fails when its limit is ten times as long.
+//! Only a time limit ends such a connection. Each test fails if its limit is ten times longer.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};

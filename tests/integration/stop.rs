@@ -1,4 +1,4 @@
-//! Stopping: what runs is finished or handed back, nothing is left in `unacked`, and it does not take long.
+//! Stopping: the worker finishes or hands back what runs, leaves nothing in `unacked`, and does not take long.
 
 use std::process::ExitStatus;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! An exchange in trouble: a good list stays as it is, the failure is counted, told and tried again.
+//! An exchange in trouble: a good list stays unchanged; the failure is counted, logged and retried.
 
 mod attempts;
 mod bad_answers;

@@ -1,4 +1,4 @@
-//! What a worker says to those who watch it, and to its operator, when things are not as they should be.
+//! What a worker reports to monitors and to its operator when something is wrong.
 
 use std::time::Duration;
 

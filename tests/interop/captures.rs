@@ -1,5 +1,5 @@
-//! What the exchange really sent, asked for by a Python client, read by a Python reader, and compared symbol by
-//! symbol with what Python computes from the same bytes.
+//! Recorded answers of the exchange: a Python client asks for a refresh, a Python reader reads the list, and Python
+//! computes the expected list from the same bytes, to compare symbol by symbol.
 
 use redis::cmd;
 use serde_json::{Value, json};

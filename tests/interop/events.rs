@@ -1,4 +1,4 @@
-//! Events: what our worker says must be what a Python worker says that does the same.
+//! Events: our worker must send what a Python worker sends that does the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -53,7 +53,7 @@ impl Fleet {
         }
     }
 
-    /// Our worker on the queue that everybody shares, connected.
+    /// Our worker on the shared queue, connected.
     pub(crate) fn worker(&self) -> Process {
         self.worker_with("celery", &[])
     }

@@ -1,5 +1,5 @@
-//! A real Prometheus scrapes the three programs with the files in docker/, and everything that the dashboard and the
-//! alert rules ask for is there.
+//! A real Prometheus scrapes the three programs with the files in docker/ and finds all metrics that the dashboard
+//! and the alert rules query.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,5 @@
-//! One kind of worker ends, the other goes on with what it had taken: our entries in `unacked` and our messages
-//! handed back are kombu's, and kombu's are ours.
+//! One kind of worker ends and the other takes over what it held: each reads the other's `unacked` entries and
+//! returned messages.
 
 use serde_json::{Value, json};
 use tradebot_test_support::{Process, Python, Reply, Signal, eventually};

@@ -1,5 +1,5 @@
-//! Results: what our worker stores must be what a Python worker stores that does the same, and a client must not
-//! be able to tell the difference. They are in a Redis of their own, in another database, and have a prefix.
+//! Results: our worker must store what a Python worker stores that does the same, and a client must not be able to
+//! tell the difference. Results are in a separate Redis, in another database, and have a prefix.
 
 use serde_json::{Map, Value, json};
 use tradebot_test_support::{Process, Python, RedisServer, bin};

@@ -1,5 +1,5 @@
-//! The HTTP endpoint beside what it takes the place of: the existing middleware, the front end in a real browser, and
-//! a tester that knows the routes from their document alone.
+//! The HTTP endpoint beside the middleware that it replaces, with the front end in a real browser, and under a
+//! tester that knows the routes only from their document.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-"""Has two workers do the same things, and tells what their events say.
+"""Makes two workers do the same things, and prints their events.
 
     events.py OURS PYTHON
 

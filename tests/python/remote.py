@@ -1,4 +1,4 @@
-"""A client of remote control: takes the steps it is told, one after the other, in one process.
+"""A client of remote control that takes the given steps, one after the other, in one process.
 
     remote.py STEPS
 

@@ -1,4 +1,4 @@
-"""Has two workers do the same things, and tells what became of the results: in Redis, and for a Python client.
+"""Makes two workers do the same things, and prints their results, as in Redis and as a Python client sees them.
 
     results.py OURS PYTHON
 

@@ -1,8 +1,9 @@
-"""A client beside workers with few rights: a chord of two warm-ups, an ignored result, a task with a countdown, a revoked one, and a ping.
+"""A client of workers with few rights: sends a chord of two warm-ups, a task that ignores its result, one with a countdown,
+a revoked one, and a ping.
 
     rights.py [PREFIX]
 
-PREFIX is the `global_keyprefix` of broker and result backend. Prints what each of them gave.
+PREFIX is the `global_keyprefix` of broker and result backend. Prints the outcome of each.
 """
 
 import gc

@@ -1,4 +1,4 @@
-"""The tasks of the test worker (tests/worker), written in Python: what one answers the other must answer, too.
+"""The tasks of the test worker (tests/worker), written in Python: both must give the same results.
 
 The environment decides, as it does for the test worker:
 

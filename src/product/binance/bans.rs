@@ -138,7 +138,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_waits_for_a_silent_redis_for_one_second() {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = RedisUrl::new(&format!("redis://{}", silent.local_addr().unwrap()));
+        let url = RedisUrl::new(format!("redis://{}", silent.local_addr().unwrap()));
         let bans = BanClock::new(Network::Mainnet).shared(Connection::new(&url, "test").unwrap());
         let began = Instant::now();
         assert_eq!(bans.left(Market::Spot).await, None);

@@ -1,4 +1,4 @@
-//! Marked secrets in every place where there is one, and a search for the mark.
+//! Puts a marked secret wherever there is one, and searches everything that is written for the marks.
 
 use std::os::unix::process::ExitStatusExt;
 

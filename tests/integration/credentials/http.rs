@@ -1,4 +1,4 @@
-//! The endpoint, asked with tokens.
+//! Requests with tokens to the endpoint.
 
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
@@ -221,7 +221,7 @@ async fn each_user_gets_a_list_in_time_and_shared_keys_hold_the_deployments_alon
     }
 }
 
-/// A fresh list is everybody's, and costs neither a connection nor a request.
+/// A fresh list serves all clients, and costs neither a connection nor a request.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cache_hit_touches_neither_database_nor_exchange() {
     let scene = Scene::one_user().await;

@@ -1,4 +1,4 @@
-//! `status`, `adopt`, and the doctor that watches.
+//! `status`, `adopt`, and `doctor --watch`.
 
 use std::io::Write;
 use std::time::{Duration, Instant};

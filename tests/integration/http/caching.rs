@@ -1,4 +1,4 @@
-//! Codings, tags, and what other caches are told.
+//! Encodings, ETags and cache headers.
 
 use std::io::Read;
 

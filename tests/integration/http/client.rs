@@ -1,4 +1,4 @@
-//! A client that sends what it is told and shows what came back, byte by byte.
+//! A client that sends given bytes and returns the bytes that come back.
 
 use std::net::SocketAddr;
 

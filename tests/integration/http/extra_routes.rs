@@ -1,4 +1,4 @@
-//! What the existing routes do not have.
+//! Routes and options that the Python backend does not have.
 
 use serde_json::{Value, json};
 use tradebot_base::market::Market;

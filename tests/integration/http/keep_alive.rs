@@ -1,4 +1,4 @@
-//! Clients that send the same request again and again on one connection, and never get but what it is for.
+//! Clients that repeat requests on one connection and get the right answer to each.
 
 use std::collections::VecDeque;
 use std::time::Duration;

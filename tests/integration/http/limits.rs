@@ -1,4 +1,4 @@
-//! The limits of connections, requests and time: what no client can do to the others.
+//! Limits of connections, requests and time, which protect clients from each other.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What others do to the keys is seen at once.
+//! Readers see at once what other programs do to the keys.
 
 use std::time::Duration;
 

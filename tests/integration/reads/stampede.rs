@@ -1,4 +1,4 @@
-//! However many want a list, the exchange is asked once, and not at all while it wants no requests.
+//! Any number of readers make one request to the exchange, and none while it demands a pause.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Reads what a collector is sent: `ExportTraceServiceRequest` of OTLP, in protobuf.
+//! Reads what a collector receives: `ExportTraceServiceRequest` of OTLP, in protobuf.
 
 use std::collections::BTreeMap;
 

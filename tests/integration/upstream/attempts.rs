@@ -1,4 +1,4 @@
-//! How often an exchange is asked, what for, and what comes after a refresh that failed.
+//! How often and for what the exchange is asked, and what follows a failed refresh.
 
 use chrono::TimeDelta;
 use redis::AsyncCommands;

@@ -1,4 +1,4 @@
-//! Answers that say by their status, or by not coming, that there is no list.
+//! Error statuses and missing answers.
 
 use std::time::Duration;
 

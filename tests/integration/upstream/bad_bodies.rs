@@ -1,4 +1,4 @@
-//! Status 200, and a body that is no list, or none that could be listed.
+//! Status 200 with a body that is no usable list.
 
 use tradebot_test_support::{Process, Reply};
 

@@ -1,4 +1,4 @@
-//! The exchange's clock beside ours.
+//! An exchange whose clock differs from ours.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,4 @@
-//! A list that only looks wrong: the retry of the warm-up is the fetch that confirms it, or takes it back.
+//! A list that only looks wrong: the retry of the warm-up fetches it again, which confirms or corrects it.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;

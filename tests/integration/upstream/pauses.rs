@@ -1,4 +1,4 @@
-//! An exchange that wants no requests for a while gets none.
+//! An exchange that demands a pause gets no requests.
 
 use chrono::TimeDelta;
 use tradebot_base::market::Market;

@@ -1,4 +1,4 @@
-//! rusty-celery as it comes, with its own Redis broker: the peer in the benchmark. Never used otherwise.
+//! Stock rusty-celery with its own Redis broker: the peer in the benchmark.
 
 #![expect(non_local_definitions, reason = "made by the task macro")]
 

@@ -1,6 +1,6 @@
-//! Readers of the symbol lists in a process of their own: many read at once, and the sum is printed as JSON.
+//! Many concurrent readers of the symbol lists in one process. Prints the totals as JSON.
 //!
-//! `test-readers MARKET READERS START_AT_MS`: so many tasks read the market's list at that Unix time.
+//! `test-readers MARKET READERS START_AT_MS`: READERS tasks read the market's list at that Unix time.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
