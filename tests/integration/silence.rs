@@ -67,7 +67,7 @@ async fn a_worker_whose_connections_went_silent_takes_the_next_message_within_se
     world.asked(SPOT, 2).await;
     let took = sent_at.elapsed();
     println!("taken {took:?} after the connections went silent");
-    assert!(took < stretched(Duration::from_secs(20)), "{took:?}");
+    assert!(took < stretched(Duration::from_secs(16)), "{took:?}");
     world.ended(&id).await;
     assert_eq!(world.exchange.count(path(SPOT)), 2);
 }
@@ -90,7 +90,7 @@ async fn a_reader_whose_connections_went_silent_sees_a_change_within_seconds() {
     assert_eq!(reads.read(SPOT).await.expect("a list").list.symbols().len(), 2);
     proxy.silence_all();
     write(&GOOD_TEXT.replace("ETH", "XRP")).await;
-    eventually("the new list", Duration::from_secs(20), async || {
+    eventually("the new list", Duration::from_secs(16), async || {
         let reading = reads.peek(SPOT)?;
         let mut symbols = reading.list.symbols().iter();
         symbols.any(|symbol| symbol.symbol == "XRPUSDT").then_some(())
