@@ -229,6 +229,8 @@ async fn changes_are_returned_from_any_id_on() {
         (std::slice::from_ref(added), true)
     );
     assert!(reads.changes(Some("yesterday"), 1).await.is_err());
+    // Those who read the old list during a refresh do not start another.
+    assert_eq!(world.exchange.count(spot), 3);
     reads.stop().await;
 }
 

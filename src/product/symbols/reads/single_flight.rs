@@ -251,7 +251,13 @@ impl SharedReads {
         loop {
             let ahead = self.refresh_ahead_at(market);
             tokio::select! {
-                () = state.wanted.notified() => {}
+                () = state.wanted.notified() => {
+                    // Readers also ask during a refresh, which has answered them.
+                    let now_ms = state.memory.now_ms();
+                    if state.memory.get().is_some_and(|held| held.is_fresh(now_ms)) {
+                        continue;
+                    }
+                }
                 () = sleep_until(ahead.unwrap_or_else(Instant::now)), if ahead.is_some() => {}
                 () = self.link.next_look(Instant::now() + Duration::from_secs(60)) => continue,
             }
