@@ -91,7 +91,7 @@ lint: $(DEPLOYMENT)/.ready ## formatting, clippy, documentation, and that each p
 	.ci/floors
 	$(CARGO) check --locked -p tradebot-wire
 	$(CARGO) check --locked -p tradebot-beat
-	@for feature in reads credentials http; do \
+	@for feature in reads client credentials http; do \
 		$(CARGO) clippy --locked -p tradebot-symbols --no-default-features --features $$feature --lib -- -D warnings || exit 1; done
 	cd tests/fuzz && $(CARGO) fmt --check && $(NO_LIBFUZZER) $(CARGO) clippy --target-dir $(TARGET)/fuzz/lint -- -D warnings
 	.ci/versions

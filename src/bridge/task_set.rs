@@ -118,7 +118,7 @@ impl TaskOptions {
     }
 
     /// As an errback, the task gets the failed task's request, the exception and the traceback as its first arguments, and the
-    /// failed task's worker calls it. Without this an errback is a task of its own that gets the failed task's id.
+    /// failed task's worker calls it. Without this an errback runs as a separate task and gets the failed task's id.
     #[must_use]
     pub fn errback_with_request(mut self) -> Self {
         self.errback_with_request = true;

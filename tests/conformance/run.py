@@ -50,7 +50,7 @@ def download(release, cache):
 
 
 def unpack(release, cache):
-    """The suite of a release, in a directory of its own."""
+    """The suite of a release, in a temporary directory."""
     archive = download(release, cache)
     target = pathlib.Path(tempfile.mkdtemp(prefix=f'celery-{release}-', dir=cache))
     prefix = f'celery-{release}/t/'
@@ -112,7 +112,7 @@ def main():
 
 
 def run(arguments, options, suite):
-    """Runs the suite on a Redis of its own; true if something failed that has no reason."""
+    """Runs the suite on a private Redis; true if something failed that has no reason."""
     reasons = json.loads((HERE / 'reasons.json').read_text())
     port = free_port()
     with tempfile.TemporaryDirectory() as directory:

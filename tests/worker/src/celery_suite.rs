@@ -3,11 +3,13 @@
 //! Celery's suite then runs against this worker in place of a Python one. Only what its tests ask for is here.
 
 #![expect(non_local_definitions, reason = "items made by the task macro")]
+#![expect(clippy::disallowed_names, reason = "parameters that the suite passes by name")]
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
+use tradebot_base::clock::{Clock, SystemClock};
 use tradebot_symbols::worker::{
     self, Exception, Retry, Signature, TaskOptions, TaskResult, TaskSet, current, task,
 };
@@ -280,7 +282,7 @@ async fn add_replaced_with_chain(x: Value, y: Value) -> TaskResult<()> {
     Err(worker::replace(s("add").args([x, y]) | s("identity")))
 }
 
-/// `redis_echo`, with a message of its own if there is one.
+/// `redis_echo`, of this message or of the result before it.
 fn echo(message: Option<Value>) -> Signature {
     match message {
         Some(message) => s("redis_echo").arg(message).immutable(),
@@ -447,7 +449,7 @@ fn once(countdown: Option<f64>, max_retries: Option<u32>, expires: Option<f64>) 
     if let Some(seconds) = expires {
         #[expect(clippy::cast_possible_truncation, reason = "seconds of a test")]
         let millis = (seconds * 1000.0) as i64;
-        retry = retry.expires(Utc::now() + TimeDelta::milliseconds(millis));
+        retry = retry.expires(SystemClock.now() + TimeDelta::milliseconds(millis));
     }
     Some(retry)
 }
