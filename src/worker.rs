@@ -1,4 +1,4 @@
-//! A worker with your tasks: functions marked with [`task`], put into a [`TaskSet`] and run by a [`Worker`].
+//! A worker with your tasks: functions marked with [`task`](macro@task), put into a [`TaskSet`] and run by a [`Worker`].
 //!
 //! The example `worker` is a whole one. The task macro is that of the crate `celery`: a program needs the dependencies
 //! `celery = { version = "0.5.5", default-features = false, features = ["codegen"] }` and `serde` beside this crate.

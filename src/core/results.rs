@@ -80,7 +80,7 @@ impl Results {
     }
 
     /// The document for a state of a task; `None` when the producer wants no result. As in Celery an ignored
-    /// result is ignored for failures too, unless errors are to be stored.
+    /// result is ignored for failures too, unless errors are to be stored, and not for a state that the task itself stores.
     #[must_use]
     pub fn document(
         &self,
@@ -88,7 +88,8 @@ impl Results {
         state: &TaskState,
         children: &[Value],
     ) -> Option<StoredResult> {
-        if message.ignore_result().unwrap_or(self.options.ignore) {
+        let asked_for = matches!(state, TaskState::Custom { .. });
+        if !asked_for && message.ignore_result().unwrap_or(self.options.ignore) {
             let is_error = matches!(
                 state,
                 TaskState::Retry(..) | TaskState::Failure(..) | TaskState::Revoked(_)

@@ -253,12 +253,15 @@ impl Transport {
         }
     }
 
-    /// The push that returns a rejected message to the back of its list, marked as redelivered.
+    /// The push that returns a rejected message to the back of its list, marked as redelivered. Its task starts anew, so the
+    /// message gets a new tag: see [`Envelope::publisher_tag`].
     #[must_use]
     pub fn requeue(source: &Source, envelope: &Envelope) -> Push {
+        let mut envelope = envelope.clone();
+        envelope.set_property("delivery_tag", Uuid::new_v4().to_string().into());
         Push {
             end: End::Back,
-            ..Self::hand_back(source, envelope)
+            ..Self::hand_back(source, &envelope)
         }
     }
 

@@ -275,7 +275,8 @@ impl Envelope {
         Priority(priority.unwrap_or(0))
     }
 
-    /// The publisher's delivery tag, which restores keep.
+    /// The publisher's delivery tag. Restores keep it, so it names one try of a task, however often that is run again after a
+    /// crash.
     #[must_use]
     pub fn publisher_tag(&self) -> Option<&str> {
         self.property_text("delivery_tag")

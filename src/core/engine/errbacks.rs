@@ -85,6 +85,13 @@ impl Settlement {
         let sent: Vec<Value> = sent.into_iter().cloned().collect();
         canvas::after_failure(context, &sent)
     }
+
+    /// The same for the errbacks in a message.
+    pub(super) async fn call_errbacks_of(&self, message: &Envelope, state: &TaskState) -> SuccessorPlan {
+        let (context, workflow) = (self.canvas_context(message), message.workflow());
+        self.call_errbacks(context, message.into(), workflow.embedded("errbacks"), state)
+            .await
+    }
 }
 
 fn call_of(errback: &Value, failed: &Failed<'_>, state: &TaskState) -> ErrbackCall {

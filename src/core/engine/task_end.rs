@@ -127,15 +127,7 @@ impl Settlement {
         };
         let parked = self.transport.park(&claimed.source, raw, &reason);
         let state = TaskState::Failure(exception, None);
-        let plan = self
-            .call_errbacks(
-                self.canvas_context(message),
-                message.into(),
-                message.workflow().embedded("errbacks"),
-                &state,
-            )
-            .await
-            .without_children();
+        let plan = self.call_errbacks_of(message, &state).await.without_children();
         let settled = self
             .settle_and_push(&claimed.tag, message, &state, &plan, vec![parked])
             .await;
@@ -187,14 +179,7 @@ impl Settlement {
             Exception::new("kombu.exceptions", "OperationalError", vec![text.into()]),
             None,
         );
-        let plan = self
-            .call_errbacks(
-                self.canvas_context(message),
-                message.into(),
-                message.workflow().embedded("errbacks"),
-                &state,
-            )
-            .await;
+        let plan = self.call_errbacks_of(message, &state).await;
         self.prepare(&plan).await?;
         if let Some(document) = self.results.document(message, &state, &[]) {
             self.store(&document).await?;

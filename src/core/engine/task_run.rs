@@ -211,7 +211,10 @@ impl TaskRun {
         &self.body
     }
 
-    /// Sends a signature together with the task's outcome. The result becomes a child of the task's.
+    /// Sends a signature together with the task's outcome. The result becomes a child of the task's. A [`Client`] sends at
+    /// once.
+    ///
+    /// [`Client`]: crate::client::Client
     ///
     /// # Errors
     /// [`SendError`].
@@ -246,8 +249,9 @@ impl TaskRun {
     /// The context of what the task sends, and where it gets its ids: the same in each run of this try.
     fn sender(&self) -> (CanvasContext<'_>, Ids) {
         let nth = self.left.sent.fetch_add(1, Ordering::Relaxed);
+        let try_tag = self.message.publisher_tag().unwrap_or_default();
         let ids = Ids::Derived {
-            from: format!("{}:{}:{nth}", self.message.id(), self.message.retries()),
+            from: format!("{}:{try_tag}:{nth}", self.message.id()),
             count: 0,
         };
         (self.engine.settlement.canvas_context(&self.message), ids)

@@ -155,7 +155,7 @@ pub fn add_to_chord(
     let mut sending = send(context, ids, signature)?;
     let grown = Preparation::ChordGrows {
         group: group.to_owned(),
-        by: format!("{}:{}", message.id(), message.retries()),
+        by: format!("{}:{}", message.id(), message.publisher_tag().unwrap_or_default()),
         members: 1,
     };
     sending.plan.preparations.push(grown);
