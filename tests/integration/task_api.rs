@@ -248,6 +248,18 @@ async fn an_errback_gets_the_request_if_it_asks_for_it() {
 }
 
 #[tokio::test]
+async fn an_errback_that_panics_or_hangs_does_not_keep_the_failure() {
+    let scene = scene().await;
+    for hang in [false, true] {
+        let errback = Signature::task("tests.errback").arg(hang);
+        let failing = s("fail").on_error(errback).on_error(s("errback_old_style"));
+        let id = scene.send(failing).await.id().to_owned();
+        assert_eq!(scene.world.ended(&id).await["status"], "FAILURE");
+        eventually("the other errback", PATIENCE, async || scene.world.get(&id).await).await;
+    }
+}
+
+#[tokio::test]
 async fn maps_run_here_if_they_map_a_task_of_ours() {
     let scene = scene().await;
     let map = |name: &str, task: &str, items: Value| {

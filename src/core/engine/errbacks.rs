@@ -2,18 +2,28 @@
 //!
 //! Most are tasks of their own: messages with the failed task's id as their argument, which leave with the failure. Those
 //! that ask for the failed task's request are called here before the failure is stored, as Celery does. A worker that dies
-//! in between calls them again when the task has failed again.
+//! in between calls them again when the task has failed again. An errback that panics or takes too long changes nothing for
+//! the failed task.
 
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use futures_util::FutureExt;
 use serde_json::{Map, Value, json};
+
+use tokio::time::timeout;
+use tracing::error;
 
 use super::Engine;
 use super::settlement::Settlement;
 use tradebot_wire::canvas::{self, CanvasContext, SuccessorPlan};
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::result::TaskState;
+
+/// How long an errback that is called here may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Calls functions of this worker's tasks as errbacks.
 pub trait Errbacks: Send + Sync {
@@ -80,7 +90,20 @@ impl Settlement {
         };
         let (called, sent): (Vec<&Value>, Vec<&Value>) = errbacks.iter().partition(takes_request);
         for errback in called {
-            caller.call(call_of(errback, &failed, state)).await;
+            let call = call_of(errback, &failed, state);
+            let task = call.task.clone();
+            let ended = timeout(PATIENCE, AssertUnwindSafe(caller.call(call)).catch_unwind()).await;
+            let error = match ended {
+                Ok(Ok(())) => continue,
+                Ok(Err(_)) => "it panicked".to_owned(),
+                Err(_) => format!("it did not end within {} s", PATIENCE.as_secs()),
+            };
+            error!(
+                task.name = task,
+                task.id = failed.id,
+                error,
+                "an errback has failed"
+            );
         }
         let sent: Vec<Value> = sent.into_iter().cloned().collect();
         canvas::after_failure(context, &sent)

@@ -15,8 +15,8 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use tradebot_base::config::{ProcessEnvironment, Reader};
 use tradebot_base::telemetry::{self, LogConfig};
-use tradebot_symbols::worker::TaskSet;
 use tradebot_symbols::worker::{self, WorkerArgs, WorkerSettings};
+use tradebot_symbols::worker::{TaskOptions, TaskSet};
 
 use notes::Notes;
 
@@ -72,6 +72,7 @@ async fn run(args: Args) -> Result<()> {
         .with::<tasks::send>()
         .with::<tasks::replace>()
         .with::<tasks::reject>()
+        .with_options::<tasks::errback>(TaskOptions::new().errback_with_request())
         .with::<tasks::ignore>()
         .with::<tasks::progress>();
     let tasks = if args.celery_suite {

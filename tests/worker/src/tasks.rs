@@ -140,6 +140,16 @@ pub async fn reject(key: String) -> TaskResult<i64> {
     noted.map_err(|error| worker::fail(Exception::builtin("RuntimeError", error.to_string()), None))
 }
 
+/// An errback that panics, or never ends.
+#[task(name = "tests.errback")]
+pub async fn errback(request: Value, exc: Value, tb: Value, hang: bool) -> TaskResult<()> {
+    let _ = (request, exc, tb);
+    if hang {
+        return std::future::pending().await;
+    }
+    std::panic::panic_any("this errback always panics")
+}
+
 /// Ends without a result.
 #[task(name = "tests.ignore")]
 pub async fn ignore() -> TaskResult<()> {
