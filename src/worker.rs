@@ -42,11 +42,8 @@ use tradebot_core::engine::{Engine, EngineSettings, Limits, RateLimit};
 use tradebot_core::events::EventSettings;
 use tradebot_core::results::{ResultOptions, Results};
 use tradebot_core::transport::Transport;
-use tradebot_wire::keys::Keys;
+use tradebot_wire::keys::{DEFAULT_QUEUE, Keys};
 
-/// Celery's `task_default_queue`. Callbacks go here unless their signature names a queue, whichever queues a worker
-/// consumes.
-const DEFAULT_QUEUE: &str = "celery";
 /// Celery's `result_serializer`. A Python client decodes results and chord members with its own, whatever they are.
 const RESULT_SERIALIZER: &str = "json";
 
@@ -54,7 +51,7 @@ const RESULT_SERIALIZER: &str = "json";
 #[derive(Debug, Clone, clap::Args)]
 pub struct WorkerArgs {
     /// Queues to consume, separated by commas
-    #[arg(short = 'Q', long, value_delimiter = ',', default_value = "celery")]
+    #[arg(short = 'Q', long, value_delimiter = ',', default_value = DEFAULT_QUEUE)]
     pub queues: Vec<String>,
     /// Number of tasks to run at a time [default: the number of CPUs]
     #[arg(short, long)]

@@ -18,7 +18,7 @@ use tradebot_base::config::{ConfigError, Reader, RedisConfig, Vars};
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::node;
 use tradebot_wire::canvas::{self, CanvasContext, Ids, SendError, Signature};
-use tradebot_wire::keys::Keys;
+use tradebot_wire::keys::{DEFAULT_QUEUE, Keys};
 use tradebot_wire::result::Exception;
 use tradebot_wire::task_message;
 
@@ -27,9 +27,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// How long workers may take to confirm a revocation.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Celery's `task_default_queue`.
-const DEFAULT_QUEUE: &str = "celery";
 
 /// The servers and prefixes that a client shares with the workers.
 #[derive(Debug, Clone)]

@@ -250,6 +250,9 @@ pub fn task_meta(prefix: &str, task_id: &str) -> String {
     format!("{prefix}{}celery-task-meta-{task_id}", joint(prefix))
 }
 
+/// Celery's `task_default_queue`. Signatures that name no queue go here, whichever queues a worker consumes.
+pub const DEFAULT_QUEUE: &str = "celery";
+
 /// Key of a group in the result backend. An empty `suffix` is the saved result of the group. A chord's header has
 /// its results under `.j`, the number of added tasks under `.t` and its size under `.s`; since Celery 5.7 also the
 /// counted tasks under `.d` and the claim to publish the body under `.c`.
