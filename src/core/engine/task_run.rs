@@ -17,34 +17,48 @@ use tradebot_wire::canvas::{self, CanvasContext, Ids, SendError, Sending, Signat
 use tradebot_wire::envelope::Envelope;
 use tradebot_wire::result::TaskState;
 
-/// The headers of every task message, which are not a program's own.
-const CELERY_HEADERS: [&str; 26] = [
+/// Headers that are not a program's own: what Celery 5.7 leaves out of `request.headers` (`Context._get_custom_headers`).
+const CELERY_HEADERS: [&str; 40] = [
+    "args",
     "argsrepr",
+    "callbacks",
+    "called_directly",
     "chain",
     "chord",
     "compression",
+    "correlation_id",
+    "delivery_info",
+    "errbacks",
     "eta",
     "expires",
     "group",
     "group_index",
+    "headers",
+    "hostname",
     "id",
     "ignore_result",
+    "is_eager",
+    "kwargs",
     "kwargsrepr",
     "lang",
+    "logfile",
+    "loglevel",
     "origin",
     "parent_id",
-    "redelivered",
+    "properties",
     "replaced_task_nesting",
+    "reply_to",
     "retries",
     "root_id",
     "shadow",
+    "soft_time_limit",
     "stamped_headers",
     "stamps",
     "task",
     "taskset",
+    "time_limit",
     "timelimit",
     "utc",
-    "with_plugins",
 ];
 
 /// What a task leaves behind for its settlement, and its soft time limit.
