@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use redis::AsyncCommands;
 use serde_json::{Value, json};
 use tradebot_symbols::client::{AsyncResult, Client, ClientSettings, ResultError, Signature};
 use tradebot_test_support::{Process, bin, eventually};
@@ -56,6 +57,11 @@ impl Scene {
         result.get(PATIENCE).await.expect("a result")
     }
 
+    /// How many runs of `tests.record` are noted under a key.
+    async fn runs(&self, key: &str) -> u64 {
+        self.world.db().hlen(key).await.expect("a number")
+    }
+
     /// The exception of a task that fails.
     async fn failure(&self, signature: Signature) -> String {
         let result = self.send(signature).await;
@@ -105,6 +111,30 @@ async fn a_client_revokes_what_waits_and_what_runs() {
             "{ended:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_a_task_has_sent_leaves_when_a_revocation_ends_it() {
+    let scene = scene().await;
+    let sender = Signature::task("tests.send").arg("sent").arg(60_000);
+    let sender = scene.send(sender).await;
+    eventually("the task runs", PATIENCE, async || {
+        (scene.world.unacked().await.len() == 1).then_some(())
+    })
+    .await;
+    // The one slot beside it is free: whatever was sent before would run.
+    scene.run(s("identity").arg(1)).await;
+    assert_eq!(scene.runs("sent").await, 0);
+    sender.revoke(true).await.expect("a revocation");
+    let ended = sender.get(PATIENCE).await;
+    assert!(
+        matches!(&ended, Err(ResultError::Task { state, .. }) if state == "REVOKED"),
+        "{ended:?}"
+    );
+    eventually("the task that was sent", PATIENCE, async || {
+        (scene.runs("sent").await == 1).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use super::pool::Slot;
 use super::received::Received;
 use super::starting::Starter;
 use super::{Phase, Revocation};
+use tradebot_wire::canvas::SuccessorPlan;
 
 /// Counts the messages that this worker holds until their `eta`.
 #[derive(Debug)]
@@ -102,7 +103,9 @@ impl Starter {
         match slot {
             Ok(slot) => self.start_due(received, slot).await,
             Err(Some(why)) => {
-                settlement.settle_revoked(tag, message, why).await;
+                settlement
+                    .settle_revoked(tag, message, why, &SuccessorPlan::default())
+                    .await;
             }
             Err(None) => settlement.hand_back(tag, &received.claimed.source, message).await,
         }

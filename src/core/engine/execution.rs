@@ -305,7 +305,12 @@ impl Engine {
     }
 
     async fn end_revoked(self: &Arc<Self>, job: &Job, why: Revocation) {
-        if self.settlement.settle_revoked(&job.tag, &job.message, why).await {
+        let sent = job.left.take();
+        let settled = self
+            .settlement
+            .settle_revoked(&job.tag, &job.message, why, &sent)
+            .await;
+        if settled {
             job.ticket.request().task().outcomes().note_revoked();
         }
         if job.marked {

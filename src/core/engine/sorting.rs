@@ -11,7 +11,7 @@ use super::received::{Received, Unusable};
 use super::starting::Starter;
 use super::{Engine, Phase, Revocation, TaskType};
 use crate::transport::Claimed;
-use tradebot_wire::canvas;
+use tradebot_wire::canvas::{self, SuccessorPlan};
 use tradebot_wire::result::Exception;
 
 /// What to do with a message.
@@ -69,7 +69,10 @@ impl Starter {
             }
             Verdict::Revoked(why) => self.engine.track(async move {
                 let (tag, message) = (&received.claimed.tag, &received.message);
-                engine.settlement.settle_revoked(tag, message, why).await;
+                engine
+                    .settlement
+                    .settle_revoked(tag, message, why, &SuccessorPlan::default())
+                    .await;
                 drop(slot);
             }),
             Verdict::LeaveToOthers(why) => {

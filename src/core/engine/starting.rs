@@ -12,6 +12,7 @@ use super::pool::Slot;
 use super::received::Received;
 use super::{Engine, Job, Revocation};
 use crate::transport::{ALONE_FROM, DeliveryTag, MAX_CRASHES};
+use tradebot_wire::canvas::SuccessorPlan;
 use tradebot_wire::result::Exception;
 
 /// Sends claimed messages to their tasks. Clones share the engine and the channel.
@@ -89,7 +90,12 @@ impl Starter {
         if matches!(received.message.expires(), Ok(Some(expires)) if self.engine.clock.now() >= expires) {
             self.engine
                 .settlement
-                .settle_revoked(&received.claimed.tag, &received.message, Revocation::EXPIRED)
+                .settle_revoked(
+                    &received.claimed.tag,
+                    &received.message,
+                    Revocation::EXPIRED,
+                    &SuccessorPlan::default(),
+                )
                 .await;
             return None;
         }

@@ -210,15 +210,17 @@ impl Settlement {
         }
     }
 
-    /// Ends a delivery whose task was revoked, has expired or was ended by a revocation. `false` if that cannot be stored.
+    /// Ends a delivery whose task was revoked, has expired or was ended by a revocation, with what it had sent. Returns
+    /// whether that is stored.
     pub(super) async fn settle_revoked(
         &self,
         tag: &DeliveryTag,
         message: &Envelope,
         why: Revocation,
+        sent: &SuccessorPlan,
     ) -> bool {
         let state = TaskState::Revoked(Exception::revoked(why.reason));
-        let settled = self.settle(tag, message, &state, &SuccessorPlan::default()).await;
+        let settled = self.settle(tag, message, &state, sent).await;
         if settled.is_none() {
             return false;
         }

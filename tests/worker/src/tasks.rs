@@ -115,12 +115,14 @@ pub async fn exit(milliseconds: Option<u64>) -> TaskResult<()> {
     std::process::abort()
 }
 
-/// Sends `tests.record` from within, and returns the id of its result.
+/// Sends `tests.record` from within, waits, and returns the id of its result.
 #[task(name = "tests.send")]
-pub async fn send(key: String) -> TaskResult<String> {
+pub async fn send(key: String, milliseconds: Option<u64>) -> TaskResult<String> {
     let sent = worker::current().send(Signature::task("tests.record").arg(key));
-    sent.map(|sent| sent.id)
-        .map_err(|error| worker::fail(Exception::builtin("ValueError", error.to_string()), None))
+    let sent =
+        sent.map_err(|error| worker::fail(Exception::builtin("ValueError", error.to_string()), None))?;
+    tokio::time::sleep(Duration::from_millis(milliseconds.unwrap_or_default())).await;
+    Ok(sent.id)
 }
 
 /// Is replaced by `tests.record`.
