@@ -2,11 +2,13 @@
 //! else.
 
 mod deployment;
+mod refused_queues;
+mod wrong_types;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::{AsyncCommands, cmd};
@@ -553,156 +555,4 @@ async fn a_worker_without_rights_names_them_and_goes_on_once_it_has_them() {
         assert_eq!(world.ended(&id).await["status"], "SUCCESS", "{named}");
         assert_eq!(world.exchange.count(path(SPOT)), 1);
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_of_a_wrong_type_is_named() {
-    for key in ["unacked", "unacked_index", QUEUE] {
-        let world = World::new().await;
-        world.exchange_lists(SPOT);
-        for market in Market::ALL {
-            answer_pings(&world, market);
-        }
-        let worker = world.start_worker(&[]);
-        let _: u64 = world.db().del(key).await.expect("DEL");
-        world.set(key, "a text").await;
-        let id = {
-            let list = if key == QUEUE { "celery\u{6}\u{16}3" } else { QUEUE };
-            let message = warmup(SPOT).into_envelope("gen1@tests", now());
-            world.push(list, message.to_json()).await;
-            message.id().to_owned()
-        };
-        let line = worker.wait_for_line("the broker refuses, this worker claims nothing", PATIENCE);
-        let named = format!("`{key}` holds a string");
-        assert!(
-            line.contains(&named) && line.contains("rename or delete it"),
-            "{line}"
-        );
-        assert!(!worker.output().contains("unreachable"), "{}", worker.output());
-        let examined = Process::builder(bin("tradebot-symbols"))
-            .args(["doctor", "--json"])
-            .envs(world.environment())
-            .spawn();
-        examined.wait_exit(PATIENCE);
-        let report = examined.stdout();
-        assert!(
-            report.contains(&named) || report.contains("queue-wrong-type"),
-            "{report}"
-        );
-        let _: u64 = world.db().del(key).await.expect("DEL");
-        assert_eq!(world.ended(&id).await["status"], "SUCCESS");
-    }
-}
-
-/// Asserts that a queue that is refused is named once, stops no other, and is served again once it is mended.
-async fn a_refused_queue_stops_no_other(rights: &str, broken: &str, named: &str) {
-    let all = rules(&["broker", "results", "lists", "named"], "");
-    let world = World::new().await;
-    let url = world.redis.user("tradebot", &format!("{all} {rights}")).await;
-    if !broken.is_empty() {
-        world.set(broken, "a text").await;
-    }
-    let worker = Process::builder(bin("test-worker"))
-        .args(["-c", "2", "-Q", "orders,celery", "-l", "debug"])
-        .envs(world.environment())
-        .envs(URLS.map(|name| (name, &url)));
-    let worker = connected(worker);
-    let line = worker.wait_for_line("the broker refuses a queue", PATIENCE);
-    for part in [named, "queue=\"orders\""] {
-        assert!(line.contains(part), "{part}: {line}");
-    }
-    let started = Instant::now();
-    for _ in 0..50 {
-        let id = world.enqueue(task("tests.noop")).await.id().to_owned();
-        assert_eq!(world.ended(&id).await["status"], "SUCCESS", "{named}");
-    }
-    let took = started.elapsed();
-    assert!(took < stretched(Duration::from_secs(5)), "{named}: {took:?}");
-    worker.wait_for_line("still refuses a queue", PATIENCE);
-
-    world
-        .redis
-        .user("tradebot", &format!("{all} ~orders* ~_kombu.binding.orders"))
-        .await;
-    if !broken.is_empty() {
-        let _: u64 = world.db().del(broken).await.expect("DEL");
-    }
-    let mut to_orders = task("tests.noop");
-    to_orders.queue = "orders".to_owned();
-    let id = world.enqueue(to_orders).await.id().to_owned();
-    assert_eq!(world.ended(&id).await["status"], "SUCCESS", "{named}");
-    let bound: bool = world
-        .db()
-        .exists("_kombu.binding.orders")
-        .await
-        .expect("an answer");
-    assert!(bound, "{named}");
-    for text in ["the broker refuses", "serves a queue again"] {
-        assert_eq!(worker.output().matches(text).count(), 1, "{}", worker.output());
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_forbidden_queue_stops_no_other() {
-    a_refused_queue_stops_no_other("", "", "lacks the right to the key `orders` (`~`)").await;
-}
-
-/// Only the script that claims is refused.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_that_may_only_be_read_stops_no_other() {
-    a_refused_queue_stops_no_other("%R~orders*", "", "to write a key (`%W~`)").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_of_a_wrong_type_stops_no_other() {
-    let named = "`orders\\u{6}\\u{16}3` holds a string";
-    a_refused_queue_stops_no_other("~orders*", "orders\u{6}\u{16}3", named).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_with_bindings_of_a_wrong_type_stops_no_other() {
-    let key = "_kombu.binding.orders";
-    a_refused_queue_stops_no_other("~orders*", key, &format!("the key `{key}` holds a string")).await;
-}
-
-/// What only our workers use stops none of them.
-#[tokio::test]
-async fn keys_of_our_own_of_a_wrong_type_are_replaced_and_named() {
-    for (key, kind) in [("workers", "hash"), ("suspects", "none")] {
-        let world = World::new().await;
-        world.exchange_lists(SPOT);
-        let key = format!("tradebot-symbols:{key}");
-        world.set(&key, "a text").await;
-        let worker = world.start_worker(&[]);
-        assert_eq!(world.run_last_try(SPOT).await.1["status"], "SUCCESS", "{key}");
-        let named = format!("key=\"{key}\"");
-        worker.wait_for_line(&named, PATIENCE);
-        // It may happen later, too. One other worker, so that suspects are looked up.
-        let _other = world.start_worker(&["-n", "other@tests"]);
-        world.set(&key, "a text").await;
-        eventually("a key of the right type", PATIENCE, async || {
-            let found: String = cmd("TYPE")
-                .arg(&key)
-                .query_async(&mut world.db())
-                .await
-                .expect("a type");
-            (found == kind).then_some(())
-        })
-        .await;
-        assert_eq!(world.run_last_try(SPOT).await.1["status"], "SUCCESS", "{key}");
-    }
-}
-
-#[tokio::test]
-async fn a_result_key_of_a_wrong_type_is_replaced_and_named() {
-    let world = World::new().await;
-    world.exchange_lists(SPOT);
-    let worker = world.start_worker(&[]);
-    let message = warmup(SPOT).into_envelope("gen1@tests", now());
-    let key = task_meta("", message.id());
-    let _: u64 = world.db().rpush(&key, "an element").await.expect("RPUSH");
-    world.push(QUEUE, message.to_json()).await;
-    let line = worker.wait_for_line("held a value of another type", stretched(Duration::from_secs(30)));
-    assert!(line.contains(&key), "{line}");
-    assert_eq!(world.ended(message.id()).await["status"], "SUCCESS");
 }
