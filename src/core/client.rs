@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::control::Inquiry;
 use crate::events::LamportClock;
 use crate::results::{ResultOptions, Results};
-use tradebot_base::clock::SystemClock;
+use tradebot_base::clock::{SharedClock, SystemClock};
 use tradebot_base::config::{ConfigError, Reader, RedisConfig, Vars};
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::node;
@@ -25,6 +25,8 @@ use tradebot_wire::task_message;
 /// The first and the longest pause between two looks at a result.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest wait for a result, so that any timeout can be added to the time.
+const LONGEST_WAIT: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// How long workers may take to confirm a revocation.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -68,7 +70,7 @@ struct Shared {
     broker: Connection,
     keys: Keys,
     results: Results,
-    clock: tradebot_base::clock::SharedClock,
+    clock: SharedClock,
     mailbox: LamportClock,
     origin: String,
     default_queue: String,
@@ -268,7 +270,7 @@ impl AsyncResult {
     /// # Errors
     /// [`ResultError`]. A group fails with the first of its members that has failed.
     pub async fn get(&self, timeout: Duration) -> Result<Value, ResultError> {
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
         let mut values = Vec::new();
         let Some(members) = self.members() else {
             return self.wait(deadline).await;
