@@ -3,6 +3,7 @@
 mod bad_answers;
 mod coherence;
 mod flow;
+mod foreign;
 mod late;
 mod stampede;
 mod trouble;

@@ -84,7 +84,9 @@ impl View {
     }
 
     fn show(&self, market: Market, stored: StoredLists) -> Result<()> {
-        let json = stored.primary.or(stored.last_good).unwrap_or_default();
+        let json = stored.primary.as_ref().or(stored.last_good.as_ref());
+        let json = json.cloned().unwrap_or_default();
+        let source = stored.source_of(&json);
         let list = SymbolList::read(json, None, None);
         let symbols = list.as_ref().map_or(&[][..], SymbolList::symbols);
         let names: Vec<&str> = symbols.iter().map(|symbol| &*symbol.symbol).collect();
@@ -92,7 +94,7 @@ impl View {
         let ttl = stored.ttl_ms.map_or("no expiry".to_owned(), |ttl| {
             format!("expires in {} s", ttl / 1000)
         });
-        let (mark, host) = match &stored.source {
+        let (mark, host) = match &source {
             Some(source) if source.network == ListNetwork::Sandbox => {
                 ("  SANDBOX DATA", source.host.as_str())
             }

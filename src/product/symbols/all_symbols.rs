@@ -10,7 +10,7 @@ use redis::cmd;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::cache::CacheKeys;
+use super::cache::{CacheKeys, sha1};
 use super::list::SymbolList;
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::market::{Market, PerMarket};
@@ -30,10 +30,11 @@ pub(crate) struct AllSymbols {
 
 #[derive(Default)]
 struct CachedSymbols {
+    symbols: Option<Arc<SymbolList>>,
+    /// The list that the symbols belong to.
     list: Option<Arc<SymbolList>>,
-    /// When the list that these symbols belong to was fetched.
-    fetched_at: Option<i64>,
-    read_at: Option<Instant>,
+    /// When Redis was last read, and for which list.
+    read: Option<(Instant, Arc<SymbolList>)>,
 }
 
 impl AllSymbols {
@@ -48,24 +49,28 @@ impl AllSymbols {
         })
     }
 
-    /// Returns all symbols of a market that belong to the list fetched at `fetched_at`. If Redis does not answer, returns
-    /// those read before; `None` if there are none.
-    pub(crate) async fn read(&self, market: Market, fetched_at: Option<i64>) -> Option<Arc<SymbolList>> {
+    /// Returns all symbols of a market that belong to `list`. If Redis does not answer, or has those of another list, returns
+    /// the last ones read; `None` if there are none.
+    pub(crate) async fn read(&self, market: Market, list: &Arc<SymbolList>) -> Option<Arc<SymbolList>> {
         let mut held = self.held.get(market).lock().await;
-        let current = held.list.is_some() && held.fetched_at == fetched_at;
-        if current || held.read_at.is_some_and(|at| at.elapsed() < PAUSE) {
-            return held.list.clone();
+        let current = held.list.as_ref().is_some_and(|known| Arc::ptr_eq(known, list));
+        let just_read =
+            |(at, asked): &(Instant, Arc<SymbolList>)| at.elapsed() < PAUSE && Arc::ptr_eq(asked, list);
+        if current || held.read.as_ref().is_some_and(just_read) {
+            return held.symbols.clone();
         }
         let ask = cmd("GET").arg(CacheKeys(market).everything()).to_owned();
         let asked = self.connection.command::<Option<Vec<u8>>>(&ask);
         let text = trace::redis_call("GET", asked).await;
-        held.read_at = Some(Instant::now());
-        if let Ok(Some(text)) = text
-            && let Some(list) = SymbolList::read(text, fetched_at, None)
-        {
-            held.list = Some(Arc::new(list));
-            held.fetched_at = fetched_at;
+        held.read = Some((Instant::now(), Arc::clone(list)));
+        if let Ok(Some(text)) = text {
+            let wanted = list.source().and_then(|source| source.everything_sha1.as_ref());
+            let belong = wanted.is_none_or(|wanted| *wanted == sha1(&text));
+            if let Some(symbols) = SymbolList::read(text, list.fetched_at(), None) {
+                held.symbols = Some(Arc::new(symbols));
+                held.list = belong.then(|| Arc::clone(list));
+            }
         }
-        held.list.clone()
+        held.symbols.clone()
     }
 }

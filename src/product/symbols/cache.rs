@@ -4,6 +4,7 @@
 //! no reader sees a new list with an old time. Values have the bytes that Python's `json.dumps` would write. New facts
 //! (network, host, count) go into the source key, which existing readers ignore.
 
+mod foreign;
 mod lease;
 #[cfg(feature = "worker")]
 mod unusable;
@@ -22,6 +23,7 @@ use tradebot_base::clock::SharedClock;
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::market::{self, Market, PerMarket};
 
+pub(super) use foreign::{ForeignLists, RefusedLists, SAME_SECONDS};
 pub(super) use lease::{LEASE, LONGEST_PAUSE, LeaseReply, LeaseRequest, RefreshLease};
 #[cfg(feature = "worker")]
 pub(crate) use unusable::unusable_keys;
@@ -44,7 +46,7 @@ pub enum ListNetwork {
 pub struct ListSource {
     /// Which network the list describes.
     pub network: ListNetwork,
-    /// Scheme and host that served it.
+    /// Scheme and host that served it, or `another program`.
     pub host: String,
     /// Unix seconds of the refresh.
     pub fetched_at: i64,
@@ -56,6 +58,12 @@ pub struct ListSource {
     /// Which kind of refresh fetched it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<FetchedBy>,
+    /// SHA-1 of the list that this describes, in hexadecimal. Another list under the same keys is another program's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sha1: String,
+    /// SHA-1 of the symbols of all quote assets and statuses that belong to the list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub everything_sha1: Option<String>,
 }
 
 /// Which kind of refresh fetched a list.
@@ -66,6 +74,8 @@ pub enum FetchedBy {
     Warmup,
     /// A reader that found no fresh list.
     Reader,
+    /// Another program, whose list resembled the one before it. `network` is that of the list before.
+    Other,
 }
 
 /// A market's keys in Redis.
@@ -77,8 +87,12 @@ pub(crate) struct StoredLists {
     pub ttl_ms: Option<i64>,
     /// The last-good list.
     pub last_good: Option<Bytes>,
-    /// Where the list came from; absent if Python wrote it, even over one of ours.
-    pub source: Option<ListSource>,
+    /// Where the list accepted last came from.
+    pub(super) source: Option<ListSource>,
+    /// The list accepted last. Only read if another list is in one of its places.
+    pub(super) accepted: Option<Bytes>,
+    /// Whether the list accepted last is here in the place of another one.
+    pub(super) kept: bool,
     /// Unix seconds of the last refresh.
     pub last_refresh: Option<i64>,
     /// The same, as stored.
@@ -152,7 +166,19 @@ impl CacheKeys {
         format!("metrics:{}_symbols_cache:last_refresh_ts", self.0)
     }
 
-    /// Network, host and count of the list, as a JSON object.
+    /// The list accepted last. Other programs do not know this key.
+    #[must_use]
+    pub fn accepted(self) -> String {
+        format!("cache:symbols:{}:accepted", self.0)
+    }
+
+    /// The last list of another program that was refused: when, why, and how many within a day.
+    #[must_use]
+    pub fn refused(self) -> String {
+        format!("cache:symbols:{}:refused", self.0)
+    }
+
+    /// Network, host, count and SHA-1 of the list, as a JSON object.
     #[must_use]
     pub fn source(self) -> String {
         format!("cache:symbols:{}:source", self.0)
@@ -237,6 +263,8 @@ pub(crate) struct SymbolCache {
 
 struct Scripts {
     refresh: Script,
+    restore: Script,
+    adopt: Script,
     begin: Script,
     give_up: Script,
     count: Script,
@@ -249,6 +277,8 @@ impl SymbolCache {
         let script = |text: &str| Script::new(&format!("{}{text}", include_str!("scripts/usable.lua")));
         let scripts = Scripts {
             refresh: script(include_str!("scripts/refresh.lua")),
+            restore: script(include_str!("scripts/restore.lua")),
+            adopt: script(include_str!("scripts/adopt.lua")),
             begin: script(include_str!("scripts/begin.lua")),
             give_up: script(include_str!("scripts/give_up.lua")),
             count: script(include_str!("scripts/count.lua")),
@@ -342,24 +372,47 @@ impl StoredLists {
         let (ttl_ms, [primary, last_good, source, last_refresh]) =
             read.map_err(|source| CacheError::Redis { market, source })?;
         let last_refresh_text = last_refresh.unwrap_or_default();
-        let last_refresh = serde_json::from_slice(&last_refresh_text).ok();
-        Ok(Self {
+        let mut stored = Self {
             primary: primary.map(Bytes::from),
             ttl_ms: (ttl_ms >= 0).then_some(ttl_ms),
             last_good: last_good.map(Bytes::from),
-            source: ListSource::read(source, last_refresh),
-            last_refresh,
+            source: source.and_then(|json| serde_json::from_slice(&json).ok()),
+            accepted: None,
+            kept: false,
+            last_refresh: serde_json::from_slice(&last_refresh_text).ok(),
             last_refresh_text,
-        })
+        };
+        if stored.has_foreign() {
+            let read: Result<Option<Vec<u8>>, _> = connection.command(cmd("GET").arg(keys.accepted())).await;
+            stored.accepted = read
+                .map_err(|source| CacheError::Redis { market, source })?
+                .map(Bytes::from);
+        }
+        Ok(stored)
+    }
+
+    /// Where a list came from; `None` if it is not the one accepted last.
+    pub(crate) fn source_of(&self, list: &[u8]) -> Option<ListSource> {
+        self.source.clone().filter(|source| source.describes(list))
+    }
+
+    fn has_foreign(&self) -> bool {
+        let source = self.source.as_ref().filter(|source| !source.sha1.is_empty());
+        let mut lists = self.primary.iter().chain(&self.last_good);
+        source.is_some_and(|source| lists.any(|list| !source.describes(list)))
     }
 }
 
 impl ListSource {
-    /// Reads a source key. `None` if the list has been replaced since by Python, which leaves the key.
-    fn read(json: Option<Vec<u8>>, last_refresh: Option<i64>) -> Option<Self> {
-        let source: Self = serde_json::from_slice(&json?).ok()?;
-        (last_refresh == Some(source.fetched_at)).then_some(source)
+    /// Whether it describes this list.
+    pub(crate) fn describes(&self, list: &[u8]) -> bool {
+        self.sha1 == sha1(list)
     }
+}
+
+/// The digest that `redis.sha1hex` computes in a script.
+pub(super) fn sha1(text: &[u8]) -> String {
+    sha1_smol::Sha1::from(text).digest().to_string()
 }
 
 #[cfg(test)]

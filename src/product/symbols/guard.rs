@@ -4,9 +4,11 @@
 //! A half-empty answer thus changes nothing, while a market that really shrank gets through. A list of the wrong market or
 //! network is never accepted.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::cache::ListNetwork;
@@ -43,6 +45,10 @@ pub(crate) enum ListConcern {
     },
     /// It has lost more symbols at once than the configuration allows.
     Shrunk,
+    /// It is no array of symbols, or an empty one.
+    NoSymbols,
+    /// More of its symbols are new than the configuration allows to be lost, as in a list of another market or network.
+    Unlike,
 }
 
 /// The facts about a held-back list that a second fetch is compared with.
@@ -176,6 +182,42 @@ fn concerns(
     concerns
 }
 
+/// What is wrong with a list that another program wrote in the place of `accepted`.
+///
+/// Only names and number of its symbols are known. In a year a market loses and gains less than a fifth of its symbols.
+pub(super) fn foreign_concerns(
+    json: &Bytes,
+    accepted: &SymbolList,
+    config: &SymbolsConfig,
+) -> Vec<ListConcern> {
+    let Some(list) = SymbolList::read(json.clone(), None, None).filter(|list| !list.symbols().is_empty())
+    else {
+        return vec![ListConcern::NoSymbols];
+    };
+    let mut concerns = Vec::new();
+    let lacked_before = missing_anchors(accepted.symbols(), config);
+    let missing: Vec<String> = missing_anchors(list.symbols(), config)
+        .into_iter()
+        .filter(|name| !lacked_before.contains(name))
+        .collect();
+    if !missing.is_empty() {
+        concerns.push(ListConcern::NoAnchors { missing });
+    }
+    let names = |list: &SymbolList| -> HashSet<String> {
+        list.symbols().iter().map(|one| one.symbol.clone()).collect()
+    };
+    let (before, now) = (names(accepted), names(&list));
+    let kept = before.intersection(&now).count();
+    let allowed = config.max_shrink_percent as usize;
+    if (before.len() - kept) * 100 > before.len() * allowed {
+        concerns.push(ListConcern::Shrunk);
+    }
+    if (now.len() - kept) * 100 > now.len() * allowed {
+        concerns.push(ListConcern::Unlike);
+    }
+    concerns
+}
+
 impl HeldBackList {
     /// How long to remember it, in seconds.
     pub(super) fn seconds(config: &SymbolsConfig) -> u64 {
@@ -210,6 +252,10 @@ impl fmt::Display for ListConcern {
             Self::Older => f.write_str("by the exchange's clock it is older than the current list"),
             Self::NoAnchors { missing } => write!(f, "{} is missing", missing.join(", ")),
             Self::Shrunk => f.write_str("it has lost more symbols at once than is allowed"),
+            Self::NoSymbols => f.write_str("it has no symbols"),
+            Self::Unlike => {
+                f.write_str("too many of its symbols are new, as in a list of another market or network")
+            }
         }
     }
 }

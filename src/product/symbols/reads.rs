@@ -14,6 +14,7 @@
 //! the existing deployment's names.
 
 mod for_users;
+mod foreign;
 mod memory;
 mod pause;
 mod settings;
@@ -66,6 +67,8 @@ pub enum Level {
     Upstream,
     /// The last-good list.
     LastGood,
+    /// The list accepted last, in place of one that another program wrote to Redis and that was refused.
+    Kept,
 }
 
 /// A list, and how it was found.
@@ -106,6 +109,8 @@ pub struct MarketStatus {
     pub hits: u64,
     /// Reads by this process that found none.
     pub misses: u64,
+    /// Lists of other programs in Redis that this process refused.
+    pub refused: u64,
     /// Refreshes by this process that succeeded.
     pub refreshes: u64,
     /// Refreshes by this process that failed.
@@ -144,6 +149,7 @@ struct MarketReads {
     wanted: Notify,
     /// Notified when a list could not be written to Redis.
     unsaved: Notify,
+    foreign: foreign::Refusals,
     counts: ReadCounts,
 }
 
@@ -232,6 +238,7 @@ impl SymbolReads {
             reading,
             hits: state.counts.hits(),
             misses: state.counts.misses(),
+            refused: state.foreign.count(),
             ..state.flight.status()
         }
     }

@@ -12,8 +12,8 @@ use tracing::{debug, info, warn};
 pub(crate) use self::error::RefreshError;
 use self::write_behind::UnsavedList;
 use super::cache::{
-    CacheError, FetchedBy, LeaseReply, LeaseRequest, ListNetwork, ListSource, ListWrite, RefreshLease,
-    SymbolCache, WriteOutcome,
+    CacheError, FetchedBy, ForeignLists, LeaseReply, LeaseRequest, ListNetwork, ListSource, ListWrite,
+    RefreshLease, RefusedLists, StoredLists, SymbolCache, WriteOutcome, sha1,
 };
 use super::changes::{Diff, NotTrading};
 use super::guard::{self, GuardVerdict, HeldBackList, ProposedList};
@@ -77,6 +77,14 @@ const COMPARISONS: usize = 4;
 /// How many seconds the clocks of two machines may differ.
 const CLOCKS_DIFFER: i64 = 60;
 
+/// Logs that a list of another program is refused.
+pub(super) fn log_refused(market: Market, refused: &RefusedLists) {
+    warn!(
+        %market, concerns = guard::describe(&refused.concerns),
+        "another program wrote a bad list over the one accepted last, which is served and restored"
+    );
+}
+
 impl Refresher {
     /// A refresher of the lists behind `connection`, through which its client shares pauses. Does not connect yet.
     ///
@@ -123,6 +131,7 @@ impl Refresher {
                 None
             }
         };
+        self.refuse_foreign(market).await;
         let purpose = RefreshPurpose {
             by: FetchedBy::Warmup,
             lease: lease.as_ref(),
@@ -139,6 +148,27 @@ impl Refresher {
             }
         }
         refreshed.map(|(source, _, _)| source)
+    }
+
+    /// Restores the list accepted last if another program wrote a bad one over it, even if no new list can be fetched.
+    async fn refuse_foreign(&self, market: Market) {
+        let restored = async {
+            let mut stored = StoredLists::read(&self.cache.connection, market).await?;
+            if let ForeignLists::Refused(refused) = self.judge_foreign(market, &mut stored) {
+                log_refused(market, &refused);
+                self.cache.restore(market, &refused).await?;
+            }
+            Ok::<_, CacheError>(())
+        };
+        if let Err(error) = restored.await {
+            debug!(%market, error = %error_chain(&error), "cannot compare the list in Redis with the one accepted last");
+        }
+    }
+
+    /// Judges lists of other programs, and puts the list accepted last in the place of those that must not be served.
+    pub(super) fn judge_foreign(&self, market: Market, stored: &mut StoredLists) -> ForeignLists {
+        let ttl = *self.config.ttl_seconds.get(market);
+        stored.judge_foreign(&self.config, ttl, self.cache.clock().now().timestamp())
     }
 
     /// Refreshes a market's list for readers, who get it even if it cannot be written to Redis.
@@ -185,6 +215,8 @@ impl Refresher {
             count: fresh.symbols.len(),
             server_time: fresh.server_time,
             by: Some(purpose.by),
+            sha1: sha1(&fresh.json),
+            everything_sha1: Some(sha1(&fresh.everything)),
         };
         let writing = self.compare_and_write(market, purpose, &fresh, &source);
         let written = match trace::redis_call("compare and write the list", writing).await {
@@ -296,10 +328,7 @@ impl Refresher {
             if purpose.write_behind && accepted.last_refresh.is_some_and(|at| credible.contains(&at)) {
                 return Ok(WriteOutcome::Superseded);
             }
-            let in_place = accepted
-                .last_good
-                .clone()
-                .and_then(|json| SymbolList::read(json, accepted.last_refresh, accepted.source));
+            let in_place = accepted.accepted;
             let compared = in_place.as_ref().or(purpose.known);
             self.check(market, fresh, compared, Some(accepted.held_back))
                 .await?;

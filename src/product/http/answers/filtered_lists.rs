@@ -45,7 +45,7 @@ impl FilteredLists {
         let whole = if filter.is_within(listed_quote) {
             Arc::clone(&reading.list)
         } else {
-            self.everything.read(market, reading.list.fetched_at()).await?
+            self.everything.read(market, &reading.list).await?
         };
         let key = (market, filter);
         if let Some(body) = self.cache().get(&key, &whole) {
@@ -65,7 +65,7 @@ impl FilteredLists {
         reading: &Reading,
         name: &str,
     ) -> Option<Arc<Representation>> {
-        let whole = self.everything.read(market, reading.list.fetched_at()).await;
+        let whole = self.everything.read(market, &reading.list).await;
         let known = whole.as_ref().unwrap_or(&reading.list);
         let symbol = known.symbols().iter().find(|one| one.symbol == name)?;
         let text = python_json::to_string(symbol).ok()?;

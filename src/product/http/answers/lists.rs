@@ -17,7 +17,7 @@ use super::negotiation::{AcceptEncoding, ContentCoding, none_match};
 use super::representation::Representation;
 use super::responses::{CACHE_STATUS, JSON, VARY_BY};
 use crate::product::http::server::HttpResponse;
-use crate::product::symbols::cache::ListNetwork;
+use crate::product::symbols::cache::{FetchedBy, ListNetwork};
 use crate::product::symbols::list::SymbolList;
 use crate::product::symbols::reads::{Level, Reading};
 
@@ -213,7 +213,9 @@ fn describe(headers: &mut HeaderMap, reading: &Reading, freshness: Freshness, st
     if let Some(at) = reading.list.fetched_at().and_then(http_date) {
         put(header::LAST_MODIFIED, at);
     }
-    if let Some(source) = reading.list.source() {
+    // Of another program's list, the network is not known.
+    let source = reading.list.source();
+    if let Some(source) = source.filter(|source| source.by != Some(FetchedBy::Other)) {
         let network = match source.network {
             ListNetwork::Mainnet => "mainnet",
             ListNetwork::Testnet => "testnet",
@@ -238,6 +240,7 @@ fn cache_status(freshness: Freshness) -> String {
         Level::Memory => format!("{CACHE}; hit{ttl}; detail=memory"),
         Level::Redis => format!("{CACHE}; hit{ttl}; detail=redis"),
         Level::LastGood => format!("{CACHE}; hit{ttl}; detail=last-good"),
+        Level::Kept => format!("{CACHE}; hit{ttl}; detail=kept"),
         Level::Upstream => format!("{CACHE}; fwd=miss; fwd-status=200; stored{ttl}; detail=upstream"),
     }
 }

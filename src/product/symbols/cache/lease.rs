@@ -42,6 +42,8 @@ pub(in crate::product::symbols) enum LeaseRequest<'a> {
     Reader(&'a [u8]),
     /// A reader that already has a list, so failures of other processes do not stop it.
     Fetched(&'a [u8]),
+    /// A reader that keeps its list, because another program wrote one to Redis that was refused.
+    Kept,
 }
 
 impl SymbolCache {
@@ -67,6 +69,7 @@ impl SymbolCache {
             LeaseRequest::Warmup => call.arg("warmup").arg(""),
             LeaseRequest::Reader(known) => call.arg("reader").arg(known),
             LeaseRequest::Fetched(known) => call.arg("fetched").arg(known),
+            LeaseRequest::Kept => call.arg("kept").arg(""),
         };
         call.arg(LONGEST_PAUSE.as_millis());
         let (word, number, reason, unusable): (String, i64, Vec<u8>, Vec<String>) = self

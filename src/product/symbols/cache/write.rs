@@ -2,17 +2,20 @@
 
 use bytes::Bytes;
 
-use super::{CacheError, CacheKeys, ListNetwork, ListSource, RefreshLease, SymbolCache};
+use super::{CacheError, CacheKeys, ListNetwork, ListSource, RefreshLease, StoredLists, SymbolCache, sha1};
 use crate::product::symbols::changes::{Diff, KEPT, NotTrading, STREAM};
 use crate::product::symbols::guard::HeldBackList;
+use crate::product::symbols::list::SymbolList;
 use tradebot_base::market::Market;
 use tradebot_wire::python_json;
 
 /// The current list and the keys that accompany it.
 #[derive(Debug, Default)]
 pub(in crate::product::symbols) struct ListInPlace {
+    /// What the last-good key holds, whoever wrote it.
     pub(in crate::product::symbols) last_good: Option<Bytes>,
-    pub(in crate::product::symbols) source: Option<ListSource>,
+    /// The list accepted last, or else the one in the last-good key.
+    pub(in crate::product::symbols) accepted: Option<SymbolList>,
     pub(in crate::product::symbols) last_refresh: Option<i64>,
     pub(in crate::product::symbols) held_back: Option<HeldBackList>,
     pub(in crate::product::symbols) not_trading: NotTrading,
@@ -55,22 +58,21 @@ impl SymbolCache {
         market: Market,
     ) -> Result<ListInPlace, CacheError> {
         let keys = CacheKeys(market);
-        let names = [
-            keys.last_good(),
-            keys.source(),
-            keys.last_refresh(),
-            keys.held_back(),
-            keys.not_trading(),
-        ];
-        let read: Result<[Option<Vec<u8>>; 5], _> =
+        let stored = StoredLists::read(&self.connection, market).await?;
+        let names = [keys.held_back(), keys.not_trading()];
+        let read: Result<[Option<Vec<u8>>; 2], _> =
             self.connection.command(redis::cmd("MGET").arg(&names)).await;
-        let [last_good, source, last_refresh, held_back, not_trading] =
-            read.map_err(|source| CacheError::Redis { market, source })?;
-        let last_refresh = parsed(last_refresh);
+        let [held_back, not_trading] = read.map_err(|source| CacheError::Redis { market, source })?;
+        let accepted = stored.accepted_list().map(|(list, _)| list);
+        let in_place = || {
+            let json = stored.last_good.clone()?;
+            let source = stored.source_of(&json);
+            SymbolList::read(json, stored.last_refresh, source)
+        };
         Ok(ListInPlace {
-            last_good: last_good.map(Bytes::from),
-            source: ListSource::read(source, last_refresh),
-            last_refresh,
+            accepted: accepted.or_else(in_place),
+            last_good: stored.last_good,
+            last_refresh: stored.last_refresh,
             held_back: parsed(held_back),
             not_trading: parsed(not_trading).unwrap_or_default(),
         })
@@ -99,7 +101,8 @@ impl SymbolCache {
             .key(STREAM)
             .key(keys.not_trading())
             .key(keys.failure())
-            .key(keys.everything());
+            .key(keys.everything())
+            .key(keys.accepted());
         call.arg(&writing.list[..])
             .arg(self.life_left(market, writing.age))
             .arg(writing.source.fetched_at)
@@ -108,7 +111,7 @@ impl SymbolCache {
             .arg(u8::from(writing.counted))
             .arg(writing.lease.map_or(0, |lease| lease.number))
             .arg(writing.lease.map_or("", |lease| &lease.token))
-            .arg(writing.before.map(sha1).unwrap_or_default());
+            .arg(writing.before.map(|list| sha1(list)).unwrap_or_default());
         let change = writing
             .change
             .map(|change| serde_json::to_string(change).expect(json));
@@ -172,9 +175,4 @@ impl SymbolCache {
 
 fn parsed<T: serde::de::DeserializeOwned>(text: Option<Vec<u8>>) -> Option<T> {
     text.and_then(|text| serde_json::from_slice(&text).ok())
-}
-
-/// The digest that `redis.sha1hex` computes in a script.
-fn sha1(text: &Bytes) -> String {
-    sha1_smol::Sha1::from(text).digest().to_string()
 }

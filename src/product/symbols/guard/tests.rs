@@ -35,6 +35,8 @@ fn in_place(count: usize) -> SymbolList {
         count,
         server_time: Some(AT),
         by: Some(FetchedBy::Warmup),
+        sha1: String::new(),
+        everything_sha1: None,
     };
     let json = serde_json::to_vec(&symbols(count)).unwrap();
     SymbolList::read(json, Some(AT / 1000), Some(source)).unwrap()

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Level, Reading};
@@ -36,6 +37,8 @@ pub(super) struct HeldList {
     pub(super) last_good: bool,
     /// It could not be written to Redis, which has an older list or none.
     pub(super) unsaved: bool,
+    /// Another program replaced it in Redis with a list that was refused, and no refresh has ended since.
+    pub(super) kept: bool,
 }
 
 impl MemoryCache {
@@ -81,6 +84,7 @@ impl MemoryCache {
             expires_ms,
             last_good: false,
             unsaved,
+            kept: false,
         });
         self.held.store(Some(Arc::clone(&held)));
         held
@@ -109,11 +113,18 @@ impl MemoryCache {
             Some(held) if held.list.is_same(&list) => Arc::clone(&held.list),
             _ => Arc::new(list),
         };
-        let primary = stored
-            .primary
-            .and_then(|json| SymbolList::read(json, stored.last_refresh, stored.source.clone()));
-        if let Some(list) = primary {
+        let kept = |list: &SymbolList| {
+            let was_kept = |held: &Arc<HeldList>| held.kept && held.list.is_same(list);
+            stored.kept || before.as_ref().is_some_and(was_kept)
+        };
+        let read = |json: &Option<Bytes>| {
+            let json = json.clone()?;
+            let source = stored.source_of(&json);
+            SymbolList::read(json, stored.last_refresh, source)
+        };
+        if let Some(list) = read(&stored.primary) {
             self.held.store(Some(Arc::new(HeldList {
+                kept: kept(&list),
                 list: share(list),
                 expires_ms: stored.ttl_ms.map(|ttl| now_ms + ttl),
                 last_good: false,
@@ -122,9 +133,7 @@ impl MemoryCache {
             return true;
         }
         // The primary key is gone, so the list in memory has expired, whatever its time was.
-        let last_good = stored
-            .last_good
-            .and_then(|json| SymbolList::read(json, stored.last_refresh, stored.source));
+        let last_good = read(&stored.last_good);
         let ended = before.as_ref().map(|held| HeldList {
             expires_ms: Some(held.expires_ms.unwrap_or(now_ms).min(now_ms)),
             ..HeldList::clone(held)
@@ -137,6 +146,7 @@ impl MemoryCache {
                     .map_or(i64::MAX / 4000, |at| now_unix.saturating_sub(at).max(0));
                 let over = age.saturating_sub(ttl_seconds.max(0)).max(0);
                 Some(HeldList {
+                    kept: kept(&list),
                     list: share(list),
                     expires_ms: Some(now_ms.saturating_sub(over.saturating_mul(1000))),
                     last_good: true,
@@ -168,7 +178,7 @@ impl HeldList {
         let ttl = self.expires_ms.map(|end| (end - now_ms).div_euclid(1000));
         Reading {
             list: Arc::clone(&self.list),
-            level,
+            level: if self.kept { Level::Kept } else { level },
             age: self.age(now_unix),
             ttl,
             stale: !self.is_fresh(now_ms),

@@ -99,6 +99,7 @@ impl MarketReads {
             flight: super::single_flight::SingleFlight::default(),
             wanted: Notify::new(),
             unsaved: Notify::new(),
+            foreign: super::foreign::Refusals::default(),
             counts: super::ReadCounts::default(),
         }
     }

@@ -23,6 +23,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// How long after a warm-up's list has expired to refresh it here. By then the warm-ups must have stopped.
 const WARMUP_GRACE: Duration = Duration::from_secs(2);
 
+/// How many refreshes a refused list of another program causes at most.
+const TRIES_AFTER_REFUSAL: usize = 3;
+
 type RefreshOutcome = Result<Arc<HeldList>, Arc<RefreshFailure>>;
 
 /// The running refresh of one market, and how the last ones went.
@@ -167,10 +170,13 @@ impl SharedReads {
                 break None;
             }
             let known = memory.seen_refresh();
-            let request = self
-                .refresher
-                .cache()
-                .acquire_lease(market, LeaseRequest::Reader(&known));
+            let kept = memory.get().is_some_and(|held| held.kept);
+            let request = if kept {
+                LeaseRequest::Kept
+            } else {
+                LeaseRequest::Reader(&known)
+            };
+            let request = self.refresher.cache().acquire_lease(market, request);
             let wait = match trace::redis_call("begin a refresh", request).await {
                 Ok(LeaseReply::Granted(lease)) => break Some(lease),
                 Ok(LeaseReply::Failing(left, reason)) => {
@@ -189,7 +195,8 @@ impl SharedReads {
             self.link.next_look(Instant::now() + wait).await;
             if let Some(held) = memory
                 .get()
-                .filter(|held| held.is_fresh(memory.now_ms()) && memory.seen_refresh() != known)
+                .filter(|held| held.is_fresh(memory.now_ms()) && !held.kept)
+                .filter(|_| memory.seen_refresh() != known)
             {
                 return Ok(held);
             }
@@ -257,6 +264,16 @@ impl SharedReads {
                     if state.memory.get().is_some_and(|held| held.is_fresh(now_ms)) {
                         continue;
                     }
+                }
+                () = state.foreign.wants_refresh() => {
+                    // A doubtful answer of the exchange needs a second one that confirms it.
+                    for _ in 0..TRIES_AFTER_REFUSAL {
+                        self.refresh_and_rest(market).await;
+                        if !state.memory.get().is_some_and(|held| held.kept) {
+                            break;
+                        }
+                    }
+                    continue;
                 }
                 () = sleep_until(ahead.unwrap_or_else(Instant::now)), if ahead.is_some() => {}
                 () = self.link.next_look(Instant::now() + Duration::from_secs(60)) => continue,

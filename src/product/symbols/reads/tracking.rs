@@ -123,13 +123,15 @@ impl SharedReads {
     async fn look(&self) -> Result<(), CacheError> {
         for market in Market::ALL {
             let (memory, ttl) = (&self.markets.get(market).memory, *self.ttl_seconds.get(market));
-            loop {
+            let foreign = loop {
                 let changes = memory.changes();
-                let stored = StoredLists::read(&self.tracking, market).await?;
+                let mut stored = StoredLists::read(&self.tracking, market).await?;
+                let foreign = self.refresher.judge_foreign(market, &mut stored);
                 if memory.apply(stored, changes, self.now_unix(), ttl) {
-                    break;
+                    break foreign;
                 }
-            }
+            };
+            self.answer_foreign(market, foreign).await;
         }
         Ok(())
     }

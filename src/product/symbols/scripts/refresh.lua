@@ -1,23 +1,23 @@
 -- Replaces a market's list: all keys or none.
 --
 -- KEYS  primary, last-good, time of the refresh, source, success counter,
---       fence, lock, held-back list, changes, symbols not trading, failure, all symbols
+--       fence, lock, held-back list, changes, symbols not trading, failure, all symbols, accepted list
 -- ARGV  list, lifetime of the primary in seconds (0 or less: no expiry), time (JSON integer), source (JSON),
 --       '1' if the list is sandbox data, '1' to count a success,
 --       number of the lease (0: none), its token, SHA-1 of the last-good list that the change was computed from (or ''),
 --       change (JSON, or ''), market, symbols not trading (JSON), maximum number of changes to keep,
 --       the symbols of all quote assets and statuses (JSON)
 --
--- Sandbox data replaces only sandbox data. The mark in the source counts only for the list it was written with, since
--- Python replaces a list and its time but leaves the source. A write under an older lease than that of the current list
+-- Sandbox data replaces only sandbox data. The mark in the source counts only for the list whose SHA-1 it has, since
+-- Python replaces a list but leaves the source. A write under an older lease than that of the current list
 -- is dropped. A counter that holds no number is passed over, and other keys that hold something else are replaced.
 -- Returns 'written', 'sandbox', 'changed' or 'superseded', and what is unusable.
 local lease = tonumber(ARGV[7])
 local before = text(KEYS[2])
 if ARGV[5] == '1' and (before or redis.call('EXISTS', KEYS[1]) > 0) then
-  local refreshed, source = text(KEYS[3]) or '', text(KEYS[4]) or ''
+  local source, stored = text(KEYS[4]) or '', before or text(KEYS[1]) or ''
   local marked = string.find(source, '"network": "sandbox"', 1, true)
-  local current = string.find(source, '"fetched_at": ' .. refreshed .. ',', 1, true)
+  local current = string.find(source, '"sha1": "' .. redis.sha1hex(stored) .. '"', 1, true)
   if not (marked and current) then return {'sandbox', unusable} end
 end
 local issued = lease_number(KEYS[6], 'issued')
@@ -41,6 +41,7 @@ else
   redis.call('SET', KEYS[1], ARGV[1])
 end
 redis.call('SET', KEYS[2], ARGV[1])
+redis.call('SET', KEYS[13], ARGV[1])
 redis.call('SET', KEYS[3], ARGV[3])
 redis.call('SET', KEYS[4], ARGV[4])
 redis.call('SET', KEYS[12], ARGV[14])
