@@ -97,7 +97,7 @@ impl Doctor {
             )),
             Box::pin(ProbeFailure::limit(MarketLists::read_all(
                 reader,
-                &settings.symbols.anchor_bases
+                &settings.symbols
             ))),
             Box::pin(ProbeFailure::limit(Backlog::read(
                 reader,

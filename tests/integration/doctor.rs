@@ -17,7 +17,7 @@ use tradebot_test_support::{Process, RedisServer, Reply, Signal, bin, eventually
 use crate::world::{PATIENCE, World, connected};
 
 /// Shown by another test, because it needs a Python worker.
-const ELSEWHERE: [&str; 1] = ["worker-discards-warmups"];
+const ELSEWHERE: [&str; 2] = ["worker-discards-warmups", "warmups-by-python"];
 
 #[test]
 fn every_code_has_a_set_up_that_is_broken_like_that() {

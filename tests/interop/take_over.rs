@@ -43,7 +43,7 @@ async fn python_gives_way_to_ours_and_takes_over_again_and_nothing_is_missed() {
     wait_for_lists(&fleet).await;
     let traffic = Traffic::start(&fleet).await;
     bot_tasks(&fleet, 3).await;
-    named(&fleet, &[]);
+    named(&fleet, &["warmups-by-python"]);
     adopt(&fleet);
 
     // Ours beside it, then alone.

@@ -126,6 +126,11 @@ fn judge_service(queue: &str, workers: &[WorkerFacts]) -> Vec<Finding> {
             finding::WORKER_DISCARDS.found(&worker.node, what)
         })
         .collect();
+    let unguarded = serving.iter().filter(|worker| !worker.ours && knows(worker));
+    found.extend(unguarded.map(|worker| {
+        let what = format!("it serves the queue {queue} and runs warm-ups without a guard");
+        finding::WARMUPS_UNGUARDED.found(&worker.node, what)
+    }));
     if !serving.iter().any(|worker| knows(worker) || !worker.answers) {
         let what = format!(
             "of the {} workers that serve the queue none has the warm-ups",

@@ -9,6 +9,8 @@ use tradebot_base::market::Market;
 
 /// How late a refresh may be, in addition to one missed refresh.
 const GRACE_SECONDS: i64 = 30;
+/// After so many intervals without a success, warm-ups fail.
+const INTERVALS: u64 = 3;
 /// The minimum number of reads to judge by.
 const ENOUGH_READS: u64 = 20;
 /// The acceptable share of misses.
@@ -39,6 +41,16 @@ pub(super) fn judge(market: Market, lists: &MarketLists, settings: &DoctorSettin
     found.extend(unusable.map(|(name, held)| (&finding::COUNTER_UNUSABLE, format!("{name} holds {held}"))));
     let unusable = lists.unusable_keys.iter();
     found.extend(unusable.map(|(key, held)| (&finding::KEY_UNUSABLE, format!("{key} holds {held}"))));
+    for (key, why) in &lists.bad_lists {
+        // An empty or cut list has its own finding.
+        if !found.iter().any(|(_, what)| what.starts_with(key)) {
+            let what = format!("{key} holds a list of another program that readers do not get: {why}");
+            found.push((&finding::LIST_FOREIGN_BAD, what));
+        }
+    }
+    found.extend(judge_refused(lists));
+    found.extend(judge_held_back(lists));
+    found.extend(judge_warmups(market, lists, settings));
     found.extend(judge_counters(lists));
     found
         .into_iter()
@@ -124,6 +136,55 @@ fn judge_network(market: Market, lists: &MarketLists, settings: &DoctorSettings)
     })
 }
 
+fn judge_refused(lists: &MarketLists) -> Option<Problem> {
+    let refused = lists.refused.as_ref()?;
+    let (times, last) = (refused.times, &refused.last);
+    let what = format!(
+        "{times} lists of other programs were refused within a day, the last one {} ago: {}",
+        span(last.seconds_ago),
+        last.why
+    );
+    Some((&finding::LISTS_REFUSED, what))
+}
+
+fn judge_held_back(lists: &MarketLists) -> Option<Problem> {
+    let held_back = lists.held_back.as_ref()?;
+    let what = format!(
+        "the exchange's list was first held back {} ago: {}",
+        span(held_back.seconds_ago),
+        held_back.why
+    );
+    Some((&finding::LIST_HELD_BACK, what))
+}
+
+/// Refreshes for readers hide that warm-ups fail.
+fn judge_warmups(market: Market, lists: &MarketLists, settings: &DoctorSettings) -> Option<Problem> {
+    let interval = (*settings.schedule.warmup_interval.get(market))?.as_secs();
+    let patience = i64::try_from(interval.saturating_mul(INTERVALS))
+        .ok()?
+        .saturating_add(GRACE_SECONDS);
+    let succeeded = lists
+        .recent
+        .as_ref()
+        .is_some_and(|recent| recent.counts.successes > 0);
+    let age = lists
+        .last_warmup_seconds
+        .filter(|age| *age > patience && !succeeded)?;
+    let what = format!(
+        "no warm-up has succeeded for {}{}",
+        span(age),
+        last_failure(lists)
+    );
+    Some((&finding::WARMUPS_FAILING, what))
+}
+
+fn last_failure(lists: &MarketLists) -> String {
+    lists.last_failure.as_ref().map_or(String::new(), |failure| {
+        let ago = span(failure.seconds_ago);
+        format!("; the last failure, {ago} ago: {}", failure.why)
+    })
+}
+
 fn judge_counters(lists: &MarketLists) -> Vec<Problem> {
     let (counts, since) = match &lists.recent {
         Some(recent) => (recent.counts, format!("in the last {}", span(recent.seconds))),
@@ -136,7 +197,11 @@ fn judge_counters(lists: &MarketLists) -> Vec<Problem> {
         found.push((&finding::CACHE_MISSES, what));
     }
     if counts.errors > 0 && counts.successes == 0 {
-        let what = format!("{} refreshes failed and none succeeded {since}", counts.errors);
+        let what = format!(
+            "{} refreshes failed and none succeeded {since}{}",
+            counts.errors,
+            last_failure(lists)
+        );
         found.push((&finding::REFRESHES_FAILING, what));
     }
     found

@@ -8,10 +8,12 @@ use serde::Serialize;
 use super::FleetReader;
 use super::counters::{MarketCounters, integer};
 use super::trend::{self, Recent};
+use crate::config::SymbolsConfig;
 use crate::product::binance::exchange_info::Symbol;
-use crate::product::symbols::cache::{CacheKeys, ListSource, unusable_keys};
+use crate::product::symbols::cache::{CacheKeys, FetchedBy, ListSource, StoredLists, unusable_keys};
+use crate::product::symbols::guard::{self, HeldBackList};
 use tradebot_base::clock::Clock;
-use tradebot_base::connection::RedisTrouble;
+use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::market::{Market, Network};
 
 /// The value under a list's key.
@@ -64,6 +66,34 @@ pub(crate) struct MarketLists {
     pub unusable: BTreeMap<String, String>,
     /// Other keys that hold something else than they should, and what.
     pub unusable_keys: BTreeMap<String, String>,
+    /// What is wrong with a list that another program wrote, by key.
+    pub bad_lists: BTreeMap<String, String>,
+    /// The lists of other programs that were refused within a day.
+    pub refused: Option<RefusedLists>,
+    /// A list of the exchange that is held back.
+    pub held_back: Option<PastEvent>,
+    /// Seconds since a warm-up last succeeded, as far as is known.
+    pub last_warmup_seconds: Option<i64>,
+    /// The last refresh that failed.
+    pub last_failure: Option<PastEvent>,
+}
+
+/// Something that happened, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct PastEvent {
+    /// How long ago.
+    pub seconds_ago: i64,
+    /// Why.
+    pub why: String,
+}
+
+/// Lists of other programs that were refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct RefusedLists {
+    /// How many.
+    pub times: u64,
+    /// The last one.
+    pub last: PastEvent,
 }
 
 impl ListValue {
@@ -105,12 +135,12 @@ impl MarketLists {
     /// Reads the lists of both markets, and stores the counters for comparison with the next reading.
     pub(crate) async fn read_all(
         reader: &FleetReader,
-        anchors: &[String],
+        symbols: &SymbolsConfig,
     ) -> Result<Vec<Self>, RedisTrouble> {
         let (now, _): (i64, i64) = reader.cache.command(&cmd("TIME")).await?;
         let mut lists = Vec::new();
         for market in Market::ALL {
-            lists.push(Self::read(reader, market, anchors, now).await?);
+            lists.push(Self::read(reader, market, symbols, now).await?);
         }
         let counts = lists
             .iter()
@@ -128,10 +158,10 @@ impl MarketLists {
     async fn read(
         reader: &FleetReader,
         market: Market,
-        anchors: &[String],
+        symbols: &SymbolsConfig,
         now: i64,
     ) -> Result<Self, RedisTrouble> {
-        let keys = CacheKeys(market);
+        let (keys, anchors) = (CacheKeys(market), &symbols.anchor_bases);
         let counters = MarketCounters::keys(market);
         let mut names = vec![
             keys.primary(),
@@ -154,6 +184,15 @@ impl MarketLists {
         let refreshed: Option<i64> = text(2).and_then(|text| serde_json::from_slice(text).ok());
         let refreshed = refreshed.filter(|at| *at >= 0);
         let source = text(3).and_then(|text| serde_json::from_slice::<ListSource>(text).ok());
+        let list = text(0).or(text(1));
+        let source = source.filter(|source| list.is_some_and(|list| source.describes(list)));
+        let (warmed_at, last_failure) = refreshes(&reader.cache, keys, now).await?;
+        // Python's warm-ups leave no other trace than their list.
+        let foreign = source
+            .as_ref()
+            .is_none_or(|source| source.by == Some(FetchedBy::Other));
+        let last_warmup = warmed_at.max(refreshed.filter(|_| foreign));
+        let last_warmup_seconds = last_warmup.map(|at| now - at);
         let unusable = counters.into_iter().enumerate().filter_map(|(place, name)| {
             let place = place + 4;
             match (held(place), text(place)) {
@@ -171,13 +210,103 @@ impl MarketLists {
             last_good: ListValue::of(held(1), text(1), anchors),
             ttl_seconds: (ttl >= 0).then_some(ttl),
             age_seconds: refreshed.map(|at| now - at),
-            source: source.filter(|source| refreshed == Some(source.fetched_at)),
+            source,
             counts: MarketCounters::of(texts.get(4..).unwrap_or_default()),
             recent: None,
             unusable: unusable.collect(),
             unusable_keys: unusable_keys(&reader.cache, market).await?,
+            bad_lists: bad_lists(&reader.cache, market, symbols).await?,
+            refused: refused(&reader.cache, keys, now).await?,
+            held_back: held_back(&reader.cache, keys, now).await?,
+            last_warmup_seconds,
+            last_failure,
         })
     }
+}
+
+/// What is wrong with lists that another program wrote, by key.
+async fn bad_lists(
+    connection: &Connection,
+    market: Market,
+    symbols: &SymbolsConfig,
+) -> Result<BTreeMap<String, String>, RedisTrouble> {
+    let found = StoredLists::bad(connection, market, symbols).await?;
+    Ok(found
+        .into_iter()
+        .map(|(key, concerns)| (key, guard::describe(&concerns)))
+        .collect())
+}
+
+/// The fields of a hash; `None` for a key of another type.
+async fn fields(
+    connection: &Connection,
+    key: &str,
+    names: &[&str],
+) -> Result<Vec<Option<String>>, RedisTrouble> {
+    let held: String = connection.command(cmd("TYPE").arg(key)).await?;
+    if held != "hash" {
+        return Ok(vec![None; names.len()]);
+    }
+    let mut ask = redis::pipe();
+    for name in names {
+        ask.hget(key, name);
+    }
+    let values: Vec<Option<Vec<u8>>> = connection.pipeline(&ask).await?;
+    let text = |value: Vec<u8>| String::from_utf8_lossy(&value).into_owned();
+    Ok(values.into_iter().map(|value| value.map(text)).collect())
+}
+
+fn past_event(at: Option<&String>, why: Option<&String>, now: i64) -> Option<PastEvent> {
+    Some(PastEvent {
+        seconds_ago: now - at?.parse::<i64>().ok()?,
+        why: why?.clone(),
+    })
+}
+
+/// When a warm-up of ours last succeeded, in Unix seconds, and the last refresh that failed.
+async fn refreshes(
+    connection: &Connection,
+    keys: CacheKeys,
+    now: i64,
+) -> Result<(Option<i64>, Option<PastEvent>), RedisTrouble> {
+    let names = ["warmed_at", "failed_at", "failure"];
+    let values = fields(connection, &keys.refreshes(), &names).await?;
+    let [warmed_at, failed_at, failure] = &values[..] else {
+        return Ok((None, None));
+    };
+    let warmed_at = warmed_at.as_ref().and_then(|at| at.parse().ok());
+    Ok((warmed_at, past_event(failed_at.as_ref(), failure.as_ref(), now)))
+}
+
+async fn refused(
+    connection: &Connection,
+    keys: CacheKeys,
+    now: i64,
+) -> Result<Option<RefusedLists>, RedisTrouble> {
+    let values = fields(connection, &keys.refused(), &["times", "at", "why"]).await?;
+    let [Some(times), at, why] = &values[..] else {
+        return Ok(None);
+    };
+    let last = past_event(at.as_ref(), why.as_ref(), now);
+    Ok(times
+        .parse()
+        .ok()
+        .zip(last)
+        .map(|(times, last)| RefusedLists { times, last }))
+}
+
+async fn held_back(
+    connection: &Connection,
+    keys: CacheKeys,
+    now: i64,
+) -> Result<Option<PastEvent>, RedisTrouble> {
+    // MGET returns nil for a key of another type, where GET would fail.
+    let [text]: [Option<Vec<u8>>; 1] = connection.command(cmd("MGET").arg(keys.held_back())).await?;
+    let held_back = text.and_then(|text| serde_json::from_slice::<HeldBackList>(&text).ok());
+    Ok(held_back.map(|held_back| PastEvent {
+        seconds_ago: now - held_back.first_seen_ms() / 1000,
+        why: guard::describe(held_back.concerns()),
+    }))
 }
 
 /// The ends of the bans that workers and readers observe, by market, in Unix seconds.

@@ -178,6 +178,12 @@ impl CacheKeys {
         format!("cache:symbols:{}:refused", self.0)
     }
 
+    /// When a warm-up of ours last succeeded, and when and why a refresh last failed, as a hash.
+    #[must_use]
+    pub fn refreshes(self) -> String {
+        format!("cache:symbols:{}:refreshes", self.0)
+    }
+
     /// Network, host, count and SHA-1 of the list, as a JSON object.
     #[must_use]
     pub fn source(self) -> String {
@@ -267,6 +273,7 @@ struct Scripts {
     adopt: Script,
     begin: Script,
     give_up: Script,
+    failed: Script,
     count: Script,
 }
 
@@ -281,6 +288,7 @@ impl SymbolCache {
             adopt: script(include_str!("scripts/adopt.lua")),
             begin: script(include_str!("scripts/begin.lua")),
             give_up: script(include_str!("scripts/give_up.lua")),
+            failed: script(include_str!("scripts/failed.lua")),
             count: script(include_str!("scripts/count.lua")),
         };
         Self {
@@ -341,16 +349,19 @@ impl SymbolCache {
         Ok(())
     }
 
-    /// Counts a failed refresh.
+    /// Counts a failed warm-up, and remembers why it failed.
     ///
     /// # Errors
     /// [`CacheError::Counter`].
-    pub(crate) async fn count_error(&self, market: Market) -> Result<(), CacheError> {
-        let key = CacheKeys(market).error_counter();
-        let counted: Result<i64, _> = self.connection.command(cmd("INCRBY").arg(&key).arg(1)).await;
-        counted
-            .map(drop)
-            .map_err(|source| CacheError::Counter { key, source })
+    pub(crate) async fn count_error(&self, market: Market, why: &str) -> Result<(), CacheError> {
+        let keys = CacheKeys(market);
+        let key = keys.error_counter();
+        let mut call = self.scripts.failed.prepare_invoke();
+        call.key(&key).key(keys.refreshes());
+        call.arg(self.clock.now().timestamp()).arg(why);
+        let called: Result<Vec<String>, _> = self.connection.script(None, &call).await;
+        self.name_unusable(called.map_err(|source| CacheError::Counter { key, source })?);
+        Ok(())
     }
 }
 

@@ -53,7 +53,7 @@ pub(crate) enum ListConcern {
 
 /// The facts about a held-back list that a second fetch is compared with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct HeldBackList {
+pub(crate) struct HeldBackList {
     concerns: Vec<ListConcern>,
     count: usize,
     server_time: Option<i64>,
@@ -224,8 +224,14 @@ impl HeldBackList {
         config.confirm_after.as_secs().saturating_mul(20).max(900)
     }
 
-    pub(super) fn concerns(&self) -> &[ListConcern] {
+    pub(crate) fn concerns(&self) -> &[ListConcern] {
         &self.concerns
+    }
+
+    /// When it was first fetched, in Unix milliseconds.
+    #[cfg(feature = "worker")]
+    pub(crate) fn first_seen_ms(&self) -> i64 {
+        self.first_seen_ms
     }
 
     fn agrees_with(&self, first: &Self) -> bool {
@@ -261,7 +267,7 @@ impl fmt::Display for ListConcern {
 }
 
 /// Concerns as one line.
-pub(super) fn describe(concerns: &[ListConcern]) -> String {
+pub(crate) fn describe(concerns: &[ListConcern]) -> String {
     let texts: Vec<String> = concerns.iter().map(ToString::to_string).collect();
     texts.join("; ")
 }

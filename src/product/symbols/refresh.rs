@@ -139,11 +139,11 @@ impl Refresher {
             write_behind: false,
         };
         let refreshed = self.run(market, &purpose).await;
-        if refreshed.is_err() {
+        if let Err(failure) = &refreshed {
             if let Some(lease) = &lease {
                 self.release_lease(market, lease, None).await;
             }
-            if let Err(error) = self.cache.count_error(market).await {
+            if let Err(error) = self.cache.count_error(market, &error_chain(failure)).await {
                 warn!(%market, error = %error_chain(&error), "cannot count the failed refresh in Redis");
             }
         }

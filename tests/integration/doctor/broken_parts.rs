@@ -12,6 +12,16 @@ use crate::world::{GOOD_TEXT, PATIENCE, QUEUE, connected, now, path, task, warmu
 const SPOT: Market = Market::Spot;
 const HIT: &str = "metrics:cache_hit:symbols_spot";
 const MISS: &str = "metrics:cache_miss:symbols_spot";
+/// An element of a list.
+fn symbol(base: &str) -> String {
+    format!(r#"{{"symbol": "{base}USDT", "baseAsset": "{base}", "quoteAsset": "USDT", "status": "TRADING"}}"#)
+}
+
+fn sha1_in(source: &str) -> Option<String> {
+    let source: Value = serde_json::from_str(source).ok()?;
+    source["sha1"].as_str().map(str::to_owned)
+}
+
 const COUNTERS: &str = "tradebot-symbols:doctor:counters";
 
 #[tokio::test]
@@ -22,7 +32,19 @@ async fn broken_lists_are_named() {
     let (success, error, source) = (&*keys.success_counter(), &*keys.error_counter(), &*keys.source());
     let fence = &*keys.fence();
     let names = [
-        primary, last_good, time, source, success, error, fence, HIT, MISS, COUNTERS,
+        primary,
+        last_good,
+        time,
+        source,
+        success,
+        error,
+        fence,
+        HIT,
+        MISS,
+        COUNTERS,
+        &keys.refused(),
+        &keys.held_back(),
+        &keys.refreshes(),
     ];
     let names = names.map(str::to_owned);
     let saved = scene.save(&names).await;
@@ -30,7 +52,13 @@ async fn broken_lists_are_named() {
     let (old, ahead, refreshed) = (at(700), at(-3600), scene.world.get(time).await.expect("a time"));
     let without_btc = GOOD_TEXT.replace("BTC", "XYZ");
     let testnet = json!({"network": "testnet", "host": "https://elsewhere", "count": 2,
-        "fetched_at": refreshed.parse::<i64>().expect("seconds")})
+        "fetched_at": refreshed.parse::<i64>().expect("seconds"),
+        "sha1": scene.world.get(source).await.and_then(|text| sha1_in(&text)).expect("a digest")})
+    .to_string();
+    let (refused, held_back, refreshes) = (&*keys.refused(), &*keys.held_back(), &*keys.refreshes());
+    let longer = GOOD_TEXT.replacen('[', &format!("[{}, ", symbol("XYZ")), 1);
+    let candidate = json!({"concerns": [{"kind": "shrunk"}], "count": 1, "server_time": 1,
+        "first_seen_ms": now().timestamp_millis() - 3_000})
     .to_string();
     let counts = json!({"hits": 900, "misses": 100, "successes": 0, "errors": 0});
     let sample = json!({"at": now().timestamp() - 290, "counts": {"spot": counts}}).to_string();
@@ -51,6 +79,28 @@ async fn broken_lists_are_named() {
             &[&["SET", primary, &without_btc, "EX", "900"]],
         ),
         ("list-wrong-network", &[&["SET", source, &testnet]]),
+        (
+            "list-of-another-program",
+            &[&["SET", primary, &longer, "EX", "900"]],
+        ),
+        ("list-of-another-program", &[&["SET", last_good, &longer]]),
+        (
+            "lists-refused",
+            &[&[
+                "HSET",
+                refused,
+                "times",
+                "3",
+                "at",
+                &refreshed,
+                "why",
+                "it has no symbols",
+                "sha1",
+                "x",
+            ]],
+        ),
+        ("list-held-back", &[&["SET", held_back, &candidate, "EX", "900"]]),
+        ("warmups-failing", &[&["HSET", refreshes, "warmed_at", &at(931)]]),
         ("list-stale", &[&["SET", time, &old]]),
         ("list-age-unknown", &[&["DEL", time]]),
         ("list-age-unknown", &[&["DEL", time], &["LPUSH", time, "1"]]),

@@ -9,6 +9,7 @@ use super::{CacheError, CacheKeys, FetchedBy, ListNetwork, ListSource, StoredLis
 use crate::config::SymbolsConfig;
 use crate::product::symbols::guard::{self, ListConcern};
 use crate::product::symbols::list::SymbolList;
+use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::market::Market;
 
 /// How long `doctor` and `/metrics` remember a refused list, in seconds.
@@ -121,6 +122,35 @@ impl StoredLists {
             now_unix,
             concerns,
         })
+    }
+
+    /// What is wrong with lists that other programs wrote, by key.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub(crate) async fn bad(
+        connection: &Connection,
+        market: Market,
+        config: &SymbolsConfig,
+    ) -> Result<Vec<(String, Vec<ListConcern>)>, RedisTrouble> {
+        let stored = match Self::read(connection, market).await {
+            Ok(stored) => stored,
+            Err(CacheError::Redis { source, .. }) => return Err(source),
+            Err(_) => return Ok(Vec::new()),
+        };
+        let Some((accepted, _)) = stored.accepted_list() else {
+            return Ok(Vec::new());
+        };
+        let keys = CacheKeys(market);
+        let places = [
+            (keys.primary(), &stored.primary),
+            (keys.last_good(), &stored.last_good),
+        ];
+        let bad = places.into_iter().filter_map(|(key, list)| {
+            let list = list.as_ref().filter(|list| stored.source_of(list).is_none())?;
+            Some((key, guard::foreign_concerns(list, &accepted, config)))
+        });
+        Ok(bad.filter(|(_, concerns)| !concerns.is_empty()).collect())
     }
 
     /// The list accepted last with its bytes, if another is in one of its places. Sandbox data is no measure for real lists.

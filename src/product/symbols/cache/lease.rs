@@ -101,8 +101,11 @@ impl SymbolCache {
         let keys = CacheKeys(market);
         let (pause, reason) = failure.unwrap_or_default();
         let mut call = self.scripts.give_up.prepare_invoke();
-        call.key(keys.lock()).key(keys.failure());
-        call.arg(&lease.token).arg(pause.as_millis()).arg(reason);
+        call.key(keys.lock()).key(keys.failure()).key(keys.refreshes());
+        call.arg(&lease.token)
+            .arg(pause.as_millis())
+            .arg(reason)
+            .arg(self.clock.now().timestamp());
         let ended: Result<i64, _> = self.connection.script(None, &call).await;
         ended
             .map(drop)

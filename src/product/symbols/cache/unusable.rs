@@ -48,10 +48,13 @@ async fn of_other_types(connection: &Connection, keys: CacheKeys) -> Result<Foun
         keys.held_back(),
         keys.not_trading(),
         keys.everything(),
+        keys.accepted(),
     ];
     let texts = texts.into_iter().chain(lifetimes(keys).map(|(key, _)| key));
     let mut typed: Vec<(String, &str)> = texts.map(|key| (key, "string")).collect();
-    typed.extend([(keys.fence(), "hash"), (STREAM.to_owned(), "stream")]);
+    let hashes = [keys.fence(), keys.refreshes(), keys.refused()];
+    typed.extend(hashes.map(|key| (key, "hash")));
+    typed.push((STREAM.to_owned(), "stream"));
     let mut ask = redis::pipe();
     for (key, _) in &typed {
         ask.cmd("TYPE").arg(key);

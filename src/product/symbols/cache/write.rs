@@ -102,7 +102,8 @@ impl SymbolCache {
             .key(keys.not_trading())
             .key(keys.failure())
             .key(keys.everything())
-            .key(keys.accepted());
+            .key(keys.accepted())
+            .key(keys.refreshes());
         call.arg(&writing.list[..])
             .arg(self.life_left(market, writing.age))
             .arg(writing.source.fetched_at)

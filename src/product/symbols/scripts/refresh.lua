@@ -1,7 +1,8 @@
 -- Replaces a market's list: all keys or none.
 --
 -- KEYS  primary, last-good, time of the refresh, source, success counter,
---       fence, lock, held-back list, changes, symbols not trading, failure, all symbols, accepted list
+--       fence, lock, held-back list, changes, symbols not trading, failure, all symbols, accepted list,
+--       what is known of refreshes
 -- ARGV  list, lifetime of the primary in seconds (0 or less: no expiry), time (JSON integer), source (JSON),
 --       '1' if the list is sandbox data, '1' to count a success,
 --       number of the lease (0: none), its token, SHA-1 of the last-good list that the change was computed from (or ''),
@@ -33,7 +34,13 @@ if not superseded then
   if seen ~= ARGV[9] then return {'changed', unusable} end
 end
 if lease > 0 and text(KEYS[7]) == ARGV[8] then redis.call('DEL', KEYS[7]) end
-if ARGV[6] == '1' then attempt('INCRBY', KEYS[5], 1) end
+if ARGV[6] == '1' then
+  attempt('INCRBY', KEYS[5], 1)
+  if not attempt('HSET', KEYS[14], 'warmed_at', ARGV[3]) then
+    redis.call('DEL', KEYS[14])
+    redis.call('HSET', KEYS[14], 'warmed_at', ARGV[3])
+  end
+end
 if superseded then return {'superseded', unusable} end
 if tonumber(ARGV[2]) > 0 then
   redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
