@@ -157,6 +157,17 @@ impl BinanceConfig {
         }
     }
 
+    /// The same settings with the other network chosen.
+    #[cfg(feature = "worker")]
+    pub(crate) fn of_the_other_network(&self) -> Self {
+        Self {
+            testnet: !self.testnet,
+            base_urls: self.other_base_urls.clone(),
+            other_base_urls: self.base_urls.clone(),
+            ..self.clone()
+        }
+    }
+
     /// The chosen network, which the public lists come from.
     #[must_use]
     pub fn network(&self) -> Network {

@@ -66,12 +66,17 @@ pub(super) async fn run(args: AdoptCommand) -> Result<u8> {
         "The lists in {} compared with those that would be written now:",
         adoption.cache()
     ))?;
-    let mut differs = false;
+    let (mut differs, mut contradicts) = (false, false);
     for market in Market::ALL {
         let what = format!("fetching the {market} list from {}", adoption.hosts(market));
         let compared = with_progress(&what, adoption.compare(market)).await?;
         differs |= !matches!(compared, Comparison::Same { .. });
+        contradicts |= matches!(compared, Comparison::OtherNetwork { .. });
         say(&format!("  {market}: {}", comparison(&compared)))?;
+    }
+    if contradicts {
+        say(CONTRADICTION)?;
+        return Ok(report::EXIT_CRITICAL);
     }
     say(&steps(
         &args.env_file.display().to_string(),
@@ -94,6 +99,11 @@ fn comparison(compared: &Comparison) -> String {
         Comparison::Same { count, .. } => {
             format!("{count} symbols, the same after parsing; spaces or escapes differ")
         }
+        Comparison::OtherNetwork {
+            stored,
+            resembles,
+            chosen,
+        } => format!("{stored} symbols of the {resembles} are stored, but the file chooses the {chosen}"),
         Comparison::Nothing => "nothing is stored yet".to_owned(),
         Comparison::Failed { reason } => format!("not compared: {reason}"),
         Comparison::Differs {
@@ -115,6 +125,10 @@ fn comparison(compared: &Comparison) -> String {
         }
     }
 }
+
+const CONTRADICTION: &str = "\nCRITICAL: after the switch readers would get the symbols of another network, and front ends \
+    delete watch-list entries that are gone.\n  Set TESTNET_URL to what the Python containers really use (`docker compose config` \
+    and `docker compose exec` show it), then run this again. The steps follow once the networks agree.";
 
 /// After each step the system works, and each step can be undone.
 fn steps(file: &str, queues: &str) -> String {

@@ -138,6 +138,8 @@ def run(arguments, options, suite):
                 report = pathlib.Path(directory) / f'{group}.xml'
                 mixed = arguments.workers == 'mixed'
                 files = [f't/integration/{file}' for file in files if not (mixed and file == ONE_NODE)]
+                # Older releases have fewer of them.
+                files = [file for file in files if (suite / file).exists()]
                 command = [sys.executable, '-m', 'pytest', '-q', '--tb', 'native', '-p', 'no:cacheprovider', '--junitxml', str(report),
                            '--timeout', '300', '-o', 'junit_family=xunit1',
                            '-o', 'python_classes=test_*', '-p', 'celery.contrib.pytest',
@@ -158,7 +160,7 @@ def summarise(arguments, group, outcomes, reasons):
           f'{counted["passed"]} passed, {counted["failed"]} failed, {counted["skipped"]} skipped by the suite')
     if arguments.workers == 'mixed' and ONE_NODE in FILES[group]:
         print(f'  {ONE_NODE}: not run, each of its tests expects that one node answers')
-    unexplained = False
+    unexplained = not counted['passed']
     for name, outcome in outcomes.items():
         reason = reasons.get(name.split('[')[0])
         if outcome == 'failed':

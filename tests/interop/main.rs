@@ -13,6 +13,7 @@ mod events;
 mod events_dump;
 mod fleet;
 mod flower;
+mod guarded_lists;
 mod mingle;
 mod mixed_fleet;
 mod monitoring;

@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use super::compare::{self, Comparison};
+use super::finding;
 use super::{Doctor, DoctorSettings, EnvFile, Finding, Picture};
 use tradebot_base::clock::SharedClock;
 use tradebot_base::config::{ConfigError, Reader, VARIABLES, Vars};
@@ -71,7 +72,9 @@ impl Adoption {
     pub(crate) async fn examine(&self) -> Result<(Picture, Vec<Finding>), RedisTrouble> {
         let doctor = Doctor::new(self.settings.clone(), self.clock.clone())?;
         let picture = doctor.examine().await;
-        let findings = doctor.judge(&picture);
+        let mut findings = doctor.judge(&picture);
+        // The steps lead away from it.
+        findings.retain(|found| found.kind.code != finding::WARMUPS_UNGUARDED.code);
         Ok((picture, findings))
     }
 

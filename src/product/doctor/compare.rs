@@ -1,6 +1,6 @@
 //! Compares the stored lists with those that this system would write now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
@@ -17,6 +17,9 @@ use tradebot_wire::python_json;
 
 /// Number of example names per difference.
 const EXAMPLES: usize = 5;
+
+/// From this likeness on, lists are of the same network. In a year a market changes less.
+const ALIKE: f64 = 0.7;
 
 /// The result of comparing one list.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -37,6 +40,15 @@ pub(crate) enum Comparison {
         ours: usize,
         /// How they differ.
         differences: Vec<Difference>,
+    },
+    /// The stored list is rather one of the network that is not chosen.
+    OtherNetwork {
+        /// Symbols that are stored.
+        stored: usize,
+        /// The network that they resemble.
+        resembles: &'static str,
+        /// The network that is chosen.
+        chosen: &'static str,
     },
     /// Nothing is stored.
     Nothing,
@@ -68,10 +80,50 @@ pub(super) async fn compare(
     let Some(stored) = stored(connection, market).await? else {
         return Ok(Comparison::Nothing);
     };
+    let (chosen, other) = (binance.network().name(), binance.of_the_other_network());
+    let ours = fetch(binance, symbols, market).await?;
+    let compared = judge(&stored, &ours)?;
+    let Comparison::Differs { stored: count, .. } = compared else {
+        return Ok(compared);
+    };
+    let names = names(&serde_json::from_str::<Vec<Symbol>>(&stored).unwrap_or_default());
+    let likeness = likeness(&names, &ours);
+    if likeness >= ALIKE {
+        return Ok(compared);
+    }
+    // Without an answer of the other network, the difference is reported as it is.
+    let resembles = other.network().name();
+    match fetch(other, symbols, market).await {
+        Ok(others) if self::likeness(&names, &others) > likeness => Ok(Comparison::OtherNetwork {
+            stored: count,
+            resembles,
+            chosen,
+        }),
+        _ => Ok(compared),
+    }
+}
+
+async fn fetch(
+    binance: BinanceConfig,
+    symbols: &SymbolsConfig,
+    market: Market,
+) -> Result<Vec<Symbol>, String> {
     let client = Client::new(binance, Random::system()).map_err(|error| error_chain(&error))?;
     let fetched = client.exchange_info(market).await;
     let fetched = fetched.map_err(|error| error_chain(&error))?;
-    judge(&stored, &prepare(fetched.listing.symbols, market, symbols))
+    Ok(prepare(fetched.listing.symbols, market, symbols))
+}
+
+fn names(list: &[Symbol]) -> HashSet<String> {
+    list.iter().map(|symbol| symbol.symbol.clone()).collect()
+}
+
+/// The share of symbols that are in both lists, of those in either.
+fn likeness(stored: &HashSet<String>, list: &[Symbol]) -> f64 {
+    let list = names(list);
+    #[expect(clippy::cast_precision_loss, reason = "a ratio of some hundred names")]
+    let ratio = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
+    ratio(stored.intersection(&list).count(), stored.union(&list).count())
 }
 
 /// The primary list, or the last good one when it has expired.

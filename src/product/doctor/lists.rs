@@ -129,6 +129,10 @@ fn judge_network(market: Market, lists: &MarketLists, settings: &DoctorSettings)
     } else {
         ListNetwork::Mainnet
     };
+    if source.network == ListNetwork::Sandbox {
+        let what = format!("the list is made up by the sandbox at {}", source.host);
+        return Some((&finding::LIST_SANDBOX, what));
+    }
     (source.network != wanted).then(|| {
         let (network, host) = (source.network, &source.host);
         let what = format!("the list is of the {network:?} ({host}), but the {wanted:?} is configured");

@@ -101,6 +101,10 @@ async fn broken_lists_are_named() {
         ),
         ("list-held-back", &[&["SET", held_back, &candidate, "EX", "900"]]),
         ("warmups-failing", &[&["HSET", refreshes, "warmed_at", &at(931)]]),
+        (
+            "list-of-the-sandbox",
+            &[&["SET", source, &testnet.replace("testnet", "sandbox")]],
+        ),
         ("list-stale", &[&["SET", time, &old]]),
         ("list-age-unknown", &[&["DEL", time]]),
         ("list-age-unknown", &[&["DEL", time], &["LPUSH", time, "1"]]),

@@ -3,14 +3,14 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tradebot_base::market::Market;
 use tradebot_symbols::internals::CacheKeys;
-use tradebot_test_support::{Process, RedisServer, Reply, Signal, bin, stretched};
+use tradebot_test_support::{Process, RedisServer, Reply, ScriptedExchange, Signal, bin, stretched};
 
 use super::Scene;
-use crate::world::{GOOD_TEXT, PATIENCE, World, good_list, path, task};
+use crate::world::{GOOD_TEXT, PATIENCE, World, exchange_info, good_list, path, task};
 
 #[tokio::test]
 async fn status_shows_lists_queues_workers_and_beats() {
@@ -138,6 +138,8 @@ FRONTEND_URL=http://localhost:3000
 LOG_LEVEL=INFO
 BINANCE_SPOT_BASE_URL={exchange}
 BINANCE_FUTURES_BASE_URL={exchange}
+BINANCE_SPOT_TESTNET_BASE_URL={exchange}
+BINANCE_FUTURES_TESTNET_BASE_URL={exchange}
 SMTP_PASSWORD=canary-34
 MAIL_FROM=Trade Bot <bot@example.com>
 "#,
@@ -243,6 +245,83 @@ async fn adopt_reports_what_is_used_and_unsafe_and_how_the_lists_compare() {
         "{}",
         told.stderr()
     );
+}
+
+/// The variable in the file and the network that the Python containers really fetch.
+#[tokio::test]
+async fn adopt_withholds_its_steps_if_the_file_chooses_another_network_than_the_lists_are_of() {
+    let world = World::new().await;
+    let testnet = ScriptedExchange::start().await;
+    let list = |bases: &[&str]| {
+        let symbols: Vec<_> = bases.iter().map(|base| (*base, "USDT", "TRADING")).collect();
+        Reply::json(exchange_info(&symbols))
+    };
+    let (mainnet_bases, testnet_bases) = (["BTC", "ETH", "SOL", "ADA", "XRP"], ["BTC", "ETH", "T1"]);
+    for market in Market::ALL {
+        world.exchange.always(path(market), list(&mainnet_bases));
+        testnet.always(path(market), list(&testnet_bases));
+        for exchange in [&world.exchange, &testnet] {
+            exchange.always(super::ping(market), Reply::json("{}"));
+        }
+    }
+    let stored = |bases: &[&str]| {
+        let symbols: Vec<Value> = bases
+            .iter()
+            .map(|base| json!({"symbol": format!("{base}USDT"), "baseAsset": base, "quoteAsset": "USDT", "status": "TRADING"}))
+            .collect();
+        Value::from(symbols).to_string()
+    };
+    let cases = [
+        (
+            "true",
+            &mainnet_bases[..],
+            Some("5 symbols of the mainnet are stored, but the file chooses the testnet"),
+        ),
+        (
+            "false",
+            &testnet_bases[..],
+            Some("3 symbols of the testnet are stored, but the file chooses the mainnet"),
+        ),
+        ("false", &mainnet_bases[..], None),
+        ("true", &testnet_bases[..], None),
+    ];
+    for (variable, bases, contradiction) in cases {
+        for market in Market::ALL {
+            world.set(&CacheKeys(market).primary(), &stored(bases)).await;
+        }
+        let mut file = NamedTempFile::new().expect("a file");
+        let (redis, main, test) = (world.redis.url(), world.exchange.base_url(), testnet.base_url());
+        writeln!(
+            file,
+            "REDIS_URL={redis}\nCELERY_BROKER_URL={redis}\nCELERY_RESULT_BACKEND={redis}\nTESTNET_URL={variable}\n\
+             BINANCE_SPOT_BASE_URL={main}\nBINANCE_FUTURES_BASE_URL={main}\n\
+             BINANCE_SPOT_TESTNET_BASE_URL={test}\nBINANCE_FUTURES_TESTNET_BASE_URL={test}"
+        )
+        .expect("a written file");
+        let adopt = Process::builder(bin("tradebot-symbols"))
+            .args([
+                "adopt",
+                "--env-file",
+                file.path().to_str().expect("a path of text"),
+            ])
+            .spawn();
+        let code = adopt.wait_exit(PATIENCE).code();
+        let text = adopt.stdout();
+        match contradiction {
+            Some(what) => {
+                assert!(
+                    text.contains(what) && text.contains("CRITICAL: after the switch"),
+                    "{text}"
+                );
+                assert!(!text.contains("To switch"), "{text}");
+                assert_eq!(code, Some(3), "{text}");
+            }
+            None => assert!(
+                text.contains("To switch") && !text.contains("CRITICAL: after"),
+                "{text}"
+            ),
+        }
+    }
 }
 
 #[test]
