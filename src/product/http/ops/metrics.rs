@@ -165,6 +165,13 @@ impl MetricSources {
         )?;
         families.counters(
             (
+                "lists_refused",
+                "Lists of other programs in Redis that this process refused",
+            ),
+            each().map(|(labels, status)| (labels, status.refused)),
+        )?;
+        families.counters(
+            (
                 "refreshes",
                 "Refreshes by this process for its readers, by outcome",
             ),
