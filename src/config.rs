@@ -117,6 +117,22 @@ impl ReadsConfig {
     }
 }
 
+#[cfg(feature = "worker")]
+impl ReadsConfig {
+    /// For a process that reads no list itself, and only keeps bad ones of other programs away.
+    pub(crate) fn for_guard() -> Self {
+        Self {
+            max_stale: Duration::ZERO,
+            timeout: Duration::ZERO,
+            refresh_ahead_percent: None,
+            warmup_on_startup: PerMarket {
+                spot: false,
+                futures: false,
+            },
+        }
+    }
+}
+
 /// The exchange.
 #[derive(Debug, Clone)]
 pub struct BinanceConfig {

@@ -43,13 +43,20 @@ pub(super) async fn run(args: WorkerCommand) -> Result<()> {
         HttpSettings::read(&mut reader, Some(address), 1, args.worker.queues.clone(), drain)
     });
     start_logs(reader, args.worker.loglevel.as_deref())?;
-    let context = Arc::new(context.connect(settings.redis(), settings.hostname())?);
+    let (redis, name) = (settings.redis().clone(), settings.hostname().to_owned());
+    let config = context;
+    let context = Arc::new(config.clone().connect(&redis, &name)?);
     let Some(http) = http else {
-        worker::run(settings, tasks::task_set(), context).await?;
+        // The endpoint's readers do that too.
+        let guard = config.guard(&redis, &name)?;
+        let beside = |engine: Arc<Engine>| async move {
+            engine.stop().token().cancelled().await;
+            guard.stop().await;
+        };
+        worker::run_beside(settings, tasks::task_set(), context, beside).await?;
         return Ok(());
     };
     let endpoint = HttpEndpoint::bind(http).await?;
-    let name = settings.hostname().to_owned();
     let failed = OnceLock::<HttpError>::new();
     let beside = |engine: Arc<Engine>| async {
         let stop = engine.stop().clone();

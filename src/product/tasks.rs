@@ -5,8 +5,8 @@ pub(crate) mod warmup;
 use tracing::info;
 
 use crate::bridge::TaskSet;
-use crate::config::{BinanceConfig, SymbolsConfig};
-use crate::product::symbols::reads::SetupError;
+use crate::config::{BinanceConfig, ReadsConfig, SymbolsConfig};
+use crate::product::symbols::reads::{ReadsSettings, SetupError, SymbolReads};
 use crate::product::symbols::refresh::Refresher;
 use tradebot_base::config::{Reader, RedisConfig};
 use tradebot_base::connection::Connection;
@@ -36,6 +36,21 @@ impl Context {
 }
 
 impl ContextConfig {
+    /// Watches the lists, and replaces bad ones of other programs with the one accepted last. Does not wait for a
+    /// connection.
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub(crate) fn guard(&self, redis: &RedisConfig, hostname: &str) -> Result<SymbolReads, SetupError> {
+        let settings = ReadsSettings {
+            redis: redis.cache.clone(),
+            reads: ReadsConfig::for_guard(),
+            symbols: self.symbols.clone(),
+            binance: self.binance.clone(),
+        };
+        SymbolReads::start(settings, &format!("{hostname}-guard"))
+    }
+
     /// Sets up the tasks of the worker `hostname`, with one Redis connection for the cache. Does not connect yet.
     ///
     /// # Errors

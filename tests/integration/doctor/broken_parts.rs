@@ -1,5 +1,7 @@
 //! Broken lists, queues, workers and beats.
 
+use std::collections::BTreeSet;
+
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 use tradebot_base::market::Market;
@@ -43,6 +45,7 @@ async fn broken_lists_are_named() {
         MISS,
         COUNTERS,
         &keys.refused(),
+        &keys.accepted(),
         &keys.held_back(),
         &keys.refreshes(),
     ];
@@ -62,6 +65,9 @@ async fn broken_lists_are_named() {
     .to_string();
     let counts = json!({"hits": 900, "misses": 100, "successes": 0, "errors": 0});
     let sample = json!({"at": now().timestamp() - 290, "counts": {"spot": counts}}).to_string();
+    let accepted = &*keys.accepted();
+    // Without an accepted list to compare with, the worker leaves them.
+    let forget: &[&str] = &["DEL", accepted];
     let cases: &[(&str, &[&[&str]])] = &[
         ("list-missing", &[&["DEL", primary, last_good]]),
         ("list-expired", &[&["DEL", primary]]),
@@ -71,19 +77,14 @@ async fn broken_lists_are_named() {
         ),
         (
             "list-unreadable",
-            &[&["SET", primary, &GOOD_TEXT[..60], "EX", "900"]],
+            &[forget, &["SET", primary, &GOOD_TEXT[..60], "EX", "900"]],
         ),
-        ("list-empty", &[&["SET", primary, "[]", "EX", "900"]]),
+        ("list-empty", &[forget, &["SET", primary, "[]", "EX", "900"]]),
         (
             "list-lacks-anchors",
-            &[&["SET", primary, &without_btc, "EX", "900"]],
+            &[forget, &["SET", primary, &without_btc, "EX", "900"]],
         ),
         ("list-wrong-network", &[&["SET", source, &testnet]]),
-        (
-            "list-of-another-program",
-            &[&["SET", primary, &longer, "EX", "900"]],
-        ),
-        ("list-of-another-program", &[&["SET", last_good, &longer]]),
         (
             "lists-refused",
             &[&[
@@ -112,8 +113,8 @@ async fn broken_lists_are_named() {
         ("list-never-expires", &[&["PERSIST", primary]]),
         ("refresh-in-the-future", &[&["SET", time, &ahead]]),
         ("last-good-missing", &[&["DEL", last_good]]),
-        ("last-good-unreadable", &[&["SET", last_good, "null"]]),
-        ("last-good-empty", &[&["SET", last_good, "[]"]]),
+        ("last-good-unreadable", &[forget, &["SET", last_good, "null"]]),
+        ("last-good-empty", &[forget, &["SET", last_good, "[]"]]),
         ("counter-unusable", &[&["SET", error, "many"]]),
         ("counter-unusable", &[&["DEL", HIT], &["LPUSH", HIT, "1"]]),
         ("key-unusable", &[&["DEL", fence], &["LPUSH", fence, "1"]]),
@@ -140,6 +141,16 @@ async fn broken_lists_are_named() {
         scene.restore(&saved).await;
     }
     scene.doctor(&[]).assert_healthy();
+
+    // While no process of ours runs, the list of another program stays.
+    stop(&scene.worker);
+    for key in [primary, last_good] {
+        let _: () = scene.ask(&["SET", key, &longer, "EX", "900"]).await;
+        let codes: BTreeSet<String> = scene.doctor(&[]).codes.into_iter().collect();
+        let expected = ["list-of-another-program", "no-worker"].map(str::to_owned);
+        assert_eq!(codes, expected.into(), "{key}");
+        scene.restore(&saved).await;
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tradebot_base::market::Market;
 use tradebot_symbols::internals::CacheKeys;
 use tradebot_symbols::symbols::{FetchedBy, ListNetwork, SymbolReads};
-use tradebot_test_support::{Reply, eventually};
+use tradebot_test_support::{Reply, Signal, eventually};
 
 use super::{Level, assert_fresh, listing, names, peeked, python_writes, read, readers};
 use crate::world::{PATIENCE, World, now, path};
@@ -216,6 +216,34 @@ async fn a_warm_up_restores_the_list_even_if_it_cannot_fetch_one() {
         restored.then_some(())
     })
     .await;
+}
+
+/// Where no endpoint of ours runs, Python's routes are the only readers.
+#[tokio::test]
+async fn a_worker_restores_the_list_at_once() {
+    let world = World::new().await;
+    world
+        .exchange
+        .always(path(SPOT), Reply::json(listing(&BASES, 1_791_331_200_000)));
+    let worker = world.start_worker(&[]);
+    world.run_last_try(SPOT).await;
+    let keys = CacheKeys(SPOT);
+    let ours = world.get(&keys.primary()).await.expect("our list");
+    for (what, bad) in bad_lists() {
+        python_writes(&world, SPOT, &bad, 300, 0).await;
+        eventually(
+            &format!("our list in Redis again, after {what}"),
+            PATIENCE,
+            async || {
+                let restored = world.get(&keys.primary()).await.as_deref() == Some(&*ours)
+                    && world.get(&keys.last_good()).await.as_deref() == Some(&*ours);
+                restored.then_some(())
+            },
+        )
+        .await;
+    }
+    worker.signal(Signal::SIGTERM);
+    assert_eq!(worker.wait_exit(PATIENCE).code(), Some(0), "{}", worker.output());
 }
 
 /// A writer of bad lists costs the exchange one call, however often it writes.
