@@ -15,12 +15,14 @@ mod up;
 mod worker;
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use crate::worker::PoolKind;
-use tradebot_base::config::{ConfigError, Reader};
+use tradebot_base::config::{ConfigError, ProcessEnvironment, Reader};
+use tradebot_base::env_file::{self, EnvFileError};
 use tradebot_base::telemetry::{self, LogConfig};
 
 /// Exit code for a command line or an environment that cannot be used (`EX_USAGE`).
@@ -38,6 +40,9 @@ pub const EXIT_USAGE: u8 = 64;
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
+    /// Env file, read as docker compose reads it; variables of the process's environment win over it
+    #[arg(long, value_name = "FILE", global = true)]
+    env_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -61,6 +66,9 @@ enum Verb {
 /// # Errors
 /// The error that ended a verb early; [`exit_code`] gives its exit code.
 pub fn run(cli: Cli) -> Result<u8> {
+    if let (Some(path), false) = (&cli.env_file, matches!(cli.verb, Verb::Adopt(_))) {
+        return Err(env_file::restart_with(path, &ProcessEnvironment).into());
+    }
     let pool = match &cli.verb {
         Verb::Worker(args) => args.pool(),
         _ => PoolKind::Async,
@@ -89,11 +97,9 @@ pub fn run(cli: Cli) -> Result<u8> {
 /// The exit code for an error.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.chain().any(|cause| cause.is::<ConfigError>()) {
-        EXIT_USAGE
-    } else {
-        1
-    }
+    let usage =
+        |cause: &(dyn std::error::Error + 'static)| cause.is::<ConfigError>() || cause.is::<EnvFileError>();
+    if error.chain().any(usage) { EXIT_USAGE } else { 1 }
 }
 
 /// Reports every mistake in the settings, or starts the logs at `level`, which replaces the environment's.
@@ -147,6 +153,8 @@ mod tests {
             "tradebot-symbols healthcheck beat --host here",
             "tradebot-symbols healthcheck endpoint --listen 127.0.0.1:8000",
             "tradebot-symbols adopt --env-file .env",
+            "tradebot-symbols --env-file .env worker -c 2",
+            "tradebot-symbols parked list --env-file .env",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

@@ -17,6 +17,9 @@ use clap::{Parser, Subcommand};
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
+    /// Env file, read as docker compose reads it; variables of the process's environment win over it
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) env_file: Option<PathBuf>,
     /// Queue of entries that name none
     #[arg(short = 'Q', long, default_value = "celery", global = true)]
     pub(crate) queue: String,

@@ -39,6 +39,7 @@ use tracing::info;
 use tradebot_base::clock::SystemClock;
 use tradebot_base::config::{ConfigError, ProcessEnvironment, Reader, RedisConfig, ScheduleConfig};
 use tradebot_base::connection::Connection;
+use tradebot_base::env_file::{self, EnvFileError};
 use tradebot_base::lifecycle::Stop;
 use tradebot_base::node;
 use tradebot_base::random::Random;
@@ -103,6 +104,7 @@ async fn main() -> ExitCode {
                 eprintln!("tradebot-beat: {error:#}");
             }
             let usage = error.is::<ConfigError>()
+                || error.is::<EnvFileError>()
                 || error.is::<EmptySchedule>()
                 || error.is::<FileError>()
                 || error.is::<UnknownEntry>();
@@ -112,6 +114,9 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<()> {
+    if let Some(path) = &args.env_file {
+        return Err(env_file::restart_with(path, &ProcessEnvironment).into());
+    }
     if matches!(args.command, Some(Command::Man)) {
         print(&manual::page()?);
         return Ok(());

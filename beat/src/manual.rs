@@ -9,10 +9,16 @@ use tradebot_base::telemetry::LogConfig;
 
 use crate::args::Args;
 
-const FILES: &[(&str, &str)] = &[(
-    "FILE of --schedule",
-    "Entries to add to the two warm-ups, in TOML; schedule.example.toml in the sources shows every option",
-)];
+const FILES: &[(&str, &str)] = &[
+    (
+        "FILE of --schedule",
+        "Entries to add to the two warm-ups, in TOML; schedule.example.toml in the sources shows every option",
+    ),
+    (
+        "FILE of --env-file",
+        "Variables, read as docker compose reads an env file and never written; those of the process's environment win",
+    ),
+];
 
 /// The manual page in roff.
 pub(crate) fn page() -> io::Result<String> {

@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod env_file;
 mod error_chain;
 pub mod failpoint;
 pub mod lifecycle;

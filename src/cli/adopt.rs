@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::{report, say, start_logs};
-use crate::product::doctor::{Adoption, Comparison, EnvFile, VariableUse};
+use crate::product::doctor::{Adoption, Comparison, VariableUse};
 use tradebot_base::clock::SystemClock;
 use tradebot_base::config::{ProcessEnvironment, Reader};
+use tradebot_base::env_file::EnvFile;
 use tradebot_base::market::Market;
 
 /// Prepares the switch from the Python system. Changes nothing.
@@ -21,7 +22,7 @@ use tradebot_base::market::Market;
     after_help = "Exit codes: the same as those of `doctor`\n\nExample: tradebot-symbols adopt --env-file .env"
 )]
 pub(super) struct AdoptCommand {
-    /// Path of the .env file, in the format of docker compose
+    /// The Python system's env file, read as docker compose reads it; its values alone are judged
     #[arg(long, value_name = "FILE")]
     env_file: PathBuf,
     /// Queues that the Python workers serve, separated by commas
@@ -34,7 +35,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(args: AdoptCommand) -> Result<u8> {
     start_logs(Reader::new(&ProcessEnvironment), None)?;
-    let file = EnvFile::read(&args.env_file)?;
+    let file = EnvFile::read(&args.env_file, &ProcessEnvironment)?;
     let adoption = Adoption::read(&file, &args.queues, SystemClock::shared())?;
     let (used, unused): (Vec<&VariableUse>, Vec<&VariableUse>) =
         adoption.uses.iter().partition(|one| one.meaning.is_some());
@@ -133,12 +134,16 @@ const CONTRADICTION: &str = "\nCRITICAL: after the switch readers would get the 
 /// After each step the system works, and each step can be undone.
 fn steps(file: &str, queues: &str) -> String {
     format!(
-        "\nTo switch, one process at a time (`set -a; . {file}; set +a` puts the file into a shell's environment):\n  \
-        1. tradebot-symbols worker -Q {queues}    beside the Python workers, which keep all other tasks\n  \
-        2. tradebot-symbols healthcheck worker    until it reports that the worker answers\n  \
+        "\nTo switch, one process at a time:\n  \
+        1. tradebot-symbols worker --env-file {file} -Q {queues}\n     \
+        beside the Python workers, which keep all other tasks\n  \
+        2. tradebot-symbols healthcheck worker --env-file {file}\n     \
+        until it reports that the worker answers\n  \
         3. remove both warm-ups from the Celery beat's schedule and restart it; it keeps sending its other entries\n  \
-        4. tradebot-beat -Q {queues}              sends the warm-ups from now on\n  \
-        5. tradebot-symbols doctor                after two intervals; it must report nothing\n  \
+        4. tradebot-beat --env-file {file} -Q {queues}\n     \
+        sends the warm-ups from now on\n  \
+        5. tradebot-symbols doctor --env-file {file} -Q {queues}\n     \
+        after two intervals; it must report nothing\n  \
         6. leave the Python workers running for their own tasks; they may keep the warm-up module\n\
         \nTo switch back:\n  \
         1. put the warm-ups back into the Celery beat's schedule and restart it\n  \

@@ -13,8 +13,8 @@ const FILES: &[(&str, &str)] = &[
         "Revoked task ids, kept across restarts of a worker",
     ),
     (
-        "FILE of adopt --env-file",
-        "The Python system's environment, read as docker compose reads it and never written",
+        "FILE of --env-file",
+        "Variables, read as docker compose reads an env file and never written; those of the process's environment win",
     ),
     (
         "PGSSLROOTCERT",

@@ -5,10 +5,11 @@ use serde::Serialize;
 
 use super::compare::{self, Comparison};
 use super::finding;
-use super::{Doctor, DoctorSettings, EnvFile, Finding, Picture};
+use super::{Doctor, DoctorSettings, Finding, Picture};
 use tradebot_base::clock::SharedClock;
 use tradebot_base::config::{ConfigError, Reader, VARIABLES, Vars};
 use tradebot_base::connection::{Connection, RedisTrouble};
+use tradebot_base::env_file::EnvFile;
 use tradebot_base::error_chain;
 use tradebot_base::market::Market;
 use tradebot_base::secret::RedisUrl;

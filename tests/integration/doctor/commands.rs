@@ -333,15 +333,15 @@ fn a_file_that_cannot_be_used_is_refused_without_its_secrets() {
         (program.wait_exit(PATIENCE).code(), program.output())
     };
     let (code, said) = adopt("/nowhere/.env");
-    assert_eq!(code, Some(1));
-    assert!(said.contains("cannot read /nowhere/.env"), "{said}");
+    assert_eq!(code, Some(64));
+    assert!(said.contains("cannot read the env file /nowhere/.env"), "{said}");
     let mut file = NamedTempFile::new().expect("a file");
     file.write_all(b"A=1\nthis is canary-35\n")
         .expect("a written file");
     let (code, said) = adopt(file.path().to_str().expect("a path of text"));
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(64));
     assert!(
-        said.contains("after the variable A") && !said.contains("canary"),
+        said.contains("line 2: it is not `NAME=value`") && !said.contains("canary"),
         "{said}"
     );
     file.reopen()
