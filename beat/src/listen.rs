@@ -1,7 +1,7 @@
 //! A small HTTP listener for `GET /metrics` and `GET /healthz`.
 //!
-//! An HTTP library would double the size of this binary. These two routes need one request per connection and only its
-//! first line: read it within a size limit and a deadline, answer, close.
+//! An HTTP library would double the size of this binary. These two routes need one request per connection, its
+//! first line and `Accept`: read it within a size limit and a deadline, answer, close.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 use tradebot_base::clock::SharedClock;
+use tradebot_base::exposition::TextFormat;
 
 use crate::metrics::Metrics;
 
@@ -61,15 +62,12 @@ async fn answer(mut stream: TcpStream, metrics: &Metrics, clock: &SharedClock) -
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let path = path.split('?').next().unwrap_or_default();
     let healthy = metrics.is_healthy(clock.now().timestamp_micros());
+    let accept = request.lines().filter_map(|line| line.split_once(':'));
+    let accept = accept.filter(|(name, _)| name.eq_ignore_ascii_case("accept"));
+    let format = TextFormat::accepted(accept.map(|(_, value)| value));
     let text = |text: &str| ("text/plain", text.to_owned());
     let (status, (content_type, body)) = match (method, path) {
-        ("GET" | "HEAD", "/metrics") => (
-            "200 OK",
-            (
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                metrics.text(),
-            ),
-        ),
+        ("GET" | "HEAD", "/metrics") => ("200 OK", (format.content_type(), format.write(metrics.text()))),
         ("GET" | "HEAD", "/healthz") if healthy => ("200 OK", text("ok\n")),
         ("GET" | "HEAD", "/healthz") => ("503 Service Unavailable", text("the broker does not answer\n")),
         ("GET" | "HEAD", _) => ("404 Not Found", text("try /metrics or /healthz\n")),

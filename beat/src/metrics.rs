@@ -126,7 +126,7 @@ impl Metrics {
         (now / 1_000_000 - self.last_answer.get()).abs() <= HEALTHY_SECONDS
     }
 
-    /// All metrics as OpenMetrics text, which Prometheus reads.
+    /// All metrics as OpenMetrics text.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string cannot fail");

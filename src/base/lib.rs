@@ -9,6 +9,7 @@ pub mod config;
 pub mod connection;
 pub mod env_file;
 mod error_chain;
+pub mod exposition;
 pub mod failpoint;
 pub mod lifecycle;
 #[cfg(feature = "manual")]

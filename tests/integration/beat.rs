@@ -313,7 +313,17 @@ async fn what_an_outage_cost_is_made_up_for_as_each_entry_says() {
     );
     assert_eq!(number("leader"), 1.0);
     assert!(
-        numbers.contains("application/openmetrics-text") && numbers.ends_with("# EOF\n"),
+        numbers.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n")
+            && numbers.contains("# TYPE tradebot_beat_sent_total counter\n"),
+        "{numbers}"
+    );
+    let numbers = get(
+        port,
+        "/metrics HTTP/1.1\r\naccept: application/openmetrics-text\r\nx:",
+    );
+    assert!(
+        numbers.contains("Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n")
+            && numbers.ends_with("# EOF\n"),
         "{numbers}"
     );
     for (path, status) in [("/", "404"), ("/metrics?x=1", "200")] {

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use redis::AsyncCommands;
@@ -46,6 +48,22 @@ async fn get(url: &str) -> String {
         .unwrap_or_else(|error| panic!("{url}: {error}"));
     assert!(answer.status().is_success(), "{url}: {}", answer.status());
     answer.text().await.expect("text")
+}
+
+/// Asserts that Prometheus' own parser and linter accept a text.
+fn checked(text: &str) {
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool: run `make setup`, which installs Debian's prometheus");
+    let mut input = promtool.stdin.take().expect("its input");
+    input.write_all(text.as_bytes()).expect("a text that it reads");
+    drop(input);
+    let end = promtool.wait_with_output().expect("its end");
+    let said = String::from_utf8_lossy(&end.stderr);
+    assert!(end.status.success(), "{said}: {text}");
 }
 
 /// Every expression that a panel of the dashboard shows.
@@ -157,16 +175,14 @@ impl Scene {
         }
     }
 
-    /// The metrics that the three programs serve, counters by the name that is queried.
+    /// The metrics that the three programs serve.
     async fn served(&self) -> BTreeSet<String> {
         let mut served = BTreeSet::new();
         for target in self.targets {
             let text = get(&format!("http://{target}/metrics")).await;
             let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-            for (name, kind) in families.filter_map(|family| family.split_once(' ')) {
-                let suffix = if kind == "counter" { "_total" } else { "" };
-                served.insert(format!("{name}{suffix}"));
-            }
+            served.extend(families.filter_map(|family| Some(family.split_once(' ')?.0.to_owned())));
+            checked(&text);
         }
         served
     }
@@ -239,7 +255,7 @@ async fn prometheus_finds_all_that_the_dashboard_and_the_rules_ask_for() {
 
 #[test]
 fn the_alert_rules_fire_when_they_should() {
-    let tested = std::process::Command::new("promtool")
+    let tested = Command::new("promtool")
         .args(["test", "rules"])
         .arg(docker("prometheus/alerts_test.yml"))
         .output()

@@ -7,6 +7,7 @@ use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::answers::cors::AllowedOrigins;
 use super::answers::filtered_lists::FilteredLists;
@@ -30,6 +31,8 @@ use crate::product::symbols::cache::CacheError;
 use crate::product::symbols::changes::Changes;
 use crate::product::symbols::reads::{Reading, SymbolReads, Unavailable};
 use tradebot_base::clock::SharedClock;
+use tradebot_base::error_chain;
+use tradebot_base::exposition::TextFormat;
 use tradebot_base::market::{Market, PerMarket};
 use tradebot_base::trace;
 use tradebot_core::engine::Engine;
@@ -212,7 +215,7 @@ impl Router {
         json_document(status, &readiness)
     }
 
-    async fn metrics(&self) -> HttpResponse {
+    async fn metrics(&self, format: TextFormat) -> HttpResponse {
         let sources = MetricSources {
             reads: self.reads.clone(),
             responses: Arc::clone(&self.responses),
@@ -222,7 +225,13 @@ impl Router {
             overview: self.overview.get().await,
         };
         match metrics::text(sources) {
-            Ok(text) => uncached(HeaderValue::from_static(metrics::CONTENT_TYPE), text),
+            Ok(text) => {
+                let content_type = HeaderValue::from_static(format.content_type());
+                let mut response = uncached(content_type, format.write(text));
+                let vary = HeaderValue::from_static("Accept");
+                response.headers_mut().insert(header::VARY, vary);
+                response
+            }
             Err(_) => internal_error(),
         }
     }
@@ -232,7 +241,13 @@ impl Router {
         let readiness = self.readiness();
         // Do not ask a Redis again that has just not answered.
         let changes = match &overview {
-            Some(_) => self.reads.changes(None, KEPT_CHANGES).await.ok(),
+            Some(_) => match self.reads.changes(None, KEPT_CHANGES).await {
+                Ok(changes) => Some(changes),
+                Err(error) => {
+                    warn!(error = %error_chain(&error), "the status page cannot show the changes");
+                    None
+                }
+            },
             None => None,
         };
         page::response(&StatusPage {
@@ -269,8 +284,10 @@ impl Router {
             Route::Live => Handled::Ready(json_document(StatusCode::OK, &json!({"status": "live"}))),
             Route::Ready => Handled::Ready(self.ready()),
             Route::Metrics => {
+                let accept = request.headers().get_all(header::ACCEPT);
+                let format = TextFormat::accepted(accept.iter().filter_map(|value| value.to_str().ok()));
                 let router = Arc::clone(self);
-                self.later(async move { router.metrics().await })
+                self.later(async move { router.metrics(format).await })
             }
             Route::OpenApi => Handled::Ready(uncached(JSON, OPENAPI)),
             Route::Page => {
@@ -286,6 +303,10 @@ impl Router {
             return response;
         }
         let response = match Route::of(request.uri().path()) {
+            // The whole server (RFC 9110, 9.3.7).
+            None if request.method() == Method::OPTIONS && request.uri().path() == "*" => {
+                allowed_methods(ALLOWED)
+            }
             None => error_detail(StatusCode::NOT_FOUND, "Not Found"),
             Some(_) if request.method() == Method::OPTIONS => allowed_methods(ALLOWED),
             Some(_) => method_not_allowed(ALLOWED),

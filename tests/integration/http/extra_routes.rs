@@ -251,7 +251,8 @@ async fn a_worker_serves_too_and_tells_of_its_tasks() {
     });
     assert_eq!(codes(&until.await, "reasons"), Vec::<String>::new());
     let text = eventually("the foreign task", PATIENCE, async || {
-        let answer = super::ask(address, "GET", "/metrics", &[]).await;
+        let accept = ("accept", "application/openmetrics-text");
+        let answer = super::ask(address, "GET", "/metrics", &[accept]).await;
         assert_eq!(
             answer.header("content-type"),
             Some("application/openmetrics-text; version=1.0.0; charset=utf-8")

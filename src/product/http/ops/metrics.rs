@@ -1,4 +1,4 @@
-//! `/metrics` in OpenMetrics text. Every number is kept elsewhere and read at the scrape.
+//! `/metrics`. Every number is kept elsewhere and read at the scrape.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,9 +17,6 @@ use crate::product::http::server::ConnectionCounts;
 use crate::product::symbols::reads::SymbolReads;
 use tradebot_base::market::Market;
 use tradebot_core::engine::{Engine, Phase};
-
-/// The media type of the text.
-pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Responses since the start.
 #[derive(Debug, Default)]
@@ -56,7 +53,7 @@ impl fmt::Debug for MetricSources {
     }
 }
 
-/// The text of a scrape.
+/// The text of a scrape, as OpenMetrics.
 ///
 /// # Errors
 /// When a name or a label cannot be encoded.
