@@ -7,6 +7,7 @@ mod keep_alive;
 mod large;
 mod limits;
 mod outages;
+mod readers;
 mod routes;
 
 use std::net::SocketAddr;

@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 import urllib.parse
+import urllib.request
 
 from browser import Browser
 from starlette.applications import Starlette
@@ -44,6 +45,32 @@ class Origin(http.server.BaseHTTPRequestHandler):
 def serve_origin(port):
     server = http.server.ThreadingHTTPServer(("localhost", port), Origin)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+
+
+def serve_prefix(endpoint, prefix):
+    """A proxy that has the endpoint under a prefix and nothing else."""
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            path = self.path.partition("?")[0]
+            if path.removesuffix("/") != prefix:
+                self.send_error(404)
+                return
+            with urllib.request.urlopen(endpoint + "/", timeout=30) as answer:
+                page, headers = answer.read(), answer.headers
+            self.send_response(200)
+            for name in ("content-type", "content-security-policy", "cache-control"):
+                self.send_header(name, headers[name])
+            self.send_header("content-length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}"
 
 
 def existing(origins):
@@ -90,7 +117,11 @@ def ask_endpoint(url, method, headers):
 
 
 async def differences(endpoint, production, origin):
-    """Where the endpoint and the middleware disagree."""
+    """Where the endpoint and the middleware disagree.
+
+    The endpoint answers with the request's origin where the middleware has `*`, which browsers reject with credentials, and
+    exposes more headers.
+    """
     found = []
     preflight = {"access-control-request-method": "GET"}
     requests = [
@@ -107,6 +138,11 @@ async def differences(endpoint, production, origin):
                 headers = headers | ({"origin": sender} if sender else {})
                 theirs = await ask_app(app, method, headers)
                 ours = await asyncio.to_thread(ask_endpoint, url, method, headers)
+                if theirs[1].get("access-control-allow-origin") == "*":
+                    theirs[1]["access-control-allow-origin"] = sender
+                exposed = "access-control-expose-headers"
+                if exposed in theirs[1] and theirs[1][exposed] in ours[1].get(exposed, "").split(", "):
+                    theirs[1][exposed] = ours[1][exposed]
                 part = lambda answer: {k: v for k, v in answer[1].items() if k.startswith("access-control-")}
                 same = part(theirs) == part(ours)
                 if sender and method == "OPTIONS":
@@ -154,9 +190,18 @@ async def browse(endpoint, production, origin):
             style: getComputedStyle(document.querySelector('dl')).display,
             loaded: performance.getEntriesByType('resource').map(one => one.name),
         })""")
-        # The page brings itself up to date.
-        was = await page.evaluate("document.querySelector('footer').innerText")
-        await page.until(f"document.querySelector('footer').innerText !== {json.dumps(was)}")
+        # The page brings itself up to date, under the prefix of a proxy and with a password in its URL as well.
+        proxy = serve_prefix(endpoint, "/tb")
+        for url in (endpoint + "/", proxy + "/tb/", proxy.replace("//", "//user:password@") + "/tb?x=1"):
+            # Chromium leaves the password out of `location.href`.
+            await page.command("Page.navigate", url=url)
+            path = json.dumps(urllib.parse.urlsplit(url).path)
+            await page.until(f"document.readyState === 'complete' && location.pathname === {path}")
+            was = await page.evaluate("document.querySelector('footer').innerText")
+            await page.until(f"document.querySelector('footer').innerText !== {json.dumps(was)}")
+            old = await page.evaluate("document.getElementById('freshness').innerText")
+            if old:
+                page.complaints.append(f"{url}: {old}")
         return {
             "calls": calls, "figures": figures, "state": state, "complaints": page.complaints[refused:],
         }

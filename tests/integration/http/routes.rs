@@ -163,7 +163,10 @@ async fn a_list_that_cannot_be_had_is_an_error_that_says_when_to_come_back() {
                 answer.header("cache-status"),
                 Some("tradebot-symbols; fwd=miss; detail=unavailable")
             );
-            assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+            assert_eq!(
+                answer.header("access-control-allow-origin"),
+                Some("http://localhost:3000")
+            );
         }
     }
 }
@@ -205,13 +208,7 @@ async fn scripts_of_any_origin_may_read_outside_production_and_of_one_origin_wit
     let mine = [("origin", "https://front.example")];
     let others = [("origin", "https://other.example")];
     let answer = anywhere.ask("GET", target, &others).await;
-    assert_eq!(origin(&answer).as_deref(), Some("*"));
     assert_eq!(answer.header("access-control-allow-credentials"), Some("true"));
-    assert_eq!(
-        answer.header("access-control-expose-headers"),
-        Some("Content-Disposition")
-    );
-    let answer = anywhere.ask("GET", target, &[others[0], ("cookie", "a=b")]).await;
     assert_eq!(origin(&answer).as_deref(), Some("https://other.example"));
     assert_eq!(
         origin(&production.ask("GET", target, &mine).await).as_deref(),

@@ -1,18 +1,25 @@
 //! CORS, as the Python backend does it: Starlette's `CORSMiddleware` with any origin or one, credentials, all methods
 //! and headers, and `Content-Disposition` exposed.
+//!
+//! Two differences: the request's origin always takes the place of `*`, which browsers reject for requests with
+//! credentials, and the headers that describe a list are exposed as well.
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, COOKIE, HeaderMap,
-    HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, HeaderMap, HeaderValue,
+    ORIGIN, VARY,
 };
 use hyper::{Method, Request, Response, StatusCode};
 
 use crate::product::http::server::HttpResponse;
 
+/// The headers that scripts can read beyond those of the Fetch standard.
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "Content-Disposition, Age, Allow, Cache-Status, Date, ETag, Retry-After, X-Symbols-Network",
+);
 const METHODS: [&str; 7] = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"];
 
 /// The origins whose scripts may read responses.
@@ -79,26 +86,18 @@ impl AllowedOrigins {
     pub(crate) fn admit(&self, request: &HeaderMap, response: &mut HeaderMap) {
         let Some(origin) = request.get(ORIGIN) else { return };
         response.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-        response.insert(
-            ACCESS_CONTROL_EXPOSE_HEADERS,
-            HeaderValue::from_static("Content-Disposition"),
-        );
-        let named = match self {
-            // Browsers reject `*` for requests with credentials.
-            Self::Any if request.contains_key(COOKIE) => true,
-            Self::Any => {
-                response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-                false
-            }
-            Self::Only(_) => self.allow(origin),
-        };
-        if named {
-            response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-            let vary = match response.get(VARY).and_then(|vary| vary.to_str().ok()) {
-                Some(vary) => HeaderValue::from_str(&format!("{vary}, Origin")).ok(),
-                None => None,
-            };
-            response.insert(VARY, vary.unwrap_or_else(|| HeaderValue::from_static("Origin")));
+        response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+        if !self.allow(origin) {
+            return;
         }
+        response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        let vary = response.get(VARY).and_then(|vary| vary.to_str().ok());
+        let vary = match vary {
+            // Our own values: only they come here.
+            Some(vary) if vary.ends_with("Origin") => return,
+            Some(vary) => HeaderValue::from_str(&format!("{vary}, Origin")).ok(),
+            None => None,
+        };
+        response.insert(VARY, vary.unwrap_or_else(|| HeaderValue::from_static("Origin")));
     }
 }

@@ -4,7 +4,7 @@
 //! change once a second, so the header block is made once a second and copied for each request.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -13,9 +13,9 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use tokio::runtime::Handle;
 
-use super::negotiation::{AcceptEncoding, ContentCoding, none_match};
+use super::negotiation::{AcceptEncoding, Conditions, ContentCoding};
 use super::representation::Representation;
-use super::responses::{CACHE_STATUS, JSON, VARY_BY};
+use super::responses::{CACHE_STATUS, JSON, VARY_BY, error_detail};
 use crate::product::http::server::HttpResponse;
 use crate::product::symbols::cache::{FetchedBy, ListNetwork};
 use crate::product::symbols::list::SymbolList;
@@ -157,24 +157,29 @@ impl PreparedList {
 
     fn respond(&self, request: &HeaderMap) -> HttpResponse {
         let accepted = AcceptEncoding::of(request);
-        if request.contains_key(header::IF_NONE_MATCH) {
+        // A client that refuses even identity gets it anyway, as RFC 9110 (12.5.3) allows.
+        let made = accepted.choose(|coding| self.body.body(coding).is_some());
+        let coding = made.unwrap_or(ContentCoding::Identity);
+        if is_conditional(request) {
+            let modified = self.list.fetched_at().and_then(nameable);
             // A tag is known before its bytes are made.
-            let coding = accepted.choose(|_| true).unwrap_or(ContentCoding::Identity);
-            let current = accepted
-                .choose(|coding| self.body.body(coding).is_some())
-                .unwrap_or(ContentCoding::Identity);
-            for coding in [coding, current] {
-                if none_match(request, self.body.tag(coding)) {
+            let wanted = accepted.choose(|_| true).unwrap_or(ContentCoding::Identity);
+            let tags = [self.body.tag(wanted), self.body.tag(coding)];
+            match Conditions::of(request, &tags, modified) {
+                Conditions::Hold => {}
+                Conditions::NotModified => {
+                    let has_wanted = Conditions::of(request, &tags[..1], modified) == Conditions::NotModified;
+                    let coding = if has_wanted { wanted } else { coding };
                     let mut response = Response::new(Full::new(Bytes::new()));
                     *response.status_mut() = StatusCode::NOT_MODIFIED;
                     *response.headers_mut() = self.headers[coding as usize].1.clone();
                     return response;
                 }
+                Conditions::Failed => {
+                    return error_detail(StatusCode::PRECONDITION_FAILED, "Precondition Failed");
+                }
             }
         }
-        // A client that refuses even identity gets it anyway, as RFC 9110 (12.5.3) allows.
-        let made = accepted.choose(|coding| self.body.body(coding).is_some());
-        let coding = made.unwrap_or(ContentCoding::Identity);
         let body = self.body.body(coding).unwrap_or(self.body.plain());
         let mut response = Response::new(Full::new(body.clone()));
         *response.headers_mut() = self.headers[coding as usize].0.clone();
@@ -225,12 +230,28 @@ fn describe(headers: &mut HeaderMap, reading: &Reading, freshness: Freshness, st
     }
 }
 
-/// Unix seconds as an HTTP date.
-fn http_date(at: i64) -> Option<String> {
+/// Whether a request has any condition (RFC 9110, 13.1).
+fn is_conditional(request: &HeaderMap) -> bool {
+    let conditions = [
+        header::IF_NONE_MATCH,
+        header::IF_MODIFIED_SINCE,
+        header::IF_MATCH,
+        header::IF_UNMODIFIED_SINCE,
+    ];
+    conditions.iter().any(|name| request.contains_key(name))
+}
+
+/// Unix seconds as a time that an HTTP date can name.
+fn nameable(at: i64) -> Option<SystemTime> {
     // An HTTP date has four digits for the year.
     const YEAR_10000: u64 = 253_402_300_800;
     let at = u64::try_from(at).ok().filter(|at| *at < YEAR_10000)?;
-    Some(httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(at)))
+    Some(UNIX_EPOCH + Duration::from_secs(at))
+}
+
+/// Unix seconds as an HTTP date.
+fn http_date(at: i64) -> Option<String> {
+    nameable(at).map(httpdate::fmt_http_date)
 }
 
 /// `Cache-Status` (RFC 9211) of a response with a list.

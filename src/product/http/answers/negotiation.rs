@@ -1,7 +1,10 @@
-//! Content negotiation: which encoding (`Accept-Encoding`, RFC 9110, 12.5.3), and whether a 304 (`If-None-Match`,
-//! 13.1.2).
+//! Content negotiation: which encoding (`Accept-Encoding`, RFC 9110, 12.5.3), and whether the client has the body already
+//! (conditions, 13.1).
 
-use hyper::header::{self, HeaderMap, HeaderValue};
+use std::time::SystemTime;
+
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use tradebot_base::exposition;
 
 /// A content coding that bodies are kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,27 +99,55 @@ fn quality(parameters: &str) -> Option<u16> {
     let text = parameters
         .strip_prefix(['q', 'Q'])?
         .trim_start()
-        .strip_prefix('=')?
-        .trim();
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if fraction.len() > 3 || !fraction.bytes().all(|digit| digit.is_ascii_digit()) {
-        return None;
-    }
-    let thousandths: u16 = format!("{fraction:0<3}").parse().ok()?;
-    match whole {
-        "0" => Some(thousandths),
-        "1" if thousandths == 0 => Some(1000),
-        _ => None,
+        .strip_prefix('=')?;
+    exposition::quality(text)
+}
+
+/// What the conditions of a request mean for the response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Conditions {
+    /// They hold, or there are none: the response has the body.
+    Hold,
+    /// The client has the body already: 304.
+    NotModified,
+    /// The client asked for another body: 412.
+    Failed,
+}
+
+impl Conditions {
+    /// Evaluates the conditions in the order of RFC 9110, 13.2.2. Any of `tags` (quoted, strong) may be the body's.
+    pub(super) fn of(headers: &HeaderMap, tags: &[&HeaderValue], modified: Option<SystemTime>) -> Self {
+        let named = |header: &HeaderName, weakly| {
+            headers.contains_key(header).then(|| {
+                let mut values = headers.get_all(header).iter();
+                values.any(|value| {
+                    tags.iter()
+                        .any(|tag| names(value.as_bytes(), tag.as_bytes(), weakly))
+                })
+            })
+        };
+        let unmodified_since = |header| Some(modified? <= date(headers, header)?);
+        let matches = named(&header::IF_MATCH, false);
+        if matches.or_else(|| unmodified_since(header::IF_UNMODIFIED_SINCE)) == Some(false) {
+            return Self::Failed;
+        }
+        let has = named(&header::IF_NONE_MATCH, true);
+        if has.or_else(|| unmodified_since(header::IF_MODIFIED_SINCE)) == Some(true) {
+            return Self::NotModified;
+        }
+        Self::Hold
     }
 }
 
-/// Whether `If-None-Match` is `*` or contains `tag` (quoted, strong), by weak comparison.
-pub(super) fn none_match(headers: &HeaderMap, tag: &HeaderValue) -> bool {
-    let mut values = headers.get_all(header::IF_NONE_MATCH).iter();
-    values.any(|value| names(value.as_bytes(), tag.as_bytes()))
+/// The date in a header that comes once.
+fn date(headers: &HeaderMap, name: HeaderName) -> Option<SystemTime> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().filter(|_| values.next().is_none())?;
+    httpdate::parse_http_date(value.to_str().ok()?).ok()
 }
 
-fn names(list: &[u8], tag: &[u8]) -> bool {
+/// Whether a list of tags is `*` or contains `tag`; `weakly` if a weak tag counts as well.
+fn names(list: &[u8], tag: &[u8], weakly: bool) -> bool {
     let mut rest = list.trim_ascii();
     if rest == b"*" {
         return true;
@@ -126,14 +157,15 @@ fn names(list: &[u8], tag: &[u8]) -> bool {
         while let [b',' | b' ' | b'\t', after @ ..] = rest {
             rest = after;
         }
-        let opaque = rest.strip_prefix(b"W/").unwrap_or(rest);
+        let weak = rest.strip_prefix(b"W/");
+        let opaque = weak.unwrap_or(rest);
         let Some(inner) = opaque.strip_prefix(b"\"") else {
             return false;
         };
         let Some(end) = inner.iter().position(|byte| *byte == b'"') else {
             return false;
         };
-        if &opaque[..end + 2] == tag {
+        if &opaque[..end + 2] == tag && (weakly || weak.is_none()) {
             return true;
         }
         rest = &inner[end + 1..];
@@ -201,7 +233,7 @@ mod tests {
         let tag = HeaderValue::from_static("\"a,b-gz\"");
         let named = |value: &'static str| {
             let headers = HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::from_static(value))]);
-            none_match(&headers, &tag)
+            Conditions::of(&headers, &[&tag], None) == Conditions::NotModified
         };
         for value in [
             "\"a,b-gz\"",
@@ -224,6 +256,6 @@ mod tests {
         ] {
             assert!(!named(value), "{value}");
         }
-        assert!(!none_match(&HeaderMap::new(), &tag));
+        assert_eq!(Conditions::of(&HeaderMap::new(), &[&tag], None), Conditions::Hold);
     }
 }

@@ -4,6 +4,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use super::negotiation::ContentCoding;
+use super::representation::Representation;
 use super::responses::{CACHE_STATUS, JSON, error_detail, uncached};
 use crate::product::credentials::outcome::PrivateList;
 use crate::product::http::server::HttpResponse;
@@ -24,8 +26,11 @@ pub(crate) fn response(list: &PrivateList) -> HttpResponse {
     let Ok(body) = python_json::to_string(&list.symbols) else {
         return error_detail(hyper::StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error");
     };
-    let mut response = uncached(JSON, body);
+    let body = Representation::new(body.into());
+    let mut response = uncached(JSON, body.plain().clone());
     let headers = response.headers_mut();
+    // With a tag, a browser that revalidates gets the public list, even if both lists are of the same second.
+    headers.insert(header::ETAG, body.tag(ContentCoding::Identity).clone());
     headers.insert(
         header::CACHE_CONTROL,
         HeaderValue::from_static("private, no-cache"),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tracing::debug;
@@ -36,6 +37,8 @@ impl Protocols {
         let mut http1 = http1::Builder::new();
         // hyper accepts no smaller buffer.
         http1.max_buf_size(limits.header_bytes.max(8192));
+        // A client that has sent all its requests may close its half and still read the answers (RFC 9112, 9.6).
+        http1.half_close(true);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
@@ -76,6 +79,10 @@ async fn peek_preface(stream: &TcpStream, activity: &ConnectionActivity) -> io::
                 return Ok(start == *PREFACE);
             }
             activity.set(READING);
+            // The rest of a preface cannot follow.
+            if stream.ready(Interest::READABLE).await?.is_read_closed() {
+                return Ok(false);
+            }
             sleep(PEEK_AGAIN).await;
         }
     });

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use futures_util::future::Either;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
+use hyper::header::HOST;
+use hyper::http::uri::Authority;
 use hyper::service::Service;
 use hyper::{Request, StatusCode, Version};
 use tokio::time::timeout;
@@ -34,7 +36,9 @@ impl<H: Handler> Service<Request<Incoming>> for ConnectionService<H> {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.activity
             .request_arrived(request.version() == Version::HTTP_2);
-        let handled = if request.body().is_end_stream() {
+        let handled = if !host_is_valid(&request) {
+            Handled::Ready(self.handler.reject(StatusCode::BAD_REQUEST))
+        } else if request.body().is_end_stream() {
             self.handler.handle(request.map(drop))
         } else {
             let handler = Arc::clone(&self.handler);
@@ -53,6 +57,25 @@ impl<H: Handler> Service<Request<Incoming>> for ConnectionService<H> {
             }
         }
     }
+}
+
+/// Whether a request names one valid host, as HTTP/1.1 requires (RFC 9112, 3.2). Other versions may name none.
+fn host_is_valid<B>(request: &Request<B>) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let Some(host) = hosts.next() else {
+        return request.version() != Version::HTTP_11;
+    };
+    let valid = host.is_empty()
+        || Authority::try_from(host.as_bytes()).is_ok_and(|authority| {
+            let port = authority.as_str().strip_prefix(authority.host());
+            port.is_some_and(|port| {
+                port.strip_prefix(':')
+                    .unwrap_or(port)
+                    .bytes()
+                    .all(|digit| digit.is_ascii_digit())
+            })
+        });
+    valid && hosts.next().is_none()
 }
 
 /// Handles a request with a body. No route uses one: a body within `limit` is read and dropped.
