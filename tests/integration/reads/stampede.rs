@@ -133,6 +133,23 @@ async fn a_reader_waits_no_longer_than_configured() {
 }
 
 #[tokio::test]
+async fn readers_that_stop_during_a_refresh_let_others_begin_at_once() {
+    let world = World::new().await;
+    let spot = path(Market::Spot);
+    world.exchange.always(spot, Reply::json("").hang());
+    let leaving = readers(&world, &[("SYMBOLS_READ_TIMEOUT_SECONDS", "1")]);
+    leaving.read(Market::Spot).await.expect_err("no list");
+    assert_eq!(world.exchange.count(spot), 1, "a refresh that goes on");
+    leaving.stop().await;
+    assert_eq!(world.get(&CacheKeys(Market::Spot).lock()).await, None);
+    world.exchange.always(spot, Reply::json(good_list()));
+    // A lease lasts 15 s.
+    let successor = readers(&world, &[("SYMBOLS_READ_TIMEOUT_SECONDS", "5")]);
+    assert_fresh(&read(&successor, Market::Spot).await, Level::Upstream);
+    successor.stop().await;
+}
+
+#[tokio::test]
 async fn a_ban_of_one_process_stops_all() {
     let world = World::new().await;
     let spot = path(Market::Spot);

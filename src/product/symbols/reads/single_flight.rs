@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use super::pause::{FIRST_PAUSE, pause_after};
 use super::{HeldList, MarketStatus, SharedReads};
 use crate::product::symbols::cache::{
-    FetchedBy, LEASE, LONGEST_PAUSE, LeaseReply, LeaseRequest, WriteOutcome,
+    FetchedBy, LEASE, LONGEST_PAUSE, LeaseReply, LeaseRequest, RefreshLease, WriteOutcome,
 };
 use tradebot_base::market::Market;
 use tradebot_base::{error_chain, trace};
@@ -138,7 +138,7 @@ impl SharedReads {
     async fn lead_refresh(self: Arc<Self>, market: Market, sender: watch::Sender<Option<RefreshOutcome>>) {
         let flight = &self.markets.get(market).flight;
         let began = Instant::now();
-        let outcome = self.stop.run_until_cancelled(self.refresh(market)).await;
+        let outcome = self.refresh(market).await;
         let mut state = flight.state();
         state.running = None;
         state.took = Some(began.elapsed());
@@ -160,14 +160,30 @@ impl SharedReads {
         let _ = sender.send(outcome);
     }
 
-    /// Refreshes a market's list, unless another process is doing so or has just done so.
-    async fn refresh(&self, market: Market) -> RefreshOutcome {
+    /// Refreshes a market's list, unless another process is doing so or has just done so. Returns `None` if this process
+    /// stops before the end; another one may then refresh at once.
+    async fn refresh(&self, market: Market) -> Option<RefreshOutcome> {
+        let lease = match self.lease(market).await? {
+            Ok(lease) => lease,
+            Err(outcome) => return Some(outcome),
+        };
+        let refreshing = self.refresh_under(market, lease.as_ref());
+        let outcome = self.stop.run_until_cancelled(refreshing).await;
+        if let (None, Some(lease)) = (&outcome, &lease) {
+            self.refresher.release_lease(market, lease, None).await;
+        }
+        outcome
+    }
+
+    /// Waits for the right to refresh: a lease, or none while Redis is away. `Err` if there is nothing to do any more, and
+    /// `None` if this process stops.
+    async fn lease(&self, market: Market) -> Option<Result<Option<RefreshLease>, RefreshOutcome>> {
         let memory = &self.markets.get(market).memory;
         let give_up_at = Instant::now() + PATIENCE_WITH_OTHERS;
-        let lease = loop {
+        loop {
             // Without Redis, processes cannot coordinate.
             if !self.link.is_up() {
-                break None;
+                return Some(Ok(None));
             }
             let known = memory.seen_refresh();
             let kept = memory.get().is_some_and(|held| held.kept);
@@ -178,9 +194,9 @@ impl SharedReads {
             };
             let request = self.refresher.cache().acquire_lease(market, request);
             let wait = match trace::redis_call("begin a refresh", request).await {
-                Ok(LeaseReply::Granted(lease)) => break Some(lease),
+                Ok(LeaseReply::Granted(lease)) => return Some(Ok(Some(lease))),
                 Ok(LeaseReply::Failing(left, reason)) => {
-                    return Err(Arc::new(RefreshFailure::new(reason, left)));
+                    return Some(Err(Err(Arc::new(RefreshFailure::new(reason, left)))));
                 }
                 Ok(LeaseReply::Newer) => {
                     self.changed.notify_one();
@@ -189,28 +205,30 @@ impl SharedReads {
                 Ok(LeaseReply::Busy(left)) => left.clamp(Duration::from_millis(1), POLL),
                 Err(error) => {
                     debug!(%market, error = %error_chain(&error), "refreshing without a lease, Redis did not grant one");
-                    break None;
+                    return Some(Ok(None));
                 }
             };
-            self.link.next_look(Instant::now() + wait).await;
+            let look = self.link.next_look(Instant::now() + wait);
+            self.stop.run_until_cancelled(look).await?;
             if let Some(held) = memory
                 .get()
                 .filter(|held| held.is_fresh(memory.now_ms()) && !held.kept)
                 .filter(|_| memory.seen_refresh() != known)
             {
-                return Ok(held);
+                return Some(Err(Ok(held)));
             }
             if Instant::now() > give_up_at {
-                return Err(Arc::new(RefreshFailure::slow(PATIENCE_WITH_OTHERS)));
+                return Some(Err(Err(Arc::new(RefreshFailure::slow(PATIENCE_WITH_OTHERS)))));
             }
-        };
+        }
+    }
+
+    /// Refreshes a market's list.
+    async fn refresh_under(&self, market: Market, lease: Option<&RefreshLease>) -> RefreshOutcome {
+        let memory = &self.markets.get(market).memory;
         let held = memory.get();
         let known = held.as_ref().map(|held| &*held.list);
-        match self
-            .refresher
-            .refresh_for_readers(market, lease.as_ref(), known)
-            .await
-        {
+        match self.refresher.refresh_for_readers(market, lease, known).await {
             Ok(refreshed) => {
                 let unsaved = refreshed.written.is_none();
                 let held = memory.put(refreshed.list, self.ttl(market), unsaved);
@@ -228,7 +246,7 @@ impl SharedReads {
                 warn!(%market, error = reason, "cannot refresh the list");
                 let retry_after = error.retry_after().unwrap_or_else(|| self.pause(market));
                 let failure = RefreshFailure::new(reason, retry_after);
-                if let Some(lease) = &lease {
+                if let Some(lease) = lease {
                     let pause = retry_after.min(LONGEST_PAUSE);
                     self.refresher
                         .release_lease(market, lease, Some((pause, &failure.reason)))
