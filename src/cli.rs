@@ -11,6 +11,7 @@ mod report;
 mod sandbox;
 mod serve;
 mod status;
+mod tethered;
 mod up;
 mod worker;
 
@@ -59,6 +60,8 @@ enum Verb {
     Adopt(adopt::AdoptCommand),
     Completions(completions::CompletionsCommand),
     Man(man::ManCommand),
+    #[command(hide = true)]
+    Tethered(tethered::TetheredCommand),
 }
 
 /// Runs the command line of this process, and returns its exit code.
@@ -89,6 +92,7 @@ pub fn run(cli: Cli) -> Result<u8> {
             Verb::Adopt(args) => return adopt::run(args).await,
             Verb::Completions(args) => completions::run(&args)?,
             Verb::Man(args) => man::run(&args)?,
+            Verb::Tethered(args) => tethered::run(&args)?,
         }
         Ok(0)
     })

@@ -44,6 +44,7 @@ pub(super) fn run(args: &ManCommand) -> Result<()> {
             files: FILES,
             see_also: program
                 .get_subcommands()
+                .filter(|command| !command.is_hide_set())
                 .map(name)
                 .chain(["tradebot-beat".to_owned()])
                 .collect(),
@@ -59,7 +60,7 @@ pub(super) fn run(args: &ManCommand) -> Result<()> {
 /// The command that a path of verbs leads to.
 fn find<'c>(program: &'c Command, verbs: &[String]) -> Result<&'c Command, ConfigError> {
     verbs.iter().try_fold(program, |command, verb| {
-        let known = || command.get_subcommands();
+        let known = || command.get_subcommands().filter(|verb| !verb.is_hide_set());
         known().find(|command| command.get_name() == verb).ok_or_else(|| {
             let known: Vec<&str> = known().map(Command::get_name).collect();
             ConfigError(vec![match known[..] {

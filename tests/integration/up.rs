@@ -165,6 +165,17 @@ async fn a_part_that_dies_brings_everything_down_and_is_named() {
 }
 
 #[tokio::test]
+async fn all_parts_end_when_up_is_killed() {
+    let up = Roof(up(&["--sandbox", "--private-redis"]).spawn());
+    up.wait_for_line("SANDBOX DATA", LONG);
+    let parts = children(&up);
+    assert_eq!(parts.len(), 3, "worker, beat and Redis: {parts:?}");
+    up.signal(Signal::SIGKILL);
+    up.wait_exit(PATIENCE);
+    assert_gone(&parts).await;
+}
+
+#[tokio::test]
 async fn a_redis_that_does_not_answer_is_replaced_by_a_private_one_that_ends_with_the_run() {
     let world = World::new().await;
     let mut environment = world.environment();

@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::process::Command;
 use tracing::{debug, warn};
+
+use crate::cli::tethered;
 
 /// One child; killed when dropped.
 pub(super) struct Child {
@@ -23,13 +24,9 @@ impl Child {
         args: &[String],
         environment: &[(String, String)],
     ) -> Result<Self> {
-        let process = Command::new(program)
+        let process = tethered::command(program)?
             .args(args)
             .envs(environment.iter().map(|(name, value)| (name, value)))
-            // In a separate group an interrupt from the terminal reaches only the supervisor, which stops the children
-            // in order.
-            .process_group(0)
-            .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
         debug!(child = name, pid = process.id(), "child started");

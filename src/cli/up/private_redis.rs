@@ -1,14 +1,16 @@
 //! A `redis-server` for one run: on a free local port, in a temporary directory, without persistence.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tracing::{info, warn};
 
+use crate::cli::tethered;
 use tradebot_base::connection::Connection;
 use tradebot_base::secret::RedisUrl;
 
@@ -28,18 +30,15 @@ impl PrivateRedis {
         let directory =
             tempfile::tempdir().context("cannot create a temporary directory for redis-server")?;
         let port = free_port()?;
-        let process = Command::new("redis-server")
+        let process = tethered::command(Path::new("redis-server"))?
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--port", &port.to_string()])
             .arg("--dir")
             .arg(directory.path())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
             .stdin(Stdio::null())
-            .process_group(0)
-            .kill_on_drop(true)
             .spawn()
-            .context("cannot start redis-server; install it with `apt-get install redis-server`")?;
+            .context("cannot start redis-server")?;
         let mut redis = Self {
             process,
             port,
@@ -78,7 +77,9 @@ impl PrivateRedis {
         let started = Instant::now();
         while started.elapsed() < START_PATIENCE {
             if let Some(status) = self.process.try_wait()? {
-                bail!("redis-server ended right after its start ({status})");
+                bail!(
+                    "redis-server ended right after its start ({status}); install it with `apt-get install redis-server`"
+                );
             }
             if connection.command::<String>(&redis::cmd("PING")).await.is_ok() {
                 return Ok(());
