@@ -17,7 +17,7 @@ use tradebot_base::lifecycle::{Stop, sleep_unless_stopping};
 /// result for two seconds.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit codes: 0 nothing is wrong, 2 there are warnings, 3 something is critical,\n  \
+    after_help = "Exit codes: 0 nothing is wrong (notes at most), 2 there are warnings, 3 something is critical,\n  \
     1 the doctor itself failed, 64 invalid command line or configuration\n\n\
     Examples:\n  tradebot-symbols doctor\n  tradebot-symbols doctor --json | jq -r '.findings[].code'\n  \
     tradebot-symbols doctor --watch --interval 10"
@@ -61,19 +61,20 @@ pub(super) async fn run(args: DoctorCommand) -> Result<u8> {
     }
     let text = |_: &Picture, findings: &[Finding]| report::findings(findings);
     let json = |picture: &Picture, findings: &[Finding]| report::as_json(picture, findings);
-    let findings = args.examine.run(&text, &json).await?;
-    Ok(report::exit_code(&findings))
+    let last = args.examine.run(&text, &json).await?;
+    Ok(last.map_or(0, |(_, findings)| report::exit_code(&findings)))
 }
 
 type Form<'f, T> = &'f dyn Fn(&Picture, &[Finding]) -> T;
 
 impl ExamineArgs {
-    /// Examines once, or repeatedly until a signal, prints each result, and returns the last findings.
+    /// Examines once, or repeatedly until a signal, prints each result, and returns the last picture with its findings; `None` if a
+    /// signal came before the first.
     pub(super) async fn run(
         &self,
         text: Form<'_, String>,
         json: Form<'_, serde_json::Value>,
-    ) -> Result<Vec<Finding>> {
+    ) -> Result<Option<(Picture, Vec<Finding>)>> {
         let mut reader = Reader::new(&ProcessEnvironment);
         let settings = DoctorSettings::read(&mut reader, &self.queues, self.foreign_beat);
         start_logs(reader, None)?;
@@ -83,10 +84,11 @@ impl ExamineArgs {
             stop.on_signals(Duration::from_secs(1))
                 .context("cannot install the signal handlers")?;
         }
+        let mut last = None;
         loop {
             let picture = tokio::select! {
                 picture = doctor.examine() => picture,
-                () = stop.warm() => return Ok(Vec::new()),
+                () = stop.warm() => return Ok(last),
             };
             let findings = doctor.judge(&picture);
             if self.json {
@@ -105,8 +107,9 @@ impl ExamineArgs {
             }
             let interval = Duration::from_secs(self.interval);
             if !self.watch || !sleep_unless_stopping(&stop, interval).await {
-                return Ok(findings);
+                return Ok(Some((picture, findings)));
             }
+            last = Some((picture, findings));
         }
     }
 }

@@ -17,15 +17,20 @@ pub(super) const EXIT_CRITICAL: u8 = 3;
 /// The exit code for these findings.
 pub(super) fn exit_code(findings: &[Finding]) -> u8 {
     match findings.iter().map(|finding| finding.kind.severity).max() {
-        None => 0,
+        None | Some(Severity::Note) => 0,
         Some(Severity::Warning) => EXIT_WARNINGS,
         Some(Severity::Critical) => EXIT_CRITICAL,
     }
 }
 
+/// Whether there are notes at most.
+fn is_healthy(findings: &[Finding]) -> bool {
+    exit_code(findings) == 0
+}
+
 /// Findings with the picture, as JSON.
 pub(super) fn as_json(picture: &Picture, findings: &[Finding]) -> Value {
-    json!({"healthy": findings.is_empty(), "findings": findings, "picture": picture})
+    json!({"healthy": is_healthy(findings), "findings": findings, "picture": picture})
 }
 
 /// Findings as paragraphs.
@@ -33,8 +38,6 @@ pub(super) fn findings(findings: &[Finding]) -> String {
     if findings.is_empty() {
         return "healthy: nothing is wrong\n".into();
     }
-    let is_critical = |finding: &&Finding| finding.kind.severity == Severity::Critical;
-    let critical = findings.iter().filter(is_critical).count();
     let paragraphs = findings.iter().map(|Finding { kind, subject, what }| {
         let severity = kind.severity.name().to_uppercase();
         let (subject, what) = (printable(subject), printable(what));
@@ -43,8 +46,22 @@ pub(super) fn findings(findings: &[Finding]) -> String {
             kind.code, kind.why, kind.remedy
         )
     });
-    let warnings = findings.len() - critical;
-    paragraphs.collect::<String>() + &format!("{critical} critical, {warnings} warnings\n")
+    let count = |severity| {
+        let of_severity = |finding: &&Finding| finding.kind.severity == severity;
+        findings.iter().filter(of_severity).count()
+    };
+    let [critical, warnings, notes] = [Severity::Critical, Severity::Warning, Severity::Note].map(count);
+    let sum = if is_healthy(findings) {
+        format!("healthy: nothing is wrong, {notes} notes\n")
+    } else {
+        format!("{critical} critical, {warnings} warnings, {notes} notes\n")
+    };
+    paragraphs.collect::<String>() + &sum
+}
+
+/// Whether every Redis server answers.
+pub(super) fn is_reachable(picture: &Picture) -> bool {
+    picture.servers.iter().all(|server| server.trouble.is_none())
 }
 
 /// A summary of the picture: servers, lists, queues, workers, beats.
@@ -58,7 +75,8 @@ pub(super) fn picture(picture: &Picture) -> String {
     lines.extend(picture.lists.iter().map(list));
     lines.extend(picture.broker.iter().flat_map(backlog));
     lines.extend(picture.fleet.iter().flat_map(members));
-    let unseen = picture.unseen.iter();
+    // A server that is away has said so above.
+    let unseen = picture.unseen.iter().filter(|_| is_reachable(picture));
     lines.extend(unseen.map(|(part, failure)| format!("unseen   {part}: {}", failure.text)));
     let lines: Vec<_> = lines.iter().map(|line| printable(line)).collect();
     lines.join("\n") + "\n"
@@ -99,8 +117,11 @@ fn list(lists: &MarketLists) -> String {
 fn backlog(backlog: &Backlog) -> Vec<String> {
     let queues = backlog.queues.iter().map(|queue| {
         let next = queue.oldest.as_ref().map(|oldest| {
-            let waiting = span(oldest.waiting_seconds);
-            format!(", next {}, for at least {waiting}", oldest.task)
+            let waiting = match oldest.waiting_seconds {
+                0 => String::new(),
+                seconds => format!(", for at least {}", span(seconds)),
+            };
+            format!(", next {}{waiting}", oldest.task)
         });
         let (name, messages) = (&queue.name, queue.messages);
         format!(

@@ -12,7 +12,8 @@ use crate::product::doctor::{Finding, Picture};
 /// `doctor` reports what is wrong with them. A Celery beat is not visible.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  tradebot-symbols status\n  tradebot-symbols status --watch\n  \
+    after_help = "Exit codes: 0 success, 2 a Redis server does not answer, 1 any other failure,\n  \
+    64 invalid command line or configuration\n\nExamples:\n  tradebot-symbols status\n  tradebot-symbols status --watch\n  \
     tradebot-symbols status --json | jq '.lists[].age_seconds'"
 )]
 pub(super) struct StatusCommand {
@@ -23,6 +24,7 @@ pub(super) struct StatusCommand {
 pub(super) async fn run(args: StatusCommand) -> Result<u8> {
     let text = |picture: &Picture, _: &[Finding]| report::picture(picture);
     let json = |picture: &Picture, _: &[Finding]| json!(picture);
-    args.examine.run(&text, &json).await?;
-    Ok(0)
+    let last = args.examine.run(&text, &json).await?;
+    let is_reachable = last.is_none_or(|(picture, _)| report::is_reachable(&picture));
+    Ok(if is_reachable { 0 } else { report::EXIT_WARNINGS })
 }

@@ -200,8 +200,13 @@ impl Report {
 
     fn assert_named(&self, code: &str) {
         assert_eq!(self.codes, [code], "{:#}", self.said);
-        let critical = self.said["findings"][0]["severity"] == "critical";
-        assert_eq!(self.exit, Some(if critical { 3 } else { 2 }), "{code}");
+        let exit = match self.said["findings"][0]["severity"].as_str() {
+            Some("critical") => 3,
+            Some("warning") => 2,
+            _ => 0,
+        };
+        assert_eq!(self.exit, Some(exit), "{code}");
+        assert_eq!(self.said["healthy"], exit == 0, "{code}");
     }
 
     fn assert_healthy(&self) {
@@ -259,4 +264,24 @@ async fn nothing_is_named_on_a_healthy_set_up() {
     assert_eq!(text.stdout(), "healthy: nothing is wrong\n");
     // The second examination compares with the first.
     scene.doctor(&[]).assert_healthy();
+}
+
+/// Only what a deployment cannot do without is set: the addresses.
+#[tokio::test]
+async fn on_the_defaults_there_are_notes_at_most() {
+    let scene = Scene::healthy().await;
+    let defaults = ["SPOT", "FUTURES"].map(|market| format!("{market}_SYMBOLS_CACHE_TTL_SECONDS"));
+    let defaults: Vec<(&str, &str)> = defaults.iter().map(|name| (&**name, "")).collect();
+    let report = scene.doctor(&defaults);
+    assert_eq!(report.codes, ["ttl-equals-interval"; 2], "{:#}", report.said);
+    assert_eq!(
+        (report.exit, &report.said["healthy"]),
+        (Some(0), &Value::Bool(true))
+    );
+    let text = scene.program(&["doctor"], &defaults).stdout();
+    assert!(
+        text.starts_with("NOTE ttl-equals-interval (SPOT_SYMBOLS_CACHE_TTL_SECONDS)\n"),
+        "{text}"
+    );
+    assert!(text.ends_with("\nhealthy: nothing is wrong, 2 notes\n"), "{text}");
 }

@@ -6,6 +6,8 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
+    /// Nothing is wrong, but something could be better.
+    Note,
     /// Something is degraded, or will fail later.
     Warning,
     /// Users or trades are affected now, or by the next failure.
@@ -17,6 +19,7 @@ impl Severity {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Note => "note",
             Self::Warning => "warning",
             Self::Critical => "critical",
         }
@@ -270,8 +273,11 @@ kinds! {
     Critical DATABASE_OTHER_TABLES "database-other-tables"
         why "users with their own keys are served as anonymous"
         do "point DATABASE_URL at the deployment's database"
-    Warning TTL_NOT_ABOVE_INTERVAL "ttl-not-above-interval"
-        why "each list expires just before the next one arrives: readers miss in every cycle"
+    Warning TTL_BELOW_INTERVAL "ttl-below-interval"
+        why "each list expires before the next one arrives: readers miss in every cycle"
+        do "set a lifetime of three intervals, which bridges two failed refreshes"
+    Note TTL_EQUALS_INTERVAL "ttl-equals-interval"
+        why "one late refresh and readers miss; these are the defaults"
         do "set a lifetime of three intervals, which bridges two failed refreshes"
     Warning TTL_NEVER "ttl-never"
         why "if refreshes stop, the list is served as fresh for ever"

@@ -67,7 +67,12 @@ impl DoctorSettings {
                 None => finding::SCHEDULE_OFF.found(interval_name, "it is 0: no warm-up is sent"),
                 Some(interval) if ttl > 0 && ttl.unsigned_abs() <= interval.as_secs() => {
                     let what = format!("it is {ttl}, and {interval_name} is {}", interval.as_secs());
-                    finding::TTL_NOT_ABOVE_INTERVAL.found(ttl_name, what)
+                    let kind = if ttl.unsigned_abs() < interval.as_secs() {
+                        &finding::TTL_BELOW_INTERVAL
+                    } else {
+                        &finding::TTL_EQUALS_INTERVAL
+                    };
+                    kind.found(ttl_name, what)
                 }
                 Some(_) if ttl <= 0 => finding::TTL_NEVER.found(ttl_name, format!("it is {ttl}: no expiry")),
                 Some(_) => continue,

@@ -247,8 +247,12 @@ async fn unsafe_settings_are_named() {
     let database = &*users.url();
     for (code, settings) in [
         (
-            "ttl-not-above-interval",
-            &[("SPOT_SYMBOLS_CACHE_TTL_SECONDS", "300")][..],
+            "ttl-below-interval",
+            &[("SPOT_SYMBOLS_CACHE_TTL_SECONDS", "299")][..],
+        ),
+        (
+            "ttl-equals-interval",
+            &[("SPOT_SYMBOLS_CACHE_TTL_SECONDS", "300")],
         ),
         ("ttl-never", &[("FUTURES_SYMBOLS_CACHE_TTL_SECONDS", "0")]),
         ("schedule-off", &[("SPOT_SYMBOLS_WARMUP_INTERVAL_SECONDS", "0")]),

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tradebot_base::market::Market;
 use tradebot_symbols::internals::CacheKeys;
-use tradebot_test_support::{Process, RedisServer, Reply, ScriptedExchange, Signal, bin, stretched};
+use tradebot_test_support::{
+    Process, RedisServer, Reply, ScriptedExchange, Signal, bin, free_port, stretched,
+};
 
 use super::Scene;
 use crate::world::{GOOD_TEXT, PATIENCE, World, exchange_info, good_list, path, task};
@@ -47,6 +49,22 @@ async fn status_shows_lists_queues_workers_and_beats() {
     assert_eq!(picture["lists"][1]["primary"]["count"], 2, "{picture:#}");
     assert_eq!(picture["fleet"]["workers"][0]["node"], "symbols@scene");
     assert_eq!(picture["broker"]["queues"][0]["messages"], 1);
+}
+
+#[test]
+fn status_says_once_that_redis_does_not_answer() {
+    let nowhere = format!("redis://127.0.0.1:{}/0", free_port());
+    let status = Process::builder(bin("tradebot-symbols"))
+        .arg("status")
+        .envs(["REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"].map(|name| (name, &nowhere)))
+        .spawn();
+    assert_eq!(status.wait_exit(PATIENCE).code(), Some(2), "{}", status.output());
+    let text = status.stdout();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(
+        text.starts_with("redis    broker+cache+results") && text.contains(&nowhere),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -200,7 +218,7 @@ async fn adopt_reports_what_is_used_and_unsafe_and_how_the_lists_compare() {
         "SECRET_KEY = (secret)",
         "ALGORITHM = HS512",
         "MAIL_FROM, SMTP_PASSWORD",
-        "ttl-not-above-interval (SPOT_SYMBOLS_CACHE_TTL_SECONDS)",
+        "ttl-equals-interval (SPOT_SYMBOLS_CACHE_TTL_SECONDS)",
         "list-never-expires (spot)",
         "no-worker (celery)",
         "spot: 2 symbols, the same byte for byte",

@@ -35,7 +35,7 @@ async fn with_a_list(extra: &[(&str, &str)]) -> (World, SymbolReads, String) {
     let world = World::new().await;
     world
         .exchange
-        .always(path(SPOT), Reply::json(&listing(&BASES, 1_791_331_200_000)));
+        .always(path(SPOT), Reply::json(listing(&BASES, 1_791_331_200_000)));
     let lasting = [("SPOT_SYMBOLS_CACHE_TTL_SECONDS", "300")];
     let reads = readers(&world, &[&lasting[..], extra].concat());
     eventually("a look at Redis", PATIENCE, async || {
