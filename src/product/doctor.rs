@@ -131,7 +131,11 @@ impl Doctor {
     pub(crate) fn judge(&self, picture: &Picture) -> Vec<Finding> {
         let mut found: Vec<Finding> = picture.servers.iter().flat_map(servers::judge).collect();
         for (market, lists) in Market::ALL.into_iter().zip(&picture.lists) {
-            found.extend(lists::judge(market, lists, &self.settings));
+            let problems = lists::judge(market, lists, &self.settings);
+            if problems.is_empty() {
+                found.extend(lists::judge_writer(lists, picture.fleet.as_ref()));
+            }
+            found.extend(problems);
         }
         if let Some(broker) = &picture.broker {
             found.extend(broker::judge_backlog(broker, &self.settings));

@@ -84,7 +84,13 @@ impl Fleet {
 
     /// Our beat, not waited for, with these intervals in seconds.
     pub(crate) fn beat(&self, spot: &str, futures: &str) -> Process {
+        self.beat_on("celery", spot, futures)
+    }
+
+    /// Our beat with another queue.
+    pub(crate) fn beat_on(&self, queue: &str, spot: &str, futures: &str) -> Process {
         Process::builder(bin("tradebot-beat"))
+            .args(["-Q", queue])
             .envs(self.redis_env())
             .env("SPOT_SYMBOLS_WARMUP_INTERVAL_SECONDS", spot)
             .env("FUTURES_SYMBOLS_WARMUP_INTERVAL_SECONDS", futures)
@@ -124,9 +130,15 @@ impl Fleet {
 
     /// Has a Python client send these orders and wait for what they say; see `send.py`. One answer per order.
     pub(crate) fn send(&self, orders: &[Value]) -> Vec<Value> {
+        self.send_with(&[], orders)
+    }
+
+    /// Has a Python client with further settings send orders.
+    pub(crate) fn send_with(&self, more: &[(&str, &str)], orders: &[Value]) -> Vec<Value> {
         let redis = self.redis_env();
         let mut env: Vec<(&str, &str)> = redis.iter().map(|(name, url)| (*name, url.as_str())).collect();
         env.push(WITH_WARMUPS);
+        env.extend_from_slice(more);
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
         serde_json::to_writer(&mut file, orders).expect("a written file");
         let argument = format!("@{}", file.path().display());

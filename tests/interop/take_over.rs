@@ -1,4 +1,5 @@
-//! A rehearsal of the take-over and of the way back: ours join a running Python worker and beat, then Python's stop.
+//! A rehearsal of the take-over and of the way back: ours join a running Python worker and beat, then Python's stop, and the
+//! warm-ups get a queue of their own.
 //! Readers read all the time, and the test counts every message.
 
 use std::collections::BTreeMap;
@@ -13,7 +14,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tradebot_test_support::{Process, Python, Reply, Signal, bin, eventually};
 
-use crate::fleet::{BOT_TASK, FUTURES_PATH, Fleet, PATIENCE, SPOT_PATH, WARMUPS, text};
+use crate::fleet::{
+    BOT_TASK, FUTURES_PATH, Fleet, OURS, PATIENCE, SPOT_OK, SPOT_PATH, WARMUP_SPOT, WARMUPS, text,
+};
 
 /// Both beats' interval, in seconds.
 const INTERVAL: &str = "2";
@@ -43,7 +46,7 @@ async fn python_gives_way_to_ours_and_takes_over_again_and_nothing_is_missed() {
     wait_for_lists(&fleet).await;
     let traffic = Traffic::start(&fleet).await;
     bot_tasks(&fleet, 3).await;
-    named(&fleet, &["warmups-by-python"]);
+    named(&fleet, "celery", &["warmups-by-python"]);
     adopt(&fleet);
 
     // Ours beside it, then alone.
@@ -56,7 +59,32 @@ async fn python_gives_way_to_ours_and_takes_over_again_and_nothing_is_missed() {
         (ran(&our_worker) >= runs + 4).then_some(())
     })
     .await;
-    named(&fleet, &[]);
+    named(&fleet, "celery", &[]);
+
+    // With a queue of their own: Python workers serve the other one, and cannot run a warm-up.
+    let own_worker = fleet.worker_named("own@test", OURS, &TTLS);
+    own_worker.wait_for_line("connected", PATIENCE);
+    let own_beat = fleet.beat_on(OURS, INTERVAL, INTERVAL);
+    own_beat.wait_for_nth_line("scheduled", 2, PATIENCE);
+    stop(&our_beat);
+    eventually("no warm-up on the shared queue", PATIENCE, async || {
+        fleet.waiting().await.is_empty().then_some(())
+    })
+    .await;
+    stop(&our_worker);
+    let their_worker = fleet.python_worker(&python);
+    let before = fleet.ran().await.len();
+    let routed = json!({"name": WARMUP_SPOT, "registered": true, "wait": 30});
+    let sent = fleet.send_with(&[("WARMUPS_QUEUE", OURS)], &[routed]);
+    assert_eq!(sent[0]["result"], SPOT_OK, "{sent:?}");
+    let runs = ran(&own_worker);
+    eventually("runs of the worker with its own queue", PATIENCE, async || {
+        (ran(&own_worker) >= runs + 4).then_some(())
+    })
+    .await;
+    assert_eq!(fleet.ran().await.len(), before, "warm-ups run by Python");
+    named(&fleet, OURS, &[]);
+    stop(&their_worker);
     // Only Python may touch these: they wait for it.
     bot_tasks(&fleet, 3).await;
 
@@ -66,8 +94,8 @@ async fn python_gives_way_to_ours_and_takes_over_again_and_nothing_is_missed() {
         let entry = task.rsplit('.').next().unwrap_or_default().replace('_', "-");
         their_beat.wait_for_line(&format!("Sending due task {entry}"), PATIENCE);
     }
-    stop(&our_beat);
-    stop(&our_worker);
+    stop(&own_beat);
+    stop(&own_worker);
     let before = watch.count();
     eventually("messages of Python's beat alone", PATIENCE, async || {
         (watch.count() >= before + 4).then_some(())
@@ -92,7 +120,7 @@ async fn python_gives_way_to_ours_and_takes_over_again_and_nothing_is_missed() {
     let (our_worker, our_beat) = ours(&fleet);
     stop(&our_beat);
     let _careless = fleet.python_worker(&[]);
-    named(&fleet, &["worker-discards-warmups"]);
+    named(&fleet, "celery", &["worker-discards-warmups"]);
     stop(&our_worker);
 }
 
@@ -123,9 +151,9 @@ fn environment(fleet: &Fleet) -> Vec<(&'static str, String)> {
 }
 
 /// Asserts what the doctor names; that no beat of ours is seen is said to be fine.
-fn named(fleet: &Fleet, codes: &[&str]) {
+fn named(fleet: &Fleet, queue: &str, codes: &[&str]) {
     let doctor = Process::builder(bin("tradebot-symbols"))
-        .args(["doctor", "--json", "--foreign-beat"])
+        .args(["doctor", "--json", "--foreign-beat", "-Q", queue])
         .envs(environment(fleet))
         .spawn();
     doctor.wait_exit(PATIENCE);
@@ -283,7 +311,10 @@ impl Watch {
 /// message that a worker gives back is pushed from the other end.
 fn warmup_sent(line: &str) -> Option<(String, f64, String)> {
     let (source, words) = line.split_once("] ")?;
-    let message = words.strip_prefix("\"LPUSH\" \"celery\" ")?;
+    let message = words.strip_prefix("\"LPUSH\" \"")?;
+    let message = ["celery\" ", "symbols\" "]
+        .into_iter()
+        .find_map(|queue| message.strip_prefix(queue))?;
     let message: Value = serde_json::from_str(&serde_json::from_str::<String>(message).ok()?).ok()?;
     let headers = &message["headers"];
     let task = WARMUPS.iter().find(|task| headers["task"] == **task)?;

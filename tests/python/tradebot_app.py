@@ -13,6 +13,7 @@ The environment decides what is in it:
     WARMUPS_FETCH_SPOT, WARMUPS_FETCH_FUTURES
                             addresses of the two lists: the warm-ups fetch them and write the keys, one after the other
     WARMUPS_FAIL=1          the two warm-ups fail, and are retried by the deployment's rule
+    WARMUPS_QUEUE           sends the warm-ups to this queue, by `task_routes`
     BEAT_WARMUP_SECONDS     puts both warm-ups on the schedule, at this interval
     VISIBILITY_TIMEOUT      seconds after which a message that was taken and not acknowledged is restored; 3600 without
 """
@@ -135,6 +136,9 @@ if os.environ.get("WITH_WARMUPS") == "1":
             retry_jitter=True,
             retry_kwargs={"max_retries": 5},
         )
+
+if os.environ.get("WARMUPS_QUEUE"):
+    app.conf.task_routes = {"app.core.cache_warmup_tasks.*": {"queue": os.environ["WARMUPS_QUEUE"]}}
 
 if os.environ.get("BEAT_WARMUP_SECONDS"):
     interval = float(os.environ["BEAT_WARMUP_SECONDS"])

@@ -3,8 +3,9 @@
 use super::finding::{self, Finding, FindingKind, Problem};
 use super::settings::DoctorSettings;
 use crate::product::fleet::lists::{ListValue, MarketLists};
+use crate::product::fleet::members::FleetMembers;
 use crate::product::fleet::span;
-use crate::product::symbols::cache::{CacheKeys, ListNetwork};
+use crate::product::symbols::cache::{CacheKeys, FetchedBy, ListNetwork};
 use tradebot_base::market::Market;
 
 /// How late a refresh may be, in addition to one missed refresh.
@@ -56,6 +57,18 @@ pub(super) fn judge(market: Market, lists: &MarketLists, settings: &DoctorSettin
         .into_iter()
         .map(|(kind, what)| kind.found(lists.market, what))
         .collect()
+}
+
+/// Notes a good list of another program beside workers of this system.
+pub(super) fn judge_writer(lists: &MarketLists, fleet: Option<&FleetMembers>) -> Option<Finding> {
+    let source = lists.source.as_ref();
+    let foreign = source.is_none_or(|source| source.by == Some(FetchedBy::Other));
+    let ours = fleet.is_some_and(|fleet| fleet.workers.iter().any(|worker| worker.ours));
+    (foreign && ours).then(|| {
+        let age = span(lists.age_seconds.unwrap_or_default());
+        let what = format!("another program wrote the current list {age} ago");
+        finding::TWO_WRITERS.found(lists.market, what)
+    })
 }
 
 fn judge_contents(

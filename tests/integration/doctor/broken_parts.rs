@@ -84,6 +84,7 @@ async fn broken_lists_are_named() {
             "list-lacks-anchors",
             &[forget, &["SET", primary, &without_btc, "EX", "900"]],
         ),
+        ("list-has-two-writers", &[&["DEL", source]]),
         ("list-wrong-network", &[&["SET", source, &testnet]]),
         (
             "lists-refused",
