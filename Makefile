@@ -96,7 +96,7 @@ lint: $(DEPLOYMENT)/.ready ## formatting, clippy, documentation, and that each p
 	cd tests/fuzz && $(CARGO) fmt --check && $(NO_LIBFUZZER) $(CARGO) clippy --target-dir $(TARGET)/fuzz/lint -- -D warnings
 	.ci/versions
 	$(DEPLOYMENT)/bin/hadolint docker/Dockerfile
-	$(DEPLOYMENT)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	$(DEPLOYMENT)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml docker/compose.join.yaml
 	$(DEPLOYMENT)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(DEPLOYMENT)/bin/kubernetes-validate --strict --quiet docker/kubernetes.yaml
 

@@ -134,22 +134,32 @@ const CONTRADICTION: &str = "\nCRITICAL: after the switch readers would get the 
 /// After each step the system works, and each step can be undone.
 fn steps(file: &str, queues: &str) -> String {
     format!(
-        "\nTo switch, one process at a time:\n  \
-        1. tradebot-symbols worker --env-file {file} -Q {queues}\n     \
+        "\nTo switch, one step at a time; docs/take-over.md says more about each:\n  \
+        1. SPOT_SYMBOLS_CACHE_TTL_SECONDS=900 and FUTURES_SYMBOLS_CACHE_TTL_SECONDS=900 in {file}\n     \
+        lists that live for three intervals outlive two refreshes that fail\n  \
+        2. tradebot-symbols worker --env-file {file} -Q {queues}\n     \
         beside the Python workers, which keep all other tasks\n  \
-        2. tradebot-symbols healthcheck worker --env-file {file}\n     \
+        3. tradebot-symbols healthcheck worker --env-file {file}\n     \
         until it reports that the worker answers\n  \
-        3. remove both warm-ups from the Celery beat's schedule and restart it; it keeps sending its other entries\n  \
         4. tradebot-beat --env-file {file} -Q {queues}\n     \
-        sends the warm-ups from now on\n  \
-        5. tradebot-symbols doctor --env-file {file} -Q {queues}\n     \
-        after two intervals; it must report nothing\n  \
-        6. leave the Python workers running for their own tasks; they may keep the warm-up module\n\
-        \nTo switch back:\n  \
-        1. put the warm-ups back into the Celery beat's schedule and restart it\n  \
-        2. stop tradebot-beat (SIGTERM)\n  \
-        3. stop tradebot-symbols worker (SIGTERM); it returns unfinished messages to the queue\n  \
-        4. leave Redis as it is: keys and messages are the same"
+        sends the warm-ups from now on. TradeBot's own Celery beat never sends them. If yours does, remove both entries\n     \
+        first and restart it; an interval of 0 there sends them a thousand times a second\n  \
+        5. ENABLE_SPOT_WARMUP_ON_STARTUP=0 and ENABLE_FUTURES_WARMUP_ON_STARTUP=0 for the Python API\n     \
+        its warm-ups at startup are not needed any more\n  \
+        6. tradebot-symbols serve --env-file {file} --listen 127.0.0.1:8001\n     \
+        if the two routes should be ours too: docker/proxy has the configuration of nginx and Caddy. Port 8000 is the backend's\n  \
+        7. -Q symbols for this worker and beat, and on the Python side, where tasks are sent:\n     \
+        app.conf.task_routes = {{\"app.core.cache_warmup_tasks.*\": {{\"queue\": \"symbols\"}}}}\n     \
+        then no Python worker gets a warm-up, which it would run without a guard\n  \
+        8. tradebot-symbols doctor --env-file {file} -Q symbols\n     \
+        after two intervals; it must report that nothing is wrong\n\
+        \nTo switch back, each step by itself:\n  \
+        7. remove the task_routes; -Q {queues} for this worker and beat\n  \
+        6. give the two routes back to the backend in the proxy, then stop tradebot-symbols serve (SIGTERM)\n  \
+        5. ENABLE_SPOT_WARMUP_ON_STARTUP=1 and ENABLE_FUTURES_WARMUP_ON_STARTUP=1\n  \
+        4. put the warm-ups back into the Celery beat's schedule, restart it, and stop tradebot-beat (SIGTERM)\n  \
+        2. stop tradebot-symbols worker (SIGTERM); it returns unfinished messages to the queue\n  \
+        Leave Redis as it is: keys and messages are the same"
     )
 }
 

@@ -17,6 +17,7 @@ mod guarded_lists;
 mod mingle;
 mod mixed_fleet;
 mod monitoring;
+mod proxies;
 mod python_takes_over;
 mod queues;
 mod redbeat;

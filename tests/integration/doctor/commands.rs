@@ -223,8 +223,8 @@ async fn adopt_reports_what_is_used_and_unsafe_and_how_the_lists_compare() {
         "no-worker (celery)",
         "spot: 2 symbols, the same byte for byte",
         "futures: 2 symbols, the same after parsing",
-        "To switch, one process at a time",
-        "To switch back:",
+        "To switch, one step at a time",
+        "To switch back, ",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
     }
