@@ -6,7 +6,7 @@ pub(super) mod lists;
 mod negotiation;
 pub(super) mod private_list;
 pub(super) mod query;
-mod representation;
+pub(crate) mod representation;
 pub(super) mod responses;
 pub(super) mod routes;
 pub(super) mod traces;

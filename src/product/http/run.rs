@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::answers::cors::AllowedOrigins;
 use super::answers::filtered_lists::FilteredLists;
 use super::answers::lists::{ListResponses, Staleness};
+use super::answers::representation::Packer;
 use super::router::{Router, RouterSettings};
 use super::server::{ConnectionTimeouts, HttpLimits, Server};
 use crate::config::HttpConfig;
@@ -186,10 +187,11 @@ impl HttpEndpoint {
                 None
             }
         };
-        let lists = || ListResponses::new(settings.router.staleness, runtime.clone());
+        let packer = Packer::default();
+        let lists = || ListResponses::new(settings.router.staleness, packer.clone());
         let router = Router {
             reads: reads.clone(),
-            filtered: FilteredLists::new(AllSymbols::new(&redis, name)?, runtime.clone()),
+            filtered: FilteredLists::new(AllSymbols::new(&redis, name)?, packer.clone()),
             overview: OverviewReader::new(&settings.redis, name, settings.queues)?,
             connections: server.counts(),
             worker,

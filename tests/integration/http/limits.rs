@@ -12,7 +12,7 @@ use tradebot_base::market::Market;
 use tradebot_test_support::{Reply, Signal, eventually, stretched};
 
 use super::client::{Answer, KeptAlive, exchange, lasting_request, read_all, request};
-use super::{Endpoint, LIST, route, sample, serve};
+use super::{Endpoint, LIST, route, sample, serve, store};
 use crate::world::{GOOD_TEXT, PATIENCE, World, good_list, path};
 
 const SPOT: Market = Market::Spot;
@@ -390,4 +390,52 @@ async fn an_address_that_is_taken_is_an_error() {
         .spawn();
     assert_eq!(nowhere.wait_exit(PATIENCE).code(), Some(64));
     assert!(nowhere.stderr().contains("HTTP_LISTEN"), "{}", nowhere.stderr());
+}
+
+/// A figure of a process's memory, in KiB.
+fn memory(endpoint: &Endpoint, name: &str) -> u64 {
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", endpoint.process.pid())).expect("a Linux machine");
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let figure = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    figure.and_then(|figure| figure.parse().ok()).expect("a figure")
+}
+
+/// Stores a list, waits until it is served in brotli, the slowest coding, and returns how long that took.
+async fn packed(world: &World, endpoint: &Endpoint, list: &str) -> Duration {
+    let began = Instant::now();
+    store(world, SPOT, list).await;
+    eventually("a list in brotli", stretched(PATIENCE) * 6, async || {
+        let plain = endpoint.get(route(SPOT)).await;
+        let packed = endpoint
+            .ask("GET", route(SPOT), &[("accept-encoding", "br")])
+            .await;
+        let is_packed = packed.header("content-encoding") == Some("br");
+        (plain.text() == list && is_packed).then_some(())
+    })
+    .await;
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn lists_that_change_all_the_time_are_packed_one_at_a_time_and_the_last_one_soon() {
+    let world = World::new().await;
+    let endpoint = Endpoint::warm(&world).await;
+    let long =
+        |number: usize| super::large::list(char::from(b'A' + u8::try_from(number).expect("small")), 3300);
+    let idle = memory(&endpoint, "VmRSS:");
+    let alone = packed(&world, &endpoint, &long(0)).await;
+    for number in 1..20 {
+        store(&world, SPOT, &long(number)).await;
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(125) {
+            endpoint.get(route(SPOT)).await;
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+    let last = packed(&world, &endpoint, &long(20)).await;
+    // What a list before it has begun is given up after a piece of it.
+    assert!(last < alone * 3, "{last:?}, one list alone takes {alone:?}");
+    let grown = memory(&endpoint, "VmHWM:") - idle;
+    assert!(grown < 64 * 1024, "{grown} KiB");
 }

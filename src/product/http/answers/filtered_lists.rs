@@ -4,10 +4,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::runtime::Handle;
-
 use super::query::ListFilter;
-use super::representation::Representation;
+use super::representation::{Packer, Representation};
 use crate::product::binance::exchange_info::Symbol;
 use crate::product::symbols::all_symbols::AllSymbols;
 use crate::product::symbols::list::SymbolList;
@@ -21,15 +19,15 @@ const CAPACITY: usize = 64;
 /// The filtered lists of both markets.
 pub(crate) struct FilteredLists {
     everything: AllSymbols,
-    runtime: Handle,
+    packer: Packer,
     cache: Mutex<FilterCache>,
 }
 
 impl FilteredLists {
-    pub(crate) fn new(everything: AllSymbols, runtime: Handle) -> Self {
+    pub(crate) fn new(everything: AllSymbols, packer: Packer) -> Self {
         Self {
             everything,
-            runtime,
+            packer,
             cache: Mutex::default(),
         }
     }
@@ -53,7 +51,7 @@ impl FilteredLists {
         }
         let taken: Vec<&Symbol> = whole.symbols().iter().filter(|one| key.1.selects(one)).collect();
         let body = Arc::new(Representation::new(python_json::to_string(&taken).ok()?.into()));
-        body.pack_on(&self.runtime);
+        self.packer.pack_last(&body);
         self.cache().insert(key, whole, Arc::clone(&body));
         Some(body)
     }

@@ -11,10 +11,9 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
-use tokio::runtime::Handle;
 
 use super::negotiation::{AcceptEncoding, Conditions, ContentCoding};
-use super::representation::Representation;
+use super::representation::{Packer, Representation};
 use super::responses::{CACHE_STATUS, JSON, VARY_BY, error_detail};
 use crate::product::http::server::HttpResponse;
 use crate::product::symbols::cache::{FetchedBy, ListNetwork};
@@ -37,7 +36,7 @@ pub(crate) struct Staleness {
 /// The list responses of one market.
 pub(crate) struct ListResponses {
     staleness: Staleness,
-    runtime: Handle,
+    packer: Packer,
     prepared: ArcSwapOption<PreparedList>,
     /// The body made last. Locked while the next one is made.
     latest: Mutex<Weak<Representation>>,
@@ -73,10 +72,10 @@ impl Freshness {
 }
 
 impl ListResponses {
-    pub(crate) fn new(staleness: Staleness, runtime: Handle) -> Self {
+    pub(crate) fn new(staleness: Staleness, packer: Packer) -> Self {
         Self {
             staleness,
-            runtime,
+            packer,
             prepared: ArcSwapOption::empty(),
             latest: Mutex::default(),
         }
@@ -120,7 +119,7 @@ impl ListResponses {
             return body;
         }
         let body = Arc::new(Representation::new(json.clone()));
-        body.pack_on(&self.runtime);
+        self.packer.pack_next(&body);
         *latest = Arc::downgrade(&body);
         body
     }
@@ -298,13 +297,13 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_new_list_is_made_into_a_body_once_however_many_threads_want_it() {
+    #[test]
+    fn a_new_list_is_made_into_a_body_once_however_many_threads_want_it() {
         let staleness = Staleness {
             while_revalidate: Duration::ZERO,
             if_error: Duration::ZERO,
         };
-        let answers = ListResponses::new(staleness, Handle::current());
+        let answers = ListResponses::new(staleness, Packer::default());
         for letter in ['A', 'B', 'C'] {
             let reading = a_reading(letter);
             let barrier = Barrier::new(THREADS);
