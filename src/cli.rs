@@ -24,6 +24,7 @@ use clap::{Parser, Subcommand};
 use crate::worker::PoolKind;
 use tradebot_base::config::{ConfigError, ProcessEnvironment, Reader};
 use tradebot_base::env_file::{self, EnvFileError};
+use tradebot_base::process;
 use tradebot_base::telemetry::{self, LogConfig};
 
 /// Exit code for a command line or an environment that cannot be used (`EX_USAGE`).
@@ -69,6 +70,7 @@ enum Verb {
 /// # Errors
 /// The error that ended a verb early; [`exit_code`] gives its exit code.
 pub fn run(cli: Cli) -> Result<u8> {
+    process::prepare().context("cannot forbid core dumps, which would hold secrets")?;
     if let (Some(path), false) = (&cli.env_file, matches!(cli.verb, Verb::Adopt(_))) {
         return Err(env_file::restart_with(path, &ProcessEnvironment).into());
     }

@@ -42,6 +42,7 @@ use tradebot_base::connection::Connection;
 use tradebot_base::env_file::{self, EnvFileError};
 use tradebot_base::lifecycle::Stop;
 use tradebot_base::node;
+use tradebot_base::process;
 use tradebot_base::random::Random;
 use tradebot_base::telemetry::{self, LogConfig};
 use tradebot_core::wire::keys::Keys;
@@ -114,6 +115,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<()> {
+    process::prepare().context("cannot forbid core dumps, which would hold secrets")?;
     if let Some(path) = &args.env_file {
         return Err(env_file::restart_with(path, &ProcessEnvironment).into());
     }

@@ -16,6 +16,7 @@ pub mod lifecycle;
 pub mod manual;
 pub mod market;
 pub mod node;
+pub mod process;
 pub mod random;
 pub mod said;
 pub mod secret;

@@ -95,7 +95,12 @@ impl fmt::Display for RedisUrl {
                 f.write_str("<not a URL>")?;
                 continue;
             };
-            let rest = rest.split(['?', '#']).next().unwrap_or_default();
+            let (rest, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+            // An unescaped password may contain a question mark.
+            if query.contains('@') {
+                write!(f, "{scheme}://***")?;
+                continue;
+            }
             // An unescaped password may contain a slash or an `@`: cut at the last `@`.
             match rest.rsplit_once('@') {
                 Some((_, place)) => write!(f, "{scheme}://***@{place}")?,
@@ -130,6 +135,8 @@ mod tests {
             "rediss://user:canary@h:6379/0",
             "redis://:can@ary/canary@h:6379/0",
             "redis://h:6379/0?password=canary",
+            "redis://:canary?x@h:6379/0",
+            "redis://:x@canary#x@h:6379/0",
             "canary",
             "redis://:can;canary@h:6379/0",
             "redis://:canary;ary@h:6379/0",

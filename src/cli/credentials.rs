@@ -7,7 +7,6 @@ use super::{say, start_logs};
 use crate::config::{BinanceConfig, SymbolsConfig};
 use crate::product::binance::client::Client;
 use crate::product::credentials::outcome::{Fallback, LookupStep, UserList};
-use crate::product::credentials::protect;
 use crate::product::credentials::settings::CredentialSettings;
 use crate::product::credentials::user_lists::UserLists;
 use tradebot_base::config::{ProcessEnvironment, Reader};
@@ -66,7 +65,6 @@ pub(super) async fn run(args: CredentialsCommand) -> Result<()> {
         CredentialSettings::On(enabled) => *enabled,
         CredentialSettings::Off(why) => bail!("users' own keys are not used: {why}"),
     };
-    protect::forbid_dumps().context("cannot disable core dumps, which would hold decrypted keys")?;
     say(&format!("database       {}", enabled.database))?;
     let client = Client::new(binance, Random::system()).context("cannot set up the HTTP client")?;
     let branch = UserLists::new(enabled, &client, symbols)?;

@@ -6,14 +6,13 @@
 //! [`settings`] reads the environment. None of this runs for a list that is in the cache, and nothing here writes to the
 //! database or to Redis.
 //!
-//! A secret stays in a `tradebot_base::secret::Secret` from the environment to the signature. [`protect`] keeps secrets out of core
-//! dumps.
+//! A secret stays in a `tradebot_base::secret::Secret` from the environment to the signature. `tradebot_base::process` keeps
+//! it out of core dumps.
 
 pub(crate) mod database_url;
 pub(crate) mod fernet;
 pub(crate) mod jwt;
 pub(crate) mod outcome;
-pub(crate) mod protect;
 pub(crate) mod settings;
 pub(crate) mod tls;
 pub(crate) mod user_lists;

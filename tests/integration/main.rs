@@ -32,6 +32,7 @@ mod reach;
 mod reads;
 mod rights;
 mod sandbox;
+mod secrets;
 mod silence;
 mod stop;
 mod task_api;

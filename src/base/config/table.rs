@@ -140,7 +140,7 @@ variables! {
     "HTTP_LISTEN" = "":
         "address of the HTTP endpoint of `serve`; if set, `up` serves HTTP as well"
     "HTTP_MAX_CONNECTIONS" = "4096":
-        "maximum number of connections; more get a 503"
+        "maximum number of connections, fewer if the limit of open files is lower; more get a 503"
     "HTTP_MAX_HEADER_BYTES" = "16384":
         "maximum size of a request's header"
     "HTTP_MAX_BODY_BYTES" = "16384":

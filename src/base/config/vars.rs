@@ -186,9 +186,10 @@ impl<'a> Reader<'a> {
     /// A comma-separated list of `http://` and `https://` addresses, without a trailing slash.
     pub fn base_urls(&mut self, name: &'static str) -> Vec<String> {
         const EXPECTED: &str = "`https://host`, several separated by commas";
-        let urls = self.list(name);
+        let (urls, text) = (self.list(name), self.text(name));
+        // A password stands before an `@`, and may contain a comma; a key stands behind a `?`.
+        let may_hold_secret = text.contains(['@', '?', '#']);
         if urls.is_empty() {
-            let text = self.text(name);
             self.complain(name, &text, EXPECTED);
         }
         for url in &urls {
@@ -198,13 +199,14 @@ impl<'a> Reader<'a> {
             if rest
                 .is_none_or(|host| host.is_empty() || host.starts_with('/') || host.contains(['@', '?', '#']))
             {
-                // The part before an `@` may be a password.
-                let shown = if url.contains('@') {
-                    "…@…"
+                if may_hold_secret {
+                    self.complain_of(
+                        name,
+                        format_args!("expected {EXPECTED}, without `@`, `?` and `#`"),
+                    );
                 } else {
-                    url.as_str()
-                };
-                self.complain(name, shown, EXPECTED);
+                    self.complain(name, url, EXPECTED);
+                }
             }
         }
         urls.iter()

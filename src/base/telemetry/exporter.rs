@@ -54,11 +54,13 @@ fn provider(service: &'static str) -> Option<SdkTracerProvider> {
     let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build();
     let exporter = match exporter {
         Ok(exporter) => exporter,
-        Err(error) => {
-            // There is no log output yet.
+        Err(_) => {
+            // There is no log output yet. The error may show the URL, and with it a password.
             #[expect(clippy::print_stderr, reason = "log output is what is being set up")]
             {
-                eprintln!("no traces: OTEL_EXPORTER_OTLP_ENDPOINT cannot be used: {error}");
+                eprintln!(
+                    "no traces: the URL in OTEL_EXPORTER_OTLP_ENDPOINT cannot be used, expected `http://host:4318`"
+                );
             }
             return None;
         }

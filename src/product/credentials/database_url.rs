@@ -116,6 +116,10 @@ impl DatabaseUrl {
             return Err(UrlError::Scheme);
         }
         let (userinfo, rest) = split_userinfo(rest);
+        // What comes before it may be the end of a password, and hosts, database and options are shown.
+        if rest.contains('@') {
+            return Err(UrlError::Host);
+        }
         let (authority, rest) = split_before(rest, &['/', '?']);
         let (path, query) = split_before(rest, &['?']);
         let (user, password) = match userinfo {
@@ -212,7 +216,7 @@ fn host_and_port(text: &str) -> Result<(String, u16), UrlError> {
             .split_once(':')
             .map_or((text, None), |(host, port)| (host, Some(port))),
     };
-    // A host with such characters may contain the end of a password.
+    // Such characters are in no host. A host option may have them escaped.
     if host.contains(['@', '%', ' ']) {
         return Err(UrlError::Host);
     }

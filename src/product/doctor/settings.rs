@@ -31,7 +31,7 @@ impl DoctorSettings {
     /// Reads and judges the settings of all parts of a deployment.
     #[must_use]
     pub(crate) fn read(reader: &mut Reader<'_>, queues: &[String], foreign_beat: bool) -> Self {
-        let database = reader.optional("DATABASE_URL");
+        let database = reader.secret("DATABASE_URL");
         let mut settings = Self {
             redis: RedisConfig::read(reader),
             worker: WorkerConfig::read(reader),
@@ -40,8 +40,7 @@ impl DoctorSettings {
             schedule: ScheduleConfig::read(reader),
             queues: queues.to_vec(),
             listen: reader.optional("HTTP_LISTEN"),
-            database: database
-                .map(|url| DatabaseUrl::parse(&Secret::new(url)).map_err(|error| error.to_string())),
+            database: database.map(|url| DatabaseUrl::parse(&url).map_err(|error| error.to_string())),
             foreign_beat,
             findings: Vec::new(),
         };
@@ -133,12 +132,13 @@ fn judge_keys(reader: &mut Reader<'_>) -> Vec<Finding> {
     const STOCK: [&str; 7] = [
         "change", "your", "secret", "default", "example", "replace", "dev-",
     ];
-    let secret_key = match reader.optional("SECRET_KEY").map(|key| key.to_lowercase()) {
+    let secret_key = reader.secret("SECRET_KEY");
+    let secret_key = match secret_key.map(|key| Secret::new(key.expose().trim().to_lowercase())) {
         None => Some("it is missing".to_owned()),
-        Some(key) if key.chars().count() < SHORTEST => {
+        Some(key) if key.expose().chars().count() < SHORTEST => {
             Some(format!("it has fewer than {SHORTEST} characters"))
         }
-        Some(key) if STOCK.iter().any(|part| key.contains(part)) => {
+        Some(key) if STOCK.iter().any(|part| key.expose().contains(part)) => {
             Some("it looks like the value of an example".to_owned())
         }
         Some(_) => None,

@@ -9,7 +9,7 @@ use hyper::header::HeaderValue;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::answers::cors::AllowedOrigins;
 use super::answers::filtered_lists::FilteredLists;
@@ -18,7 +18,6 @@ use super::answers::representation::Packer;
 use super::router::{Router, RouterSettings};
 use super::server::{ConnectionTimeouts, HttpLimits, Server};
 use crate::config::HttpConfig;
-use crate::product::credentials::protect;
 use crate::product::credentials::settings::CredentialSettings;
 use crate::product::credentials::user_lists::{UserLists, UserListsError};
 use crate::product::fleet::overview::OverviewReader;
@@ -27,7 +26,6 @@ use crate::product::symbols::reads::{ReadsSettings, SetupError, SymbolReads};
 use tradebot_base::clock::SystemClock;
 use tradebot_base::config::{Reader, RedisConfig, ScheduleConfig};
 use tradebot_base::connection::RedisTrouble;
-use tradebot_base::error_chain;
 use tradebot_base::market::PerMarket;
 use tradebot_core::engine::Engine;
 
@@ -176,9 +174,6 @@ impl HttpEndpoint {
         let reads = SymbolReads::start(settings.reads, name)?;
         let branch = match settings.credentials {
             CredentialSettings::On(enabled) => {
-                if let Err(error) = protect::forbid_dumps() {
-                    warn!(error = %error_chain(&error), "cannot forbid core dumps: a dump of this process could contain users' keys");
-                }
                 let branch = UserLists::new(*enabled, reads.client(), symbols)?;
                 Some(Arc::new(branch))
             }

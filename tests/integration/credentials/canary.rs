@@ -1,9 +1,5 @@
 //! Puts a marked secret wherever there is one, and searches everything that is written for the marks.
 
-use std::os::unix::process::ExitStatusExt;
-
-use tradebot_test_support::{Process, Signal, bin, eventually};
-
 use super::check::check;
 use super::*;
 use crate::world::PATIENCE;
@@ -59,51 +55,4 @@ async fn no_secret_is_told_at_any_level_whatever_the_exchange_answers() {
             assert!(!output.contains(mark), "{what}, {format}: `{mark}` in\n{output}");
         }
     }
-}
-
-/// A process that holds secrets leaves no core, where one that holds none does.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_crash_leaves_no_core() {
-    let scene = Scene::one_user().await;
-    scene.testnet.always("/api/v3/account", Reply::json("").hang());
-    let folder = tempfile::tempdir().expect("a folder");
-    let with_cores = |script: &str| {
-        Process::builder("sh")
-            .args(["-c", &format!("ulimit -c unlimited && {script}")])
-            .current_dir(folder.path())
-    };
-    let program = bin("tradebot-symbols");
-    let script = format!("exec {} credentials check --email one", program.display());
-    let process = with_cores(&script)
-        .envs(&scene.environment().with("CREDENTIALS_TIMEOUT_SECONDS", "600").0)
-        .spawn();
-    eventually("the key to be sent", PATIENCE, async || {
-        (!scene.testnet.keys_seen().is_empty()).then_some(())
-    })
-    .await;
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.pid())).expect("limits");
-    let cores = limits
-        .lines()
-        .find(|line| line.starts_with("Max core file size"))
-        .expect("a limit");
-    let words: Vec<_> = cores.split_whitespace().collect();
-    assert_eq!(words[4..6], ["0", "0"], "{cores}");
-    process.signal(Signal::SIGABRT);
-    let status = process.wait_exit(PATIENCE);
-    assert_eq!(status.signal(), Some(6));
-    assert!(!status.core_dumped(), "{status}");
-    let left: Vec<_> = std::fs::read_dir(folder.path()).expect("a folder").collect();
-    assert!(left.is_empty(), "{left:?}");
-    // The machine would have written one.
-    let control = with_cores("exec sleep 60").spawn();
-    eventually("the control to run", PATIENCE, async || {
-        let name = std::fs::read_to_string(format!("/proc/{}/comm", control.pid())).ok()?;
-        (name.trim() == "sleep").then_some(())
-    })
-    .await;
-    control.signal(Signal::SIGABRT);
-    assert!(
-        control.wait_exit(PATIENCE).core_dumped(),
-        "this machine writes no cores at all"
-    );
 }

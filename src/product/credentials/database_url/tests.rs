@@ -114,6 +114,8 @@ fn what_cannot_be_used_is_refused_without_showing_it() {
         ("postgresql+asyncpg://db/t", UrlError::User),
         ("postgresql+asyncpg://:canary@db/t", UrlError::User),
         ("postgresql+asyncpg://u:can@canary@db/t", UrlError::Host),
+        ("postgresql+asyncpg://u:can@a?canary@db/t", UrlError::Host),
+        ("postgresql+asyncpg://u:can@a/canary@db/t", UrlError::Host),
         ("postgresql+asyncpg://u:canary@db:canary/t", UrlError::Port),
         ("postgresql+asyncpg://u:canary@db:0/t", UrlError::Port),
         (

@@ -107,7 +107,7 @@ impl Packer {
             match thread.spawn(move || packer.run()) {
                 Ok(_) => queue.running = true,
                 Err(error) => {
-                    warn!(%error, "cannot start a thread that compresses lists, they are served as they are")
+                    warn!(%error, "cannot start a thread that compresses lists, they are served as they are");
                 }
             }
         }
