@@ -4,7 +4,7 @@
 //! first line and `Accept`: read it within a size limit and a deadline, answer, close.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 use tradebot_base::clock::SharedClock;
 use tradebot_base::exposition::TextFormat;
+use tradebot_base::said::Repeated;
 
 use crate::metrics::Metrics;
 
@@ -26,6 +27,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(500);
 /// Answers requests until the process ends.
 pub(crate) async fn serve(listener: TcpListener, metrics: Metrics, clock: SharedClock) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut errors = Repeated::default();
     loop {
         let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
             return;
@@ -33,7 +35,9 @@ pub(crate) async fn serve(listener: TcpListener, metrics: Metrics, clock: Shared
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "cannot accept a connection, retrying");
+                if let Some(times) = errors.report(Instant::now()) {
+                    warn!(%error, times, "cannot accept connections");
+                }
                 tokio::time::sleep(ACCEPT_RETRY).await;
                 continue;
             }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How many things are remembered; further ones count as said.
 const MOST: usize = 1_000;
@@ -25,9 +26,43 @@ impl Said {
     }
 }
 
+/// How often an error that repeats is reported.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// An error that repeats for as long as its cause lasts: reported at once, then once a minute with the number of times.
+#[derive(Debug, Default)]
+pub struct Repeated {
+    unreported: u64,
+    reported: Option<Instant>,
+}
+
+impl Repeated {
+    /// Counts an error. Returns how many to report, if it is time to.
+    pub fn report(&mut self, now: Instant) -> Option<u64> {
+        self.unreported += 1;
+        let is_due = self
+            .reported
+            .is_none_or(|reported| now.duration_since(reported) >= REPORT_INTERVAL);
+        is_due.then(|| {
+            self.reported = Some(now);
+            std::mem::take(&mut self.unreported)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_that_repeats_is_reported_at_once_and_then_once_a_minute() {
+        let (mut errors, start) = (Repeated::default(), Instant::now());
+        let reports: Vec<_> = (0..=240)
+            .map(|quarters| start + Duration::from_millis(250) * quarters)
+            .filter_map(|now| errors.report(now))
+            .collect();
+        assert_eq!(reports, [1, 240]);
+    }
 
     #[test]
     fn everything_is_said_once_and_the_memory_is_bounded() {

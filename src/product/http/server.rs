@@ -6,6 +6,7 @@
 //! | limit | beyond it |
 //! | --- | --- |
 //! | connections | 503 with `Retry-After`, then the connection is closed, so that a probe or a proxy knows at once |
+//! | open files | fewer connections, so that the rest of the process keeps some |
 //! | size of a request header | 431 |
 //! | size of a request body | 413; a smaller body is read and dropped, as no route uses one |
 //! | time for a header, between requests, and for the client to take a response | the connection is closed |
@@ -14,6 +15,7 @@
 mod activity;
 mod connection;
 mod handler;
+mod open_files;
 mod service;
 mod socket;
 mod thread;
@@ -22,7 +24,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,6 +32,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+use tradebot_base::said::Repeated;
 
 pub(crate) use activity::ConnectionTimeouts;
 pub(crate) use handler::{Handled, Handler, HttpResponse};
@@ -89,8 +92,13 @@ impl Server {
     ///
     /// # Errors
     /// When the address is in use, not local, or not permitted.
-    pub(crate) async fn bind(address: SocketAddr, threads: usize, limits: HttpLimits) -> io::Result<Self> {
+    pub(crate) async fn bind(
+        address: SocketAddr,
+        threads: usize,
+        mut limits: HttpLimits,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
+        limits.connections = open_files::fitting(limits.connections);
         Ok(Self {
             address: listener.local_addr()?,
             listener,
@@ -116,10 +124,16 @@ impl Server {
         for number in 0..self.threads {
             threads.push(ServerThread::start(number, &self, Arc::clone(&handler))?);
         }
-        info!(http.address = %self.address, http.threads = self.threads, "http is listening");
+        info!(
+            http.address = %self.address,
+            http.threads = self.threads,
+            http.max_connections = self.limits.connections,
+            "http is listening"
+        );
         let room = Arc::new(Semaphore::new(self.limits.connections));
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
         let mut next = 0;
+        let mut errors = Repeated::default();
         // Both branches are cancel-safe: a connection is either still queued or already ours.
         loop {
             let accepted = tokio::select! {
@@ -135,7 +149,9 @@ impl Server {
                     Err(_) => self.refuse(stream, &refusals),
                 },
                 Err(error) => {
-                    warn!(http.address = %self.address, %error, "cannot accept a connection");
+                    if let Some(times) = errors.report(Instant::now()) {
+                        warn!(http.address = %self.address, %error, times, "cannot accept connections");
+                    }
                     sleep(ACCEPT_RETRY).await;
                 }
             }

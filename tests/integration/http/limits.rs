@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tradebot_base::market::Market;
-use tradebot_test_support::{Reply, Signal, eventually, stretched};
+use tradebot_test_support::{Process, Reply, Signal, bin, eventually, stretched};
 
 use super::client::{Answer, KeptAlive, exchange, lasting_request, read_all, request};
 use super::{Endpoint, LIST, route, sample, serve, store};
@@ -374,7 +374,7 @@ async fn an_address_that_is_taken_is_an_error() {
     let world = World::new().await;
     let endpoint = Endpoint::warm(&world).await;
     let address = endpoint.address.to_string();
-    let second = tradebot_test_support::Process::builder(tradebot_test_support::bin("tradebot-symbols"))
+    let second = Process::builder(bin("tradebot-symbols"))
         .args(["serve", "--listen", &address])
         .envs(world.environment())
         .spawn();
@@ -384,7 +384,7 @@ async fn an_address_that_is_taken_is_an_error() {
         "{}",
         second.stderr()
     );
-    let nowhere = tradebot_test_support::Process::builder(tradebot_test_support::bin("tradebot-symbols"))
+    let nowhere = Process::builder(bin("tradebot-symbols"))
         .arg("serve")
         .envs(world.environment())
         .spawn();
@@ -438,4 +438,70 @@ async fn lists_that_change_all_the_time_are_packed_one_at_a_time_and_the_last_on
     assert!(last < alone * 3, "{last:?}, one list alone takes {alone:?}");
     let grown = memory(&endpoint, "VmHWM:") - idle;
     assert!(grown < 64 * 1024, "{grown} KiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_clients_leave_open_files_for_redis() {
+    let world = World::new().await;
+    let limited = Process::builder("sh")
+        .args(["-c", "ulimit -n 160 && exec \"$0\" serve --listen 127.0.0.1:0"])
+        .arg(bin("tradebot-symbols"))
+        .envs(world.environment());
+    let endpoint = Endpoint::warmed(&world, limited).await;
+    endpoint
+        .process
+        .wait_for_line("allows fewer connections than HTTP_MAX_CONNECTIONS", PATIENCE);
+    endpoint
+        .process
+        .wait_for_line("http.max_connections=32", PATIENCE);
+    let mut client = KeptAlive::connect(endpoint.address).await;
+    let ask = lasting_request("GET", route(SPOT), &[]);
+    assert_eq!(client.ask(&ask).await.status, 200);
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        idle.push(connect(&endpoint).await);
+    }
+    // It has to connect again, and to fetch the new list.
+    let mut kill = redis::cmd("CLIENT");
+    kill.arg("KILL")
+        .arg("SKIPME")
+        .arg("yes")
+        .arg("TYPE")
+        .arg("normal");
+    let killed: i64 = kill
+        .query_async(&mut world.db())
+        .await
+        .expect("killed connections");
+    assert!(killed > 0);
+    let list = super::large::list('N', 2);
+    store(&world, SPOT, &list).await;
+    eventually("the new list", PATIENCE, async || {
+        (client.ask(&ask).await.text() == list).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cannot_accept_says_so_once_and_goes_on_when_it_can() {
+    let world = World::new().await;
+    let endpoint = Endpoint::warm(&world).await;
+    let open_files = |limit: &str| {
+        let process = endpoint.process.pid().to_string();
+        let limited = Process::builder("prlimit")
+            .args(["--pid", &process, &format!("--nofile={limit}:")])
+            .spawn();
+        assert!(limited.wait_exit(PATIENCE).success(), "{}", limited.output());
+    };
+    open_files("8");
+    let waiting = connect(&endpoint).await;
+    endpoint
+        .process
+        .wait_for_line("cannot accept connections", PATIENCE);
+    // Time for a few more attempts.
+    sleep(Duration::from_secs(2)).await;
+    let said = endpoint.process.output();
+    assert_eq!(said.matches("cannot accept connections").count(), 1, "{said}");
+    open_files("1000");
+    drop(waiting);
+    endpoint.until_hit(SPOT).await;
 }
