@@ -2,10 +2,14 @@
 //!
 //! [`tradebot_base::config`] has the list of all variables and the reader.
 
+mod outgoing;
+
 use std::time::Duration;
 
 use tradebot_base::config::Reader;
 use tradebot_base::market::{Network, PerMarket};
+
+pub(crate) use outgoing::{OutgoingConfig, plain_client};
 
 /// The worker.
 #[derive(Debug, Clone, Copy)]
@@ -148,6 +152,8 @@ pub struct BinanceConfig {
     pub backoff_base: Duration,
     /// The used request weight above which requests slow down.
     pub weight_threshold: u32,
+    /// Proxies and trusted certificates.
+    pub outgoing: OutgoingConfig,
 }
 
 impl BinanceConfig {
@@ -170,6 +176,7 @@ impl BinanceConfig {
             max_attempts: reader.number("BINANCE_RETRY_MAX_ATTEMPTS", 1..=10),
             backoff_base: reader.seconds("BINANCE_RETRY_BACKOFF_BASE"),
             weight_threshold: reader.number("BINANCE_WEIGHT_THRESHOLD", 1..=1_000_000),
+            outgoing: OutgoingConfig::read(reader),
         }
     }
 

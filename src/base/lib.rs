@@ -12,6 +12,7 @@ mod error_chain;
 pub mod exposition;
 pub mod failpoint;
 pub mod lifecycle;
+pub mod loopback;
 #[cfg(feature = "manual")]
 pub mod manual;
 pub mod market;

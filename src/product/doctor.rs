@@ -164,14 +164,13 @@ impl Doctor {
 
     async fn exchange(&self) -> Result<Vec<ExchangeHost>, ProbeFailure> {
         let binance = &self.settings.binance;
-        let hosts = Market::ALL.map(|market| (market, binance.base_urls.get(market).clone()));
         let bans = ProbeFailure::limit(fleet_lists::ban_ends(
             &self.reader,
             binance.network(),
             &*self.clock,
         ))
         .await;
-        let hosts = exchange::ping_all(&hosts, &bans.unwrap_or_default(), &*self.clock).await;
+        let hosts = exchange::ping_all(binance, &bans.unwrap_or_default(), &*self.clock).await;
         hosts.map_err(|error| ProbeFailure {
             code: None,
             text: error_chain(&error),

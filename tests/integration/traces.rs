@@ -100,6 +100,8 @@ fn bytes(hex: &str) -> Vec<u8> {
 fn traced(program: ProcessBuilder, collector: &Collector) -> ProcessBuilder {
     program
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url())
+        // Nothing listens there: a collector on this machine is asked without a proxy.
+        .env("HTTP_PROXY", "http://127.0.0.1:9")
         .env("OTEL_BSP_SCHEDULE_DELAY", "200")
 }
 

@@ -7,6 +7,7 @@ mod clocks;
 mod doubtful;
 mod odd_entries;
 mod pauses;
+mod way_out;
 
 use tradebot_base::market::Market;
 use tradebot_symbols::internals::CacheKeys;

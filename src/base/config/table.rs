@@ -119,6 +119,18 @@ variables! {
         "seconds before the second attempt; grows linearly, ±20 %"
     "BINANCE_WEIGHT_THRESHOLD" = "1100":
         "used request weight above which requests slow down"
+    "HTTP_PROXY" = "":
+        "proxy for `http://` hosts of the exchange; this and the next three also in lower case; loopback addresses are never asked through a proxy"
+    "HTTPS_PROXY" = "":
+        "proxy for `https://` hosts of the exchange"
+    "ALL_PROXY" = "":
+        "proxy for both, unless one of the above is set; `http://`, `https://` or `socks5://`"
+    "NO_PROXY" = "":
+        "hosts, domains and networks that are asked without a proxy, separated by commas; `*`: all"
+    "REQUESTS_CA_BUNDLE" = "":
+        "file or directory with the only certificates to trust the exchange's hosts by; `SSL_CERT_FILE` if absent"
+    "SSL_CERT_FILE" = "":
+        "the same, a file only; the system's certificates if absent"
     "DATABASE_URL" = "":
         "PostgreSQL with users and exchange keys, as a SQLAlchemy URL; if absent, all users get the public lists"
     "DATABASE_TIMEOUT_SECONDS" = "1":

@@ -91,6 +91,14 @@ impl<'a> Reader<'a> {
             .filter(|value| !value.is_empty())
     }
 
+    /// A text that may be absent, of a variable that other programs also read in lower case, such as `http_proxy`.
+    pub fn in_either_case(&mut self, name: &'static str) -> Option<String> {
+        self.optional(name).or_else(|| {
+            let value = self.vars.get(&name.to_ascii_lowercase())?;
+            Some(value.trim().to_owned()).filter(|value| !value.is_empty())
+        })
+    }
+
     /// A secret that may be absent, exactly as set: a key may end in a blank.
     pub fn secret(&mut self, name: &'static str) -> Option<Secret> {
         self.vars

@@ -7,6 +7,7 @@ use std::time::Duration;
 use opentelemetry::global::{self, get_text_map_propagator};
 use opentelemetry::propagation::{Extractor, Injector};
 use opentelemetry::trace::TracerProvider;
+use opentelemetry_otlp::WithHttpConfig;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -15,7 +16,9 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
+use url::Url;
 
+use crate::loopback::is_loopback;
 use crate::trace::{self, ContextCarrier, ReadHeader, SetHeader};
 
 /// How long a stop waits for the collector.
@@ -45,14 +48,20 @@ fn provider(service: &'static str) -> Option<SdkTracerProvider> {
         clippy::disallowed_methods,
         reason = "the exporter reads OpenTelemetry's variables itself, and this is before any configuration"
     )]
-    let named = |variable| env::var(variable).is_ok_and(|value| !value.is_empty());
-    if !named("OTEL_EXPORTER_OTLP_ENDPOINT") && !named("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") {
-        return None;
-    }
+    let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    let endpoint =
+        variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"))?;
+    let timeout_ms =
+        variable("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT").or_else(|| variable("OTEL_EXPORTER_OTLP_TIMEOUT"));
     // TLS to the collector needs a provider before the first client is built.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build();
-    let exporter = match exporter {
+    let mut exporter = opentelemetry_otlp::SpanExporter::builder().with_http();
+    if Url::parse(&endpoint).is_ok_and(|url| is_loopback(&url))
+        && let Some(client) = client_without_proxy(timeout_ms.and_then(|ms| ms.parse().ok()))
+    {
+        exporter = exporter.with_http_client(client);
+    }
+    let exporter = match exporter.build() {
         Ok(exporter) => exporter,
         Err(_) => {
             // There is no log output yet. The error may show the URL, and with it a password.
@@ -66,7 +75,7 @@ fn provider(service: &'static str) -> Option<SdkTracerProvider> {
         }
     };
     let mut resource = Resource::builder();
-    if !named("OTEL_SERVICE_NAME") {
+    if variable("OTEL_SERVICE_NAME").is_none() {
         resource = resource.with_service_name(service);
     }
     let provider = SdkTracerProvider::builder()
@@ -75,6 +84,22 @@ fn provider(service: &'static str) -> Option<SdkTracerProvider> {
         .build();
     global::set_text_map_propagator(TraceContextPropagator::new());
     Some(PROVIDER.get_or_init(|| provider).clone())
+}
+
+/// The exporter's own client would ask a collector on this machine through `HTTP_PROXY`.
+fn client_without_proxy(timeout_ms: Option<u64>) -> Option<reqwest::blocking::Client> {
+    let timeout = timeout_ms.map_or(
+        opentelemetry_otlp::OTEL_EXPORTER_OTLP_TIMEOUT_DEFAULT,
+        Duration::from_millis,
+    );
+    let client = move || {
+        reqwest::blocking::Client::builder()
+            .no_proxy()
+            .timeout(timeout)
+            .build()
+    };
+    // It starts a runtime, which must not happen on a thread of ours.
+    std::thread::spawn(client).join().ok()?.ok()
 }
 
 pub(super) fn finish() {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, LOCATION};
-use reqwest::{Response, StatusCode, redirect};
+use reqwest::{Response, StatusCode};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
@@ -85,11 +85,9 @@ impl Client {
     /// # Errors
     /// When the machine's TLS cannot be set up.
     pub fn new(config: BinanceConfig, random: SharedRandom) -> Result<Self, reqwest::Error> {
-        // Fails only if a provider is already installed; that one will do.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("tradebot-symbols/", env!("CARGO_PKG_VERSION")))
-            .redirect(redirect::Policy::none())
+        let http = config
+            .outgoing
+            .client()
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(1)

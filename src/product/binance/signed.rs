@@ -23,6 +23,7 @@ use super::body::Body;
 use super::client::{Client, send_reason};
 use super::error::{Reason, UpstreamError};
 use super::skew::ClockOffset;
+use tradebot_base::loopback::is_loopback;
 use tradebot_base::market::Market;
 use tradebot_base::secret::Secret;
 
@@ -283,16 +284,8 @@ fn may_be_sent_a_key(base_url: &str) -> bool {
     let Ok(url) = url::Url::parse(base_url) else {
         return false;
     };
-    let Some(host) = url.host() else {
-        return false;
-    };
-    let here = match &host {
-        url::Host::Domain(name) => *name == "localhost",
-        url::Host::Ipv4(address) => address.is_loopback(),
-        url::Host::Ipv6(address) => address.is_loopback(),
-    };
-    let name = host.to_string();
-    (url.scheme() == "https" || here) && !PUBLIC_ONLY.contains(&name.as_str())
+    let name = url.host_str().unwrap_or_default();
+    (url.scheme() == "https" || is_loopback(&url)) && !PUBLIC_ONLY.contains(&name)
 }
 
 fn unexplained(status: u16) -> Reason {

@@ -8,8 +8,8 @@ use reqwest::StatusCode;
 use serde::Serialize;
 
 use super::finding::{self, Finding, Problem};
+use crate::config::BinanceConfig;
 use crate::product::binance::skew;
-use crate::product::fleet::healthcheck::http_client;
 use crate::product::fleet::span;
 use tradebot_base::clock::Clock;
 use tradebot_base::error_chain;
@@ -37,14 +37,14 @@ pub(crate) struct ExchangeHost {
 
 /// Pings every host at once, except those of a market with a known ban, which requests would prolong.
 pub(super) async fn ping_all(
-    hosts: &[(Market, Vec<String>)],
+    binance: &BinanceConfig,
     bans: &BTreeMap<&'static str, i64>,
     clock: &dyn Clock,
 ) -> Result<Vec<ExchangeHost>, reqwest::Error> {
-    let client = &http_client(TIMEOUT)?;
-    let pings = hosts.iter().flat_map(|(market, urls)| {
+    let client = &binance.outgoing.client().timeout(TIMEOUT).build()?;
+    let pings = Market::ALL.into_iter().flat_map(|market| {
         let banned_until = bans.get(market.name()).copied();
-        urls.iter().map(move |url| {
+        binance.base_urls.get(market).iter().map(move |url| {
             let mut host = ExchangeHost {
                 market: market.name(),
                 url: url.clone(),
@@ -55,7 +55,7 @@ pub(super) async fn ping_all(
             };
             async move {
                 if banned_until.is_none() {
-                    host.ping(*market, client, clock).await;
+                    host.ping(market, client, clock).await;
                 }
                 host
             }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use reqwest::redirect;
 use serde::Serialize;
 use thiserror::Error;
 
 use super::liveness::{BeatFacts, RegisteredWorker};
 use super::{FleetReader, ReadLimits};
+use crate::config::plain_client;
 use tradebot_base::clock::SharedClock;
 use tradebot_base::config::RedisConfig;
 use tradebot_base::connection::RedisTrouble;
@@ -105,11 +105,11 @@ impl HealthCheck {
 }
 
 impl EndpointProbe {
-    /// Requests `/readyz` of the endpoint at `listen`, the value of `HTTP_LISTEN`.
+    /// Requests `/readyz` of the endpoint at `listen`, the value of `HTTP_LISTEN`. Uses no proxy.
     pub(crate) async fn request(listen: &str, timeout: Duration) -> Self {
         let url = format!("http://{}/readyz", reachable(listen));
         let answered = async {
-            let mut answer = http_client(timeout)?.get(&url).send().await?;
+            let mut answer = plain_client().timeout(timeout).build()?.get(&url).send().await?;
             let status = answer.status().as_u16();
             let mut text = Vec::new();
             while let Some(chunk) = answer.chunk().await? {
@@ -146,20 +146,6 @@ async fn within<T>(check: impl Future<Output = Result<T, RedisTrouble>>) -> Resu
             TIMEOUT.as_millis()
         ))),
     }
-}
-
-/// A client that follows no redirects.
-///
-/// # Errors
-/// When the machine's TLS set-up cannot be used.
-pub(crate) fn http_client(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
-    // Fails only if a provider is already installed.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder()
-        .user_agent(concat!("tradebot-symbols/", env!("CARGO_PKG_VERSION")))
-        .redirect(redirect::Policy::none())
-        .timeout(timeout)
-        .build()
 }
 
 /// The address to connect to when an endpoint listens at `listen`, which may be a wildcard address.

@@ -12,6 +12,7 @@ use tradebot_base::clock::Clock;
 use tradebot_base::config::RedisConfig;
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::error_chain;
+use tradebot_base::loopback::is_loopback;
 use tradebot_base::market::Market;
 use tradebot_base::secret::RedisUrl;
 use tradebot_wire::keys::{self, Keys};
@@ -311,18 +312,8 @@ fn accepts_other_machines(config: &HashMap<String, String>) -> bool {
 
 /// Whether a URL points to this machine.
 pub(crate) fn is_local(url: &str) -> bool {
-    match Url::parse(url).ok().as_ref().and_then(Url::host) {
-        Some(url::Host::Domain(name)) => {
-            name == "localhost"
-                || name
-                    .parse::<std::net::IpAddr>()
-                    .is_ok_and(|address| address.is_loopback())
-        }
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        // A unix socket.
-        None => true,
-    }
+    // A unix socket has no host.
+    Url::parse(url).map_or(true, |url| !url.has_host() || is_loopback(&url))
 }
 
 #[cfg(test)]

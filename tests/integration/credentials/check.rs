@@ -137,3 +137,24 @@ async fn without_what_it_needs_it_says_which() {
         assert!(!process.output().contains("canary"), "{}", process.output());
     }
 }
+
+/// As in every container on a machine whose Docker client has a proxy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_for_this_machine_goes_through_no_proxy() {
+    let scene = Scene::new(json!({"users": [{"email": "user@example.com", "keys": [key("one")]}]})).await;
+    know(&scene.testnet, "one");
+    let proxy = ScriptedExchange::start().await;
+    let variables =
+        ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy"].map(|name| (name, proxy.base_url()));
+    let program = check(&scene.environment(), &["--email", "user@example.com"])
+        .envs(variables)
+        .spawn();
+    assert_eq!(
+        program.wait_exit(PATIENCE).code(),
+        Some(0),
+        "{}",
+        program.output()
+    );
+    assert_eq!(scene.testnet.keys_seen(), [api_key("one")]);
+    assert_eq!(proxy.requests(), []);
+}

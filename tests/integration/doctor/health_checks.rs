@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tradebot_base::market::Market;
 use tradebot_symbols::internals::CacheKeys;
-use tradebot_test_support::{Process, Reply, Signal, bin, eventually, free_port, stretched};
+use tradebot_test_support::{
+    Process, Reply, ScriptedExchange, Signal, bin, eventually, free_port, stretched,
+};
 
 use super::Scene;
 use crate::world::{GOOD_TEXT, PATIENCE, now, path};
@@ -140,4 +142,24 @@ async fn a_health_check_goes_by_what_a_part_does() {
         (scene.check(&worker).0 == Some(1)).then_some(())
     })
     .await;
+}
+
+/// As in every container on a machine whose Docker client has a proxy.
+#[tokio::test]
+async fn our_own_endpoint_and_this_machine_are_asked_without_a_proxy() {
+    let mut scene = Scene::healthy().await;
+    let (address, proxy) = (
+        format!("127.0.0.1:{}", free_port()),
+        ScriptedExchange::start().await,
+    );
+    let endpoint = Process::builder(bin("tradebot-symbols"))
+        .args(["serve", "--listen", &address])
+        .envs(&scene.environment)
+        .spawn();
+    endpoint.wait_for_line("http is listening", PATIENCE);
+    let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"].map(|name| (name.to_owned(), proxy.base_url()));
+    scene.environment.extend(proxies);
+    scene.until_checked(&["endpoint", "--listen", &address], 0).await;
+    scene.doctor(&[("HTTP_LISTEN", &address)]).assert_healthy();
+    assert_eq!(proxy.requests(), []);
 }
