@@ -2,7 +2,7 @@
 //!
 //! [`client`] fetches, [`exchange_info`] parses. Only `signed` handles secrets.
 
-mod bans;
+pub(crate) mod bans;
 mod body;
 pub(crate) mod client;
 pub(crate) mod error;

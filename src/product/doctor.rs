@@ -164,13 +164,8 @@ impl Doctor {
 
     async fn exchange(&self) -> Result<Vec<ExchangeHost>, ProbeFailure> {
         let binance = &self.settings.binance;
-        let bans = ProbeFailure::limit(fleet_lists::ban_ends(
-            &self.reader,
-            binance.network(),
-            &*self.clock,
-        ))
-        .await;
-        let hosts = exchange::ping_all(binance, &bans.unwrap_or_default(), &*self.clock).await;
+        let pauses = ProbeFailure::limit(fleet_lists::pauses(&self.reader, binance)).await;
+        let hosts = exchange::ping_all(binance, &pauses.unwrap_or_default(), &*self.clock).await;
         hosts.map_err(|error| ProbeFailure {
             code: None,
             text: error_chain(&error),

@@ -114,7 +114,7 @@ variables! {
     "BINANCE_FUTURES_TESTNET_BASE_URL" = "https://testnet.binancefuture.com":
         "futures testnet hosts"
     "BINANCE_RETRY_MAX_ATTEMPTS" = "3":
-        "attempts per fetch, within 10 s in total"
+        "attempts per fetch, and at least one for each host, within 10 s in total"
     "BINANCE_RETRY_BACKOFF_BASE" = "0.5":
         "seconds before the second attempt; grows linearly, ±20 %"
     "BINANCE_WEIGHT_THRESHOLD" = "1100":

@@ -28,16 +28,7 @@ pub(super) struct Body {
 impl Body {
     /// Reads a body that has at most `cap` bytes, both as sent and decompressed.
     pub(super) async fn read(mut answer: Response, cap: usize) -> Result<Self, Reason> {
-        let is_gzip = match text(answer.headers(), CONTENT_ENCODING.as_str()) {
-            None | Some("identity") => false,
-            Some("gzip" | "x-gzip") => true,
-            Some(other) => {
-                let encoding: String = other.chars().take(20).collect();
-                return Err(Reason::Body(format!(
-                    "it has the unrequested content encoding {encoding}"
-                )));
-            }
-        };
+        let is_gzip = is_gzip(&answer)?;
         let mut bytes = Vec::new();
         while let Some(chunk) = answer
             .chunk()
@@ -78,12 +69,9 @@ impl Body {
     }
 }
 
-/// The start of an error's body as one line, unless it must not be quoted.
-pub(super) async fn error_text(mut answer: Response, quote: bool) -> String {
-    if !quote {
-        return "signed call".into();
-    }
-    let is_gzip = text(answer.headers(), CONTENT_ENCODING.as_str()) == Some("gzip");
+/// The start of an error's body.
+pub(super) async fn error_body(mut answer: Response) -> String {
+    let is_gzip = is_gzip(&answer).unwrap_or(false);
     let mut body = Vec::new();
     while let Ok(Some(chunk)) = answer.chunk().await {
         body.extend_from_slice(&chunk);
@@ -100,11 +88,42 @@ pub(super) async fn error_text(mut answer: Response, quote: bool) -> String {
             .read_to_end(&mut plain);
         body = plain;
     }
-    let text = String::from_utf8_lossy(&body);
-    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    String::from_utf8_lossy(&body).into_owned()
+}
+
+/// The start of an error's body as one line.
+pub(super) fn one_line(body: &str) -> String {
+    let line: String = body.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.is_empty() {
         "no text".into()
     } else {
         line.chars().take(160).collect()
+    }
+}
+
+/// The start of an error's body as one line, unless it must not be quoted.
+pub(super) async fn error_text(answer: Response, quote: bool) -> String {
+    if quote {
+        one_line(&error_body(answer).await)
+    } else {
+        "signed call".into()
+    }
+}
+
+/// Whether a body is compressed.
+///
+/// # Errors
+/// When it has an encoding that was not requested.
+fn is_gzip(answer: &Response) -> Result<bool, Reason> {
+    let encoding = text(answer.headers(), CONTENT_ENCODING.as_str()).unwrap_or_default();
+    match encoding.trim().to_ascii_lowercase().as_str() {
+        "" | "identity" => Ok(false),
+        "gzip" | "x-gzip" => Ok(true),
+        other => {
+            let encoding: String = other.chars().take(20).collect();
+            Err(Reason::Body(format!(
+                "it has the unrequested content encoding {encoding}"
+            )))
+        }
     }
 }

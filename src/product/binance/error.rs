@@ -1,20 +1,49 @@
 //! Why a fetch failed, and whether to try again.
 
-use std::time::Duration;
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
 use super::exchange_info::ListingError;
+use tradebot_base::market::Market;
 
 /// A failed fetch: where and why.
 #[derive(Debug, Error)]
 #[error("{url}")]
 pub struct UpstreamError {
+    /// The market.
+    pub market: Market,
     /// The URL that was requested, without its query.
     pub url: String,
     /// The cause.
     #[source]
     pub reason: Reason,
+}
+
+/// A pause in which no requests are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    /// How long it still lasts.
+    pub left: Duration,
+    /// The status of a refusal, 403 or 451; `None` if the exchange asked for the pause.
+    pub refusal: Option<u16>,
+}
+
+impl fmt::Display for Pause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.left.as_secs();
+        match self.refusal {
+            None => write!(
+                f,
+                "the exchange asked for a pause, which lasts another {seconds} s"
+            ),
+            Some(status) => write!(
+                f,
+                "every host refused with status {status}, and is asked again in {seconds} s"
+            ),
+        }
+    }
 }
 
 /// The cause of a failed request.
@@ -37,12 +66,12 @@ pub enum Reason {
     RateLimited {
         /// 429, or 418 for a ban.
         status: u16,
-        /// How long to pause, if `Retry-After` is usable.
+        /// How long to pause, if the answer says so in a usable way.
         retry_after: Option<Duration>,
     },
     /// No request was made, because of a pause that an earlier answer demanded.
-    #[error("no request made: the exchange asked for a pause, which lasts another {} s", .0.as_secs())]
-    Paused(Duration),
+    #[error("no request made: {0}")]
+    Paused(Pause),
     /// 451, or the equivalent error object: the exchange does not serve this location.
     #[error("the exchange does not serve this location (status 451): {0}")]
     Restricted(String),
@@ -98,11 +127,22 @@ impl Reason {
         matches!(
             self,
             Self::Deadline(_)
+                | Self::TooLarge(_)
                 | Self::Restricted(_)
                 | Self::Firewall
                 | Self::Redirect(_)
                 | Self::Status { .. }
+                | Self::Listing(ListingError::Api { .. })
         )
+    }
+
+    /// The status of a refusal that lasts: a host that sends it need not be asked again soon.
+    pub(super) fn refusal(&self) -> Option<u16> {
+        match self {
+            Self::Firewall => Some(403),
+            Self::Restricted(_) => Some(451),
+            _ => None,
+        }
     }
 
     /// How long to wait before the next request.
@@ -110,23 +150,40 @@ impl Reason {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } => Some(retry_after.unwrap_or(DEFAULT_PAUSE)),
-            Self::Paused(left) => Some(*left),
+            Self::Paused(pause) => Some(pause.left),
+            Self::Firewall | Self::Restricted(_) => Some(REFUSAL_PAUSE),
             _ => None,
         }
     }
 }
 
-/// The pause after a 429 or 418 without a usable `Retry-After`: the window over which request weight is counted.
+/// The pause after a 429 or 418 that does not say how long: the window over which request weight is counted.
 pub(crate) const DEFAULT_PAUSE: Duration = Duration::from_secs(60);
+/// The pause after every host has refused with 403 or 451.
+pub(crate) const REFUSAL_PAUSE: Duration = Duration::from_secs(600);
 /// A little more than the longest ban that the exchange imposes.
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(3 * 86_400 + 3_600);
 
-/// Reads `Retry-After` in seconds; the exchange sends no dates. Anything else is unusable, and a value longer than any
-/// ban is cut to [`LONGEST_PAUSE`].
+/// Reads `Retry-After`: seconds, or a date after `now`. Anything else is unusable, and a value longer than any ban is cut
+/// to [`LONGEST_PAUSE`].
 #[must_use]
-pub(crate) fn parse_retry_after(value: &str) -> Option<Duration> {
-    let seconds: u64 = value.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(LONGEST_PAUSE))
+pub(crate) fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    let wait = match value.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(now).ok()?,
+    };
+    Some(wait.min(LONGEST_PAUSE))
+}
+
+/// The time from `now` until the end of the ban in a message such as `IP banned until 1796027000000`, at most
+/// [`LONGEST_PAUSE`].
+#[must_use]
+pub(crate) fn parse_ban_end(message: &str, now: SystemTime) -> Option<Duration> {
+    let (_, rest) = message.split_once("banned until ")?;
+    let digits = rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?;
+    let end = UNIX_EPOCH.checked_add(Duration::from_millis(digits.parse().ok()?))?;
+    Some(end.duration_since(now).ok()?.min(LONGEST_PAUSE))
 }
 
 fn wait_text(retry_after: Option<Duration>) -> String {
@@ -140,18 +197,30 @@ fn wait_text(retry_after: Option<Duration>) -> String {
 mod tests {
     use super::*;
 
+    /// Wed, 21 Oct 2026 07:28:00 GMT.
+    const NOW: u64 = 1_792_567_680;
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(NOW)
+    }
+
     #[test]
     fn retry_after_is_read_within_bounds() {
-        let seconds = |text| parse_retry_after(text).map(|wait| wait.as_secs());
+        let seconds = |text| parse_retry_after(text, now()).map(|wait| wait.as_secs());
         assert_eq!(seconds("30"), Some(30));
         assert_eq!(seconds("0"), Some(0));
         assert_eq!(seconds("259200"), Some(259_200));
         assert_eq!(seconds("99999999999"), Some(LONGEST_PAUSE.as_secs()));
+        assert_eq!(seconds("Wed, 21 Oct 2026 07:30:00 GMT"), Some(120));
+        assert_eq!(
+            seconds("Wed, 21 Oct 2099 07:30:00 GMT"),
+            Some(LONGEST_PAUSE.as_secs())
+        );
         for unusable in [
             "-5",
             "abc",
             "",
-            "Wed, 21 Oct 2026 07:28:00 GMT",
+            "Wed, 21 Oct 2026 07:27:00 GMT",
             "99999999999999999999999",
         ] {
             assert_eq!(seconds(unusable), None, "{unusable}");
@@ -164,5 +233,20 @@ mod tests {
             .retry_after(),
             Some(DEFAULT_PAUSE)
         );
+    }
+
+    #[test]
+    fn the_end_of_a_ban_is_read_within_bounds() {
+        let seconds = |until: &str| {
+            let message =
+                format!("Way too much request weight used; IP banned until {until}. Please use WebSocket.");
+            parse_ban_end(&message, now()).map(|wait| wait.as_secs())
+        };
+        assert_eq!(seconds(&format!("{}", (NOW + 90) * 1000)), Some(90));
+        assert_eq!(seconds("9999999999999"), Some(LONGEST_PAUSE.as_secs()));
+        for unusable in ["", "soon", "-1", "1664376368817", "99999999999999999999999"] {
+            assert_eq!(seconds(unusable), None, "{unusable}");
+        }
+        assert_eq!(parse_ban_end("banned", now()), None);
     }
 }

@@ -1,6 +1,6 @@
 //! Response headers that public and signed calls both read.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
@@ -12,8 +12,8 @@ pub(super) fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 }
 
 /// The pause in `Retry-After`, if it is usable.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    text(headers, RETRY_AFTER.as_str()).and_then(parse_retry_after)
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    parse_retry_after(text(headers, RETRY_AFTER.as_str())?, now)
 }
 
 /// The request weight that the exchange has counted for this address within a minute.

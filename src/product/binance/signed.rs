@@ -297,7 +297,11 @@ fn unexplained(status: u16) -> Reason {
 
 fn failed(host: &str, path: &str, reason: Reason) -> SignedError {
     let url = format!("{host}{path}");
-    SignedError::Upstream(UpstreamError { url, reason })
+    SignedError::Upstream(UpstreamError {
+        market: Market::Spot,
+        url,
+        reason,
+    })
 }
 
 #[cfg(test)]

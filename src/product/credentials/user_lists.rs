@@ -27,7 +27,7 @@ use super::tls::TlsError;
 use super::users::{DatabaseError, StoredKey, User, Users};
 use super::verdicts::{KeyVerdict, KeyVerdicts};
 use crate::config::SymbolsConfig;
-use crate::product::binance::client::Client;
+use crate::product::binance::client::{Client, Fetched};
 use crate::product::binance::signed::ApiKey;
 use crate::product::symbols::prepare::{missing_anchors, prepare};
 use tradebot_base::clock::{Clock, SystemClock};
@@ -286,22 +286,24 @@ impl UserLists {
         if let Some(cached) = cached.as_ref().filter(|cached| cached.is_current()) {
             return Ok(Arc::clone(&cached.list));
         }
-        let fetched = target.client.exchange_info(market).await?;
-        let symbols = prepare(fetched.listing.symbols, market, &self.symbols);
-        if symbols.is_empty() {
-            return Err(NetworkFailure::Empty);
-        }
-        let missing = missing_anchors(&symbols, &self.symbols);
-        if !missing.is_empty() {
-            return Err(NetworkFailure::NoAnchors(missing));
-        }
-        let list = Arc::new(PrivateList {
-            network: target.network,
-            host: fetched.base_url,
-            symbols,
-            fetched_at: SystemClock.now().timestamp(),
-            sandbox: fetched.listing.sandbox,
-        });
+        let accept = |fetched: Fetched| {
+            let symbols = prepare(fetched.listing.symbols, market, &self.symbols);
+            if symbols.is_empty() {
+                return Err(NetworkFailure::Empty);
+            }
+            let missing = missing_anchors(&symbols, &self.symbols);
+            if !missing.is_empty() {
+                return Err(NetworkFailure::NoAnchors(missing));
+            }
+            Ok(PrivateList {
+                network: target.network,
+                host: fetched.base_url,
+                symbols,
+                fetched_at: SystemClock.now().timestamp(),
+                sandbox: fetched.listing.sandbox,
+            })
+        };
+        let list = Arc::new(target.client.acceptable_list(market, accept).await?);
         *cached = Some(CachedList {
             fetched: Instant::now(),
             list: Arc::clone(&list),

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::finding::{self, Finding, Problem};
 use crate::config::BinanceConfig;
+use crate::product::binance::error::Pause;
 use crate::product::binance::skew;
 use crate::product::fleet::span;
 use tradebot_base::clock::Clock;
@@ -31,24 +32,27 @@ pub(crate) struct ExchangeHost {
     pub trouble: Option<String>,
     /// Milliseconds by which the host's clock is ahead of this machine's, if the answer has a date.
     pub clock_ahead_ms: Option<i64>,
-    /// End of the ban because of which the host was not pinged: Unix seconds.
+    /// End of the pause because of which the host was not pinged: Unix seconds. With a status: a refusal that the
+    /// workers got.
     pub banned_until: Option<i64>,
 }
 
-/// Pings every host at once, except those of a market with a known ban, which requests would prolong.
+/// Pings every host at once, except those of a market with a pause, which requests would prolong.
 pub(super) async fn ping_all(
     binance: &BinanceConfig,
-    bans: &BTreeMap<&'static str, i64>,
+    pauses: &BTreeMap<&'static str, Pause>,
     clock: &dyn Clock,
 ) -> Result<Vec<ExchangeHost>, reqwest::Error> {
     let client = &binance.outgoing.client().timeout(TIMEOUT).build()?;
     let pings = Market::ALL.into_iter().flat_map(|market| {
-        let banned_until = bans.get(market.name()).copied();
+        let pause = pauses.get(market.name());
+        let banned_until =
+            pause.map(|pause| clock.unix_time() + i64::try_from(pause.left.as_secs()).unwrap_or(i64::MAX));
         binance.base_urls.get(market).iter().map(move |url| {
             let mut host = ExchangeHost {
                 market: market.name(),
                 url: url.clone(),
-                status: None,
+                status: pause.and_then(|pause| pause.refusal),
                 trouble: None,
                 clock_ahead_ms: None,
                 banned_until,
@@ -85,11 +89,20 @@ impl ExchangeHost {
     }
 
     fn is_banned(&self) -> bool {
-        self.banned_until.is_some() || matches!(self.status, Some(418 | 429))
+        match self.status {
+            None => self.banned_until.is_some(),
+            Some(status) => matches!(status, 418 | 429),
+        }
     }
 
-    fn outcome(&self) -> String {
+    /// `now` in Unix seconds.
+    fn outcome(&self, now: i64) -> String {
         match (self.status, &self.trouble) {
+            (Some(status), _) if let Some(until) = self.banned_until => format!(
+                "{} returned {status}, and is asked again in {}",
+                self.url,
+                span(until - now),
+            ),
             (Some(status), _) => format!("{} returns {status}", self.url),
             (None, Some(trouble)) => format!("{}: {trouble}", self.url),
             (None, None) => format!("{} was not pinged", self.url),
@@ -126,7 +139,7 @@ fn judge_clocks(hosts: &[&ExchangeHost]) -> Option<Problem> {
 
 fn judge_answers(hosts: &[&ExchangeHost], now: i64) -> Option<Problem> {
     let (good, bad): (Vec<&ExchangeHost>, Vec<&ExchangeHost>) = hosts.iter().partition(|host| host.answers());
-    let outcomes: Vec<String> = bad.iter().map(|host| host.outcome()).collect();
+    let outcomes: Vec<String> = bad.iter().map(|host| host.outcome(now)).collect();
     let outcomes = outcomes.join("; ");
     if let Some(banned) = bad.iter().find(|host| host.is_banned()) {
         let what = match banned.banned_until {

@@ -260,7 +260,7 @@ kinds! {
         do "wait, and find out what calls so often: cache misses, other programs at the same address"
     Critical EXCHANGE_REFUSES "exchange-refuses"
         why "the exchange does not serve this location"
-        do "use hosts or a network exit that the exchange serves"
+        do "use hosts or a network exit that the exchange serves; unless the hosts are others then, also delete the key cache:symbols:MARKET:ban:NETWORK before the restart, or wait ten minutes"
     Warning ENDPOINT_UNREACHABLE "endpoint-unreachable"
         why "readers of the HTTP routes get no answer"
         do "start it, or correct HTTP_LISTEN"

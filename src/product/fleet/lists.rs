@@ -8,13 +8,14 @@ use serde::Serialize;
 use super::FleetReader;
 use super::counters::{MarketCounters, integer};
 use super::trend::{self, Recent};
-use crate::config::SymbolsConfig;
+use crate::config::{BinanceConfig, SymbolsConfig};
+use crate::product::binance::bans::stored_pause;
+use crate::product::binance::error::Pause;
 use crate::product::binance::exchange_info::Symbol;
 use crate::product::symbols::cache::{CacheKeys, FetchedBy, ListSource, StoredLists, unusable_keys};
 use crate::product::symbols::guard::{self, HeldBackList};
-use tradebot_base::clock::Clock;
 use tradebot_base::connection::{Connection, RedisTrouble};
-use tradebot_base::market::{Market, Network};
+use tradebot_base::market::Market;
 
 /// The value under a list's key.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -309,22 +310,25 @@ async fn held_back(
     }))
 }
 
-/// The ends of the bans that workers and readers observe, by market, in Unix seconds.
-pub(crate) async fn ban_ends(
+/// The pauses of the exchange that workers and readers obey, by market.
+pub(crate) async fn pauses(
     reader: &FleetReader,
-    network: Network,
-    clock: &dyn Clock,
-) -> Result<BTreeMap<&'static str, i64>, RedisTrouble> {
-    let mut ends = redis::pipe();
+    binance: &BinanceConfig,
+) -> Result<BTreeMap<&'static str, Pause>, RedisTrouble> {
+    let mut ask = redis::pipe();
     for market in Market::ALL {
-        ends.pttl(CacheKeys(market).ban(network));
+        let key = CacheKeys(market).ban(binance.network());
+        ask.pttl(&key).get(&key);
     }
-    let now = clock.now().timestamp_millis();
-    let left: Vec<i64> = reader.cache.pipeline(&ends).await?;
-    let bans = Market::ALL.iter().zip(left).filter(|(_, left)| *left > 0);
-    Ok(bans
-        .map(|(market, left)| (market.name(), (now + left) / 1000))
-        .collect())
+    let stored: [(i64, Option<Vec<u8>>); 2] = reader.cache.pipeline(&ask).await?;
+    let pauses = Market::ALL
+        .into_iter()
+        .zip(stored)
+        .filter_map(|(market, (left, value))| {
+            let pause = stored_pause(left, &value?, binance.base_urls.get(market))?;
+            Some((market.name(), pause))
+        });
+    Ok(pauses.collect())
 }
 
 #[cfg(test)]

@@ -197,7 +197,9 @@ impl Router {
         let seconds = unavailable_because.retry_after.as_millis().div_ceil(1000).max(1);
         let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
         let mut response = retry_later(self.settings.error_status, message, seconds);
-        response.headers_mut().insert(CACHE_STATUS, no_list());
+        response
+            .headers_mut()
+            .insert(CACHE_STATUS, no_list(unavailable_because.paused));
         response
     }
 

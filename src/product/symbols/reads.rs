@@ -98,6 +98,8 @@ pub struct Unavailable {
     pub retry_after: Duration,
     /// Why the list could not be fetched, for logs.
     pub reason: String,
+    /// Whether the exchange is not asked now, because it bans or refuses this address.
+    pub paused: bool,
 }
 
 /// The state of a market in this process, for metrics and health checks. Getting it neither counts nor waits.
@@ -203,6 +205,7 @@ impl SymbolReads {
             market,
             retry_after: failure.retry_in(),
             reason: failure.reason.clone(),
+            paused: failure.paused,
         })?;
         let level = if held.last_good || !held.is_fresh(state.memory.now_ms()) {
             Level::LastGood

@@ -247,15 +247,17 @@ impl Refresher {
     }
 
     async fn fetch(&self, market: Market) -> Result<FetchedList, RefreshError> {
+        let accept = |fetched| self.accept(market, fetched);
+        self.client.acceptable_list(market, accept).await
+    }
+
+    /// Prepares a list, unless it is empty or of another market or network.
+    fn accept(&self, market: Market, fetched: Fetched) -> Result<FetchedList, RefreshError> {
         let Fetched {
             listing,
             base_url,
             body_bytes,
-        } = self
-            .client
-            .exchange_info(market)
-            .await
-            .map_err(|source| RefreshError::Upstream { market, source })?;
+        } = fetched;
         let (total, malformed, repeated) = (listing.symbols.len(), listing.malformed, listing.repeated);
         let network = match (listing.sandbox, self.client.is_testnet()) {
             (true, _) => ListNetwork::Sandbox,

@@ -44,7 +44,7 @@ async fn warm_up(market: Market) -> TaskResult<String> {
 /// The Python exception type for an error.
 fn exception_type(error: &RefreshError) -> &'static str {
     match error {
-        RefreshError::Upstream { source, .. } => match source.reason {
+        RefreshError::Upstream(error) => match error.reason {
             Reason::Connect(_) | Reason::Body(_) => "ConnectionError",
             Reason::Deadline(_) => "TimeoutError",
             Reason::Listing(_) | Reason::TooLarge(_) => "ValueError",

@@ -224,6 +224,28 @@ async fn an_exchange_and_an_endpoint_that_do_not_answer_are_named() {
     let _: () = scene.ask(&["SET", ban, "1", "PX", "60000"]).await;
     scene.assert_named("exchange-banned", &[]);
     assert_eq!(scene.world.exchange.count("/api/v3/ping"), pings);
+    // So does a refusal of these hosts, not of others.
+    for (hosts, code) in [
+        (exchange.as_str(), Some("exchange-refuses")),
+        ("https://other.example", None),
+    ] {
+        let _: () = scene
+            .ask(&["SET", ban, &format!("451 {hosts}"), "PX", "600000"])
+            .await;
+        match code {
+            Some(code) => {
+                let report = scene.doctor(&[]);
+                report.assert_named(code);
+                assert!(
+                    report.said.to_string().contains("is asked again in"),
+                    "{:#}",
+                    report.said
+                );
+            }
+            None => scene.doctor(&[]).assert_healthy(),
+        }
+    }
+    assert_eq!(scene.world.exchange.count("/api/v3/ping"), pings + 1);
     let _: u64 = scene.ask(&["DEL", ban]).await;
 
     let listen = |url: &str| url.trim_start_matches("http://").to_owned();

@@ -105,3 +105,44 @@ async fn a_redis_that_is_full_costs_no_answer() {
         assert_eq!(cold.get(route(market)).await.status, 200);
     }
 }
+
+/// A worker's refusal concerns the endpoint as well, which never asked the exchange itself.
+#[tokio::test]
+async fn a_pause_of_the_exchange_is_told_to_readers_and_probes() {
+    let world = World::new().await;
+    for market in Market::ALL {
+        world
+            .exchange
+            .always(path(market), Reply::status(451, "location"));
+    }
+    let worker = world.start_worker(&[]);
+    for market in Market::ALL {
+        world.run_last_try(market).await;
+    }
+    drop(worker);
+    let endpoints = [Endpoint::start(serve(&world)), Endpoint::start(serve(&world))];
+    for endpoint in &endpoints {
+        for market in Market::ALL {
+            let answer = endpoint.get(route(market)).await;
+            assert_eq!(answer.status, 503);
+            let status = answer.header("cache-status");
+            assert_eq!(status, Some("tradebot-symbols; fwd=miss; detail=exchange-paused"));
+            let wait: u64 = answer
+                .header("retry-after")
+                .expect("a Retry-After")
+                .parse()
+                .expect("seconds");
+            assert!((500..=600).contains(&wait), "{wait}");
+        }
+        let ready = endpoint.get("/readyz").await;
+        assert_eq!(
+            ready.text().matches("every host refused with status 451").count(),
+            2,
+            "{}",
+            ready.text()
+        );
+    }
+    for market in Market::ALL {
+        assert_eq!(world.exchange.count(path(market)), 1);
+    }
+}

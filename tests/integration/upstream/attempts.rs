@@ -96,12 +96,18 @@ async fn a_second_host_is_asked_when_the_first_cannot_or_will_not_answer() {
         Reply::status(403, "<html>"),
         Reply::status(404, "<html>"),
         Reply::json("<html>"),
+        Reply::json(r#"{"code":-1001,"msg":"Internal error; unable to process your request."}"#),
+        Reply::json(futures_list()),
+        Reply::json(r#"{"symbols":[]}"#),
+        Reply::json(good_list().replace("TRADING", "BREAK")),
     ];
     let (world, second) = (World::new().await, ScriptedExchange::start().await);
     let spot = path(Market::Spot);
     second.always(spot, Reply::json(good_list()));
     let hosts = format!("{},{}", world.exchange.base_url(), second.base_url());
-    let _worker = connected(world.worker(&[]).env("BINANCE_SPOT_BASE_URL", hosts));
+    let worker = world.worker(&[]).env("BINANCE_SPOT_BASE_URL", hosts);
+    // However few attempts there are, every host is asked.
+    let _worker = connected(worker.env("BINANCE_RETRY_MAX_ATTEMPTS", "1"));
     for (number, answer) in answers.into_iter().enumerate() {
         world.exchange.always(spot, answer);
         let (_, result) = world.run_last_try(Market::Spot).await;
@@ -112,6 +118,30 @@ async fn a_second_host_is_asked_when_the_first_cannot_or_will_not_answer() {
     let source: Value =
         serde_json::from_str(&world.lists(Market::Spot).await.source.expect("a source")).expect("JSON");
     assert_eq!(source["host"], second.base_url());
+}
+
+/// A list of another market: each entry has a member that only futures have.
+fn futures_list() -> String {
+    good_list().replace(r#""symbol":"#, r#""contractType":"PERPETUAL","symbol":"#)
+}
+
+#[tokio::test]
+async fn a_mirror_that_does_not_know_our_parameters_is_asked_without_them_from_then_on() {
+    for code in [-1104, -1101] {
+        let world = World::new().await;
+        let spot = path(Market::Spot);
+        let refusal = format!(r#"{{"code":{code},"msg":"Not all sent parameters were read."}}"#);
+        world.exchange.reply(spot, Reply::status(400, refusal));
+        world.exchange.reply(spot, Reply::json(good_list()));
+        let _worker = world.start_worker(&[]);
+        for _ in 0..2 {
+            let (_, result) = world.run_last_try(Market::Spot).await;
+            assert_eq!(result["result"], "WARMUP_OK:2", "{result}");
+        }
+        let requests = world.exchange.requests();
+        let queries: Vec<bool> = requests.iter().map(|it| it.query.is_empty()).collect();
+        assert_eq!(queries, [false, true, true]);
+    }
 }
 
 #[tokio::test]

@@ -25,16 +25,10 @@ async fn a_status_other_than_200_leaves_the_lists_alone() {
     ];
     trial.assert_refused(in_vain("RuntimeError"), in_trouble).await;
     let unwilling = [
-        bad("403", html(403, "captcha"), "firewall (status 403)"),
-        bad(
-            "451",
-            Reply::status(451, "b. Eligibility"),
-            "(status 451): b. Eligibility",
-        ),
         bad("404", html(404, "nothing here"), "unexpected status 404"),
         bad(
             "400",
-            Reply::status(400, r#"{"code":-1122}"#),
+            Reply::status(400, r#"{"code":-2011}"#),
             "unexpected status 400",
         ),
         bad(
@@ -45,6 +39,19 @@ async fn a_status_other_than_200_leaves_the_lists_alone() {
         bad("206", Reply::status(206, good_list()), "unexpected status 206"),
     ];
     trial.assert_refused(at_once("RuntimeError"), unwilling).await;
+    let refusals = [
+        bad("403", html(403, "captcha"), "firewall (status 403)"),
+        bad(
+            "451",
+            Reply::status(451, "b. Eligibility"),
+            "(status 451): b. Eligibility",
+        ),
+    ];
+    for refusal in refusals {
+        // A long pause follows.
+        let trial = Trial::start().await;
+        trial.assert_refused(at_once("RuntimeError"), [refusal]).await;
+    }
 }
 
 #[tokio::test]

@@ -1,12 +1,14 @@
 //! An exchange that demands a pause gets no requests.
 
 use chrono::TimeDelta;
-use tradebot_base::market::Market;
-use tradebot_test_support::Reply;
+use redis::AsyncCommands;
+use tradebot_base::market::{Market, Network};
+use tradebot_symbols::internals::CacheKeys;
+use tradebot_test_support::{Reply, ScriptedExchange};
 use tradebot_wire::envelope::Envelope;
 
 use super::{assert_told, with_good_list};
-use crate::world::{PATIENCE, World, good_list, now, path, warmup};
+use crate::world::{PATIENCE, World, connected, good_list, now, path, warmup};
 
 #[tokio::test]
 async fn after_a_429_or_418_the_exchange_is_left_alone_for_as_long_as_it_said() {
@@ -109,4 +111,111 @@ async fn an_exchange_that_counts_us_as_heavy_is_asked_more_slowly() {
     let started = tokio::time::Instant::now();
     assert_eq!(world.run_last_try(Market::Spot).await.1["status"], "SUCCESS");
     assert!(started.elapsed() >= std::time::Duration::from_secs(1));
+}
+
+/// The seconds for which the key that all processes obey still exists, and its value.
+async fn stored_pause(world: &World, market: Market) -> (i64, String) {
+    let key = CacheKeys(market).ban(Network::Mainnet);
+    let left: i64 = world.db().ttl(&key).await.expect("a time");
+    (left, world.get(&key).await.unwrap_or_default())
+}
+
+#[tokio::test]
+async fn the_end_of_a_ban_is_read_from_the_text_and_from_dates() {
+    for (status, header) in [
+        (418, None),
+        (429, None),
+        (200, None),
+        (418, Some(1)),
+        (429, Some(600)),
+    ] {
+        let world = World::new().await;
+        let end = now() + TimeDelta::seconds(600);
+        let until = match header {
+            None => end.timestamp_millis(),
+            // In the past: unusable.
+            Some(_) => 1_664_376_368_817,
+        };
+        let text = format!(
+            r#"{{"code":-1003,"msg":"Way too much request weight used; IP banned until {until}. Please use WebSocket."}}"#
+        );
+        let mut answer = Reply::status(status, text);
+        match header {
+            Some(600) => {
+                let date = end.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+                answer = answer.header("Retry-After", &date);
+            }
+            Some(_) => answer = answer.header("Retry-After", "600"),
+            None => {}
+        }
+        world.exchange.always(path(Market::Spot), answer);
+        let _workers = [
+            world.start_worker(&["-n", "one"]),
+            world.start_worker(&["-n", "two"]),
+        ];
+        for _ in 0..4 {
+            assert_eq!(world.run_last_try(Market::Spot).await.1["status"], "FAILURE");
+        }
+        assert_eq!(
+            world.exchange.count(path(Market::Spot)),
+            1,
+            "{status}, {header:?}"
+        );
+        let (left, value) = stored_pause(&world, Market::Spot).await;
+        assert!(
+            (500..=600).contains(&left) && value == "1",
+            "{status}, {header:?}: {left} s"
+        );
+    }
+}
+
+#[tokio::test]
+async fn hosts_that_refuse_are_asked_once_and_left_alone_by_all_processes() {
+    for (status, what) in [(403, "firewall"), (451, "location")] {
+        let world = World::new().await;
+        let spot = path(Market::Spot);
+        world.exchange.always(spot, Reply::status(status, what));
+        let workers = [
+            world.start_worker(&["-n", "one"]),
+            world.start_worker(&["-n", "two"]),
+        ];
+        for _ in 0..4 {
+            let (_, result) = world.run_last_try(Market::Spot).await;
+            assert_eq!(result["status"], "FAILURE");
+        }
+        assert_eq!(world.exchange.count(spot), 1);
+        let (left, value) = stored_pause(&world, Market::Spot).await;
+        assert!((500..=600).contains(&left), "{left} s");
+        assert_eq!(value, format!("{status} {}", world.exchange.base_url()));
+        drop(workers);
+
+        // A new process obeys as well, unless it is configured with other hosts.
+        world.exchange_lists(Market::Spot);
+        let worker = world.start_worker(&[]);
+        let (_, result) = world.run_last_try(Market::Spot).await;
+        let told = format!("no request made: every host refused with status {status}");
+        assert!(
+            result["result"]["exc_message"][0]
+                .as_str()
+                .is_some_and(|it| it.contains(&told)),
+            "{result}"
+        );
+        drop(worker);
+        let other = world.exchange.base_url().replace("127.0.0.1", "localhost");
+        let _worker = connected(world.worker(&[]).env("BINANCE_SPOT_BASE_URL", other));
+        assert_eq!(world.run_last_try(Market::Spot).await.1["status"], "SUCCESS");
+    }
+}
+
+#[tokio::test]
+async fn one_host_that_refuses_does_not_pause_the_others() {
+    let (world, second) = (World::new().await, ScriptedExchange::start().await);
+    let spot = path(Market::Spot);
+    world.exchange.always(spot, Reply::status(451, "location"));
+    second.always(spot, Reply::status(500, "boom"));
+    let hosts = format!("{},{}", world.exchange.base_url(), second.base_url());
+    let _worker = connected(world.worker(&[]).env("BINANCE_SPOT_BASE_URL", hosts));
+    world.run_last_try(Market::Spot).await;
+    assert_eq!((world.exchange.count(spot), second.count(spot)), (1, 2));
+    assert_eq!(stored_pause(&world, Market::Spot).await.0, -2);
 }

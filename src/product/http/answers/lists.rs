@@ -265,9 +265,13 @@ fn cache_status(freshness: Freshness) -> String {
     }
 }
 
-/// `Cache-Status` of a response without a list.
-pub(crate) fn no_list() -> HeaderValue {
-    HeaderValue::from_static("tradebot-symbols; fwd=miss; detail=unavailable")
+/// `Cache-Status` of a response without a list, `paused` if the exchange bans or refuses us.
+pub(crate) fn no_list(paused: bool) -> HeaderValue {
+    HeaderValue::from_static(if paused {
+        "tradebot-symbols; fwd=miss; detail=exchange-paused"
+    } else {
+        "tradebot-symbols; fwd=miss; detail=unavailable"
+    })
 }
 
 #[cfg(test)]

@@ -48,6 +48,8 @@ struct FlightState {
 #[derive(Debug)]
 pub(super) struct RefreshFailure {
     pub(super) reason: String,
+    /// Whether a pause of the exchange is the reason.
+    pub(super) paused: bool,
     /// When another try may succeed, as far as is known.
     retry_at: Instant,
     /// When the next refresh may start. A longer pause of the exchange is enforced by its client.
@@ -59,6 +61,7 @@ impl RefreshFailure {
         let now = Instant::now();
         Self {
             reason,
+            paused: false,
             retry_at: now + retry_after,
             begin_at: now + retry_after.min(LONGEST_PAUSE),
         }
@@ -196,7 +199,9 @@ impl SharedReads {
             let wait = match trace::redis_call("begin a refresh", request).await {
                 Ok(LeaseReply::Granted(lease)) => return Some(Ok(Some(lease))),
                 Ok(LeaseReply::Failing(left, reason)) => {
-                    return Some(Err(Err(Arc::new(RefreshFailure::new(reason, left)))));
+                    // The failure is forgotten early, so that a pause that has been ended is noticed.
+                    let failure = self.failure(market, reason, left).await;
+                    return Some(Err(Err(Arc::new(failure))));
                 }
                 Ok(LeaseReply::Newer) => {
                     self.changed.notify_one();
@@ -245,7 +250,7 @@ impl SharedReads {
                 let reason = error_chain(&error);
                 warn!(%market, error = reason, "cannot refresh the list");
                 let retry_after = error.retry_after().unwrap_or_else(|| self.pause(market));
-                let failure = RefreshFailure::new(reason, retry_after);
+                let failure = self.failure(market, reason, retry_after).await;
                 if let Some(lease) = lease {
                     let pause = retry_after.min(LONGEST_PAUSE);
                     self.refresher
@@ -254,6 +259,16 @@ impl SharedReads {
                 }
                 Err(Arc::new(failure))
             }
+        }
+    }
+
+    /// A failure that lasts at least as long as the exchange's pause.
+    async fn failure(&self, market: Market, reason: String, retry_after: Duration) -> RefreshFailure {
+        let pause = self.refresher.client().pause(market).await;
+        let left = pause.map_or(Duration::ZERO, |pause| pause.left);
+        RefreshFailure {
+            paused: pause.is_some(),
+            ..RefreshFailure::new(reason, retry_after.max(left))
         }
     }
 

@@ -13,14 +13,8 @@ use tradebot_base::market::Market;
 #[derive(Debug, Error)]
 pub(crate) enum RefreshError {
     /// Fetching failed.
-    #[error("cannot fetch the {market} list from the exchange")]
-    Upstream {
-        /// The market.
-        market: Market,
-        /// Where and why.
-        #[source]
-        source: UpstreamError,
-    },
+    #[error("cannot fetch the {} list from the exchange", .0.market)]
+    Upstream(#[from] UpstreamError),
     /// No symbol of the answer qualifies for the list, as during maintenance. That must not empty the list.
     #[error(
         "{host} lists no trading {market} symbol quoted in {quote} ({symbols} symbols in all, {malformed} unreadable)"
@@ -75,7 +69,7 @@ impl RefreshError {
     #[must_use]
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Upstream { source, .. } => source.reason.retry_after(),
+            Self::Upstream(error) => error.reason.retry_after(),
             Self::HeldBack { confirm_in, .. } => Some(*confirm_in),
             Self::Empty { .. } | Self::Contradiction { .. } | Self::Cache { .. } => None,
         }
