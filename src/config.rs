@@ -64,7 +64,7 @@ pub struct SymbolsConfig {
     pub quote_asset: String,
     /// Base assets that come first, in this order.
     pub popular_bases: PerMarket<Vec<String>>,
-    /// Base assets that every list must contain.
+    /// Base assets that every list must contain; without the quote asset.
     pub anchor_bases: Vec<String>,
     /// The share of its symbols, in percent, that a list may lose without being held back.
     pub max_shrink_percent: u32,
@@ -75,17 +75,21 @@ pub struct SymbolsConfig {
 impl SymbolsConfig {
     /// Reads the section.
     pub fn read(reader: &mut Reader<'_>) -> Self {
+        let quote_asset = reader.text("SYMBOLS_QUOTE_ASSET");
+        let mut anchor_bases = reader.list("SYMBOLS_ANCHOR_BASES");
+        // An asset is not traded for itself.
+        anchor_bases.retain(|base| *base != quote_asset);
         Self {
             ttl_seconds: PerMarket {
                 spot: reader.integer("SPOT_SYMBOLS_CACHE_TTL_SECONDS"),
                 futures: reader.integer("FUTURES_SYMBOLS_CACHE_TTL_SECONDS"),
             },
-            quote_asset: reader.text("SYMBOLS_QUOTE_ASSET"),
+            quote_asset,
             popular_bases: PerMarket {
                 spot: reader.list("SPOT_POPULAR_BASES"),
                 futures: reader.list("FUTURES_POPULAR_BASES"),
             },
-            anchor_bases: reader.list("SYMBOLS_ANCHOR_BASES"),
+            anchor_bases,
             max_shrink_percent: reader.number("SYMBOLS_MAX_SHRINK_PERCENT", 0..=100),
             confirm_after: reader.seconds("SYMBOLS_CONFIRM_AFTER_SECONDS"),
         }

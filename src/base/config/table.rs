@@ -88,7 +88,7 @@ variables! {
     "FUTURES_POPULAR_BASES" = "BTC,ETH,BNB,SOL,ADA,AVAX,DOT,MATIC":
         "base assets at the head of the futures list"
     "SYMBOLS_ANCHOR_BASES" = "BTC,ETH":
-        "base assets every list must contain; a list without one is held back until a second fetch confirms it"
+        "base assets every list must contain, the quote asset itself aside; a list without one is held back until a second fetch confirms it"
     "SYMBOLS_MAX_SHRINK_PERCENT" = "20":
         "hold back a list that lost more than this share of its symbols; 100: never"
     "SYMBOLS_CONFIRM_AFTER_SECONDS" = "5":

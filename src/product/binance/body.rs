@@ -10,7 +10,6 @@ use reqwest::Response;
 use reqwest::header::CONTENT_ENCODING;
 
 use super::error::Reason;
-use super::headers::text;
 use tradebot_base::error_chain;
 
 /// What [`Body::decoded`] can decompress, for `Accept-Encoding`.
@@ -110,20 +109,25 @@ pub(super) async fn error_text(answer: Response, quote: bool) -> String {
     }
 }
 
-/// Whether a body is compressed.
+/// Whether a body is compressed. Names of encodings may be written in any case (RFC 9110, 8.4.1).
 ///
 /// # Errors
-/// When it has an encoding that was not requested.
+/// When it has an encoding that was not requested, or more than one.
 fn is_gzip(answer: &Response) -> Result<bool, Reason> {
-    let encoding = text(answer.headers(), CONTENT_ENCODING.as_str()).unwrap_or_default();
-    match encoding.trim().to_ascii_lowercase().as_str() {
-        "" | "identity" => Ok(false),
-        "gzip" | "x-gzip" => Ok(true),
+    let values = answer.headers().get_all(CONTENT_ENCODING);
+    let values = values
+        .iter()
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase());
+    let values = values.collect::<Vec<_>>().join(",");
+    let mut encodings = values.split(',').map(str::trim);
+    encodings.try_fold(false, |is_gzip, encoding| match encoding {
+        "" | "identity" => Ok(is_gzip),
+        "gzip" | "x-gzip" if !is_gzip => Ok(true),
         other => {
             let encoding: String = other.chars().take(20).collect();
             Err(Reason::Body(format!(
                 "it has the unrequested content encoding {encoding}"
             )))
         }
-    }
+    })
 }

@@ -329,6 +329,22 @@ mod tests {
         assert_eq!(listing(&entry).unwrap().marks.spot, 1);
     }
 
+    #[test]
+    fn odd_members_beside_a_list_do_no_harm() {
+        for odd in [
+            r#""code": "000000", "msg": null"#,
+            r#""code": 0, "msg": 7"#,
+            r#""code": -1003, "msg": [1e999]"#,
+            r#""sandbox": "no", "serverTime": 1e999"#,
+            r#""timezone": "\ud800", "rateLimits": {"a": -1e999}"#,
+        ] {
+            let read = parse(format!(r#"{{{odd}, "symbols": [{GOOD}]}}"#).as_bytes()).unwrap();
+            assert_eq!((read.symbols.len(), read.sandbox), (1, false), "{odd}");
+        }
+        let error = parse(br#"{"code": "000000"}"#).unwrap_err();
+        assert!(matches!(error, ListingError::NoSymbols), "{error}");
+    }
+
     proptest::proptest! {
         #[test]
         fn no_bytes_as_an_element_panic(element: Vec<u8>) {

@@ -1,10 +1,14 @@
 //! Odd entries in a good list cost themselves, not the list.
 
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use tradebot_base::market::Market;
 use tradebot_test_support::Reply;
 
-use crate::world::{PATIENCE, World, exchange_info, path, warmup};
+use crate::world::{PATIENCE, World, connected, exchange_info, good_list, path, warmup};
 
 /// A list of two hundred good symbols, the anchors first, with `odd` entries among them.
 fn list_with(odd: &[Value]) -> String {
@@ -127,4 +131,66 @@ async fn a_byte_order_mark_and_blanks_around_the_list_do_no_harm() {
     );
     world.exchange.always(path(Market::Spot), Reply::json(body));
     assert_eq!(listed(&world, Market::Spot).await, 2);
+}
+
+#[tokio::test]
+async fn an_entry_with_half_a_surrogate_pair_or_an_endless_number_costs_only_itself() {
+    let world = World::new().await;
+    let worker = world.start_worker(&[]);
+    let entry = |name: &str, status: &str| {
+        format!(r#"{{"symbol":"{name}USDT","status":{status},"baseAsset":"{name}","quoteAsset":"USDT"}}"#)
+    };
+    for odd in [entry(r"\ud800", r#""TRADING""#), entry("ODD", "1e999")] {
+        let list = good_list().replace(r#""symbols":["#, &format!(r#""code":"000000","symbols":[{odd},"#));
+        assert!(list.contains(&odd), "{list}");
+        world.exchange.always(path(Market::Spot), Reply::json(list));
+        let (_, result) = world.run_last_try(Market::Spot).await;
+        assert_eq!(result["result"], "WARMUP_OK:2", "{odd}: {result}");
+        let line = worker.wait_for_line("left out entries of the list", PATIENCE);
+        assert!(line.contains("malformed=1"), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn content_encodings_are_read_as_http_writes_them() {
+    let world = World::new().await;
+    let _worker = world.start_worker(&[]);
+    let list = good_list();
+    let (first, second) = list.split_at(20);
+    let gzip = |text: &str| {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+        packed.write_all(text.as_bytes()).expect("gzip");
+        packed.finish().expect("gzip")
+    };
+    let whole = gzip(&good_list());
+    let members = [gzip(first), gzip(second)].concat();
+    for (encoding, body) in [
+        ("GZIP", &whole),
+        ("x-gzip", &whole),
+        ("X-GZip", &whole),
+        (" gzip ", &whole),
+        ("identity, gzip", &whole),
+        ("gzip", &members),
+        ("", &good_list().into_bytes()),
+        ("Identity", &good_list().into_bytes()),
+    ] {
+        let answer = Reply::json(body).header("Content-Encoding", encoding);
+        world.exchange.always(path(Market::Spot), answer);
+        let (_, result) = world.run_last_try(Market::Spot).await;
+        assert_eq!(result["result"], "WARMUP_OK:2", "{encoding}: {result}");
+    }
+    let stacked = Reply::json(gzip("x")).header("Content-Encoding", "gzip, gzip");
+    world.exchange.always(path(Market::Spot), stacked);
+    assert_eq!(world.run_last_try(Market::Spot).await.1["status"], "FAILURE");
+}
+
+#[tokio::test]
+async fn the_quote_asset_itself_is_no_anchor() {
+    let world = World::new().await;
+    let list = exchange_info(&[("ETH", "BTC", "TRADING"), ("BNB", "BTC", "TRADING")]);
+    world.exchange.always(path(Market::Spot), Reply::json(list));
+    let worker = world.worker(&[]).env("SYMBOLS_QUOTE_ASSET", "BTC");
+    let _worker = connected(worker);
+    let (_, result) = world.run_last_try(Market::Spot).await;
+    assert_eq!(result["result"], "WARMUP_OK:2", "{result}");
 }

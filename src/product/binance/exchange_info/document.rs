@@ -22,10 +22,12 @@ const LONGEST_RATE_LIMITS: usize = 64 << 10;
 #[serde(bound(deserialize = "E: Deserialize<'de> + Into<SymbolEntry<'de>>"))]
 pub(super) struct ExchangeInfo<'a, E> {
     symbols: Option<Elements<E>>,
-    code: Option<i64>,
-    msg: Option<String>,
-    #[serde(default)]
-    sandbox: bool,
+    #[serde(borrow)]
+    code: Option<&'a RawValue>,
+    #[serde(borrow)]
+    msg: Option<&'a RawValue>,
+    #[serde(borrow)]
+    sandbox: Option<&'a RawValue>,
     #[serde(borrow)]
     server_time: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -47,11 +49,16 @@ pub(super) fn read(body: &str) -> Result<Listing, ListingError> {
 impl<E> ExchangeInfo<'_, E> {
     fn listing(self) -> Result<Listing, ListingError> {
         let Some(elements) = self.symbols else {
-            return Err(match self.code {
+            // Some gateways send their own code as text, beside a good list too.
+            return Err(match value::<i64>(self.code) {
                 None => ListingError::NoSymbols,
                 Some(code) => ListingError::Api {
                     code,
-                    message: self.msg.unwrap_or_default().chars().take(200).collect(),
+                    message: value::<String>(self.msg)
+                        .unwrap_or_default()
+                        .chars()
+                        .take(200)
+                        .collect(),
                 },
             });
         };
@@ -59,10 +66,8 @@ impl<E> ExchangeInfo<'_, E> {
             return Err(ListingError::TooLong);
         }
         let (mut listing, total) = (elements.listing, elements.total);
-        listing.sandbox = self.sandbox;
-        listing.server_time = self
-            .server_time
-            .and_then(|time| serde_json::from_str(time.get()).ok());
+        listing.sandbox = value(self.sandbox).unwrap_or_default();
+        listing.server_time = value(self.server_time);
         listing.marks.testnet_weight = self.rate_limits.is_some_and(allows_testnet_weight);
         if self.futures_type.is_some() {
             listing.marks.futures = total;
@@ -76,6 +81,11 @@ impl<E> ExchangeInfo<'_, E> {
         }
         Ok(listing)
     }
+}
+
+/// A member's value, unless it is of another type.
+fn value<'a, T: Deserialize<'a>>(member: Option<&'a RawValue>) -> Option<T> {
+    serde_json::from_str(member?.get()).ok()
 }
 
 fn allows_testnet_weight(rate_limits: &RawValue) -> bool {
