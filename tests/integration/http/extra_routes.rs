@@ -121,6 +121,38 @@ async fn what_only_python_has_written_can_be_narrowed_but_not_widened() {
     );
 }
 
+/// The list is the same in both refreshes, only a symbol of another quote asset changes.
+#[tokio::test]
+async fn a_symbol_asked_between_two_refreshes_within_one_second_is_that_of_the_second_one_afterwards() {
+    let world = World::new().await;
+    let endpoint = fetched(&world).await;
+    let _worker = world.start_worker(&[]);
+    let status_becomes = async |status: &str| {
+        let list = several().replace("BREAK", status);
+        world.exchange.always(path(SPOT), Reply::json(list));
+        assert_eq!(world.run_last_try(SPOT).await.1["status"], "SUCCESS");
+        eventually(status, PATIENCE, async || {
+            let symbol = endpoint.get("/api/v1/symbols/spot/LUNAUSDC").await;
+            (body(&symbol)["status"] == status).then_some(())
+        })
+        .await;
+        let other = endpoint.get(&format!("{}?quote=USDC", route(SPOT))).await;
+        let expected: &[&str] = if status == "TRADING" {
+            &["BTCUSDC", "LUNAUSDC"]
+        } else {
+            &["BTCUSDC"]
+        };
+        assert_eq!(names(&other), expected);
+        world.lists(SPOT).await.last_refresh.expect("a time")
+    };
+    let mut same_second = 0;
+    for _ in 0..10 {
+        let times = [status_becomes("TRADING").await, status_becomes("HALT").await];
+        same_second += usize::from(times[0] == times[1]);
+    }
+    assert!(same_second > 0, "the refreshes never fell into one second");
+}
+
 #[tokio::test]
 async fn changes_are_told_from_where_a_client_left_off() {
     let world = World::new().await;
