@@ -16,7 +16,7 @@
 //! # exchange.always("/api/v3/exchangeInfo", Reply::json(format!(r#"{{"symbols":[{},{}]}}"#, entry("ETH"), entry("BTC"))));
 //! # exchange.always("/fapi/v1/exchangeInfo", Reply::status(503, ""));
 //! # let (redis_url, exchange_url) = (redis.url(), exchange.base_url());
-//! // `ProcessEnvironment` reads the real environment; the names are those of the README's table.
+//! // `ProcessEnvironment` reads the real environment; the names are those of the table of docs/configuration.md.
 //! let environment = BTreeMap::from([
 //!     ("REDIS_URL", redis_url.as_str()),
 //!     ("BINANCE_SPOT_BASE_URL", exchange_url.as_str()),

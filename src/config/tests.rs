@@ -104,8 +104,8 @@ fn a_redis_url_is_refused_by_name_and_without_its_password_and_hosts_must_be_som
 }
 
 #[test]
-fn every_variable_is_documented_in_the_readme_with_its_default() {
-    let readme = include_str!("../../README.md");
+fn every_variable_is_documented_with_its_default() {
+    let page = include_str!("../../docs/configuration.md");
     for variable in VARIABLES {
         let default = if variable.default.is_empty() {
             "–".to_owned()
@@ -113,9 +113,12 @@ fn every_variable_is_documented_in_the_readme_with_its_default() {
             format!("`{}`", variable.default)
         };
         let row = format!("| `{}` | {default} | {} |", variable.name, variable.meaning);
-        assert!(readme.contains(&row), "the README's table lacks this row:\n{row}");
+        assert!(
+            page.contains(&row),
+            "docs/configuration.md lacks this row:\n{row}"
+        );
     }
-    let rows = readme
+    let rows = page
         .lines()
         .filter(|line| line.starts_with("| `") && line.matches('|').count() == 4);
     let documented = rows.filter(|row| {
@@ -126,6 +129,6 @@ fn every_variable_is_documented_in_the_readme_with_its_default() {
     assert_eq!(
         documented.count(),
         VARIABLES.len(),
-        "the README documents a variable that does not exist"
+        "docs/configuration.md documents a variable that does not exist"
     );
 }

@@ -126,8 +126,6 @@ async fn assert_stored(world: &World, capture: &Capture, network: &str) {
 #[tokio::test]
 async fn an_answer_of_another_market_or_a_blocked_location_changes_nothing() {
     let Some(captures) = captures() else { return };
-    let world = World::new().await;
-    let worker = world.start_worker(&[]);
     let blocked = captures.read("http451-2022-12-07.json");
     let cases = [
         // COIN-M contracts have a `contractStatus` in place of the status.
@@ -139,8 +137,10 @@ async fn an_answer_of_another_market_or_a_blocked_location_changes_nothing() {
         (Reply::json(&blocked), "does not serve this location"),
     ];
     for (reply, reason) in cases {
+        // A refusal pauses all requests to these hosts.
+        let world = World::new().await;
+        let worker = world.start_worker(&[]);
         for market in Market::ALL {
-            forget(&world, market).await;
             world.exchange.always(path(market), reply.clone());
             let (id, result) = world.run_last_try(market).await;
             assert_eq!(result["status"], "FAILURE", "{result}");

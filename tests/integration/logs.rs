@@ -17,6 +17,7 @@ const DOCUMENT: &str = include_str!("../../docker/logs.md");
 const FRAME: [&str; 4] = ["timestamp", "level", "target", "message"];
 /// Of trouble that other tests make: with users, servers, other workers, workflows and remote control.
 const ELSEWHERE: &[&str] = &[
+    "answer",
     "binding",
     "channel",
     "channels",

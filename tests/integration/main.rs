@@ -14,6 +14,7 @@ mod compatibility;
 mod crash;
 mod credentials;
 mod doctor;
+mod documents;
 mod env_files;
 mod examples;
 mod golden;

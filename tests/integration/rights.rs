@@ -1,4 +1,4 @@
-//! Redis users with few rights. The README's list is enough for everything; what is missing is named, and stops nothing
+//! Redis users with few rights. The list in docs/redis.md is enough for everything; what is missing is named, and stops nothing
 //! else.
 
 mod deployment;
@@ -36,10 +36,10 @@ use crate::world::{PATIENCE, QUEUE, World, connected, now, path, task, warmup};
 const SPOT: Market = Market::Spot;
 const URLS: [&str; 3] = ["REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"];
 
-/// The rules that the README lists for these users, with `prefix` where they say so.
+/// The rules that docs/redis.md lists for these users, with `prefix` where they say so.
 fn rules(users: &[&str], prefix: &str) -> String {
-    let readme = include_str!("../../README.md");
-    let (_, block) = readme.split_once("```acl\n").expect("a list of rules");
+    let page = include_str!("../../docs/redis.md");
+    let (_, block) = page.split_once("```acl\n").expect("a list of rules");
     let (block, _) = block.split_once("```").expect("its end");
     let mut rules = Vec::new();
     for user in ["every"].iter().chain(users) {
@@ -86,7 +86,7 @@ fn commands(names: &[&str]) -> BTreeSet<(String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_readmes_rights_are_enough() {
+async fn the_documented_rights_are_enough() {
     let mut deployment = Deployment::new(RedisServer::start()).await;
     let rules = rules(&["broker", "results", "lists", "doctor", "named"], "");
     let url = deployment.world.redis.user("tradebot", &rules).await;
@@ -96,7 +96,7 @@ async fn the_readmes_rights_are_enough() {
 }
 
 #[test]
-fn no_right_of_the_readme_is_more_than_is_used() {
+fn no_documented_right_is_more_than_is_used() {
     let every = rules(&[], "");
     for (user, others, folders) in [
         ("broker", "", &["src", "beat/src"][..]),
@@ -145,7 +145,7 @@ fn sources(folders: &[&str]) -> String {
 }
 
 #[test]
-fn the_readme_lists_every_command_of_a_script() {
+fn the_rights_hold_every_command_of_a_script() {
     let rules = rules(&["broker", "results", "lists"], "");
     let granted: BTreeSet<&str> = rules.split_whitespace().collect();
     let sources = sources(&["src", "beat/src"]);

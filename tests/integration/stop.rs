@@ -261,7 +261,9 @@ async fn a_user_signal_has_the_log_say_where_the_tasks_stand() {
 #[tokio::test]
 async fn a_user_signal_ends_no_program() {
     let world = World::new().await;
-    world.exchange_lists(SPOT);
+    for market in Market::ALL {
+        world.exchange_lists(market);
+    }
     for (program, arguments, ready) in [
         (
             "tradebot-symbols",

@@ -7,13 +7,13 @@ pub struct Variable {
     pub name: &'static str,
     /// The value used when it is absent or empty.
     pub default: &'static str,
-    /// Its meaning, for the README and the manual pages.
+    /// Its meaning, for docs/configuration.md and the manual pages.
     pub meaning: &'static str,
 }
 
 macro_rules! variables {
     ($($name:literal = $default:literal: $meaning:literal)*) => {
-        /// All variables, in the order of the README's table.
+        /// All variables, in the order of the table of docs/configuration.md.
         pub const VARIABLES: &[Variable] = &[
             $(Variable { name: $name, default: $default, meaning: $meaning },)*
         ];

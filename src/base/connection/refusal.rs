@@ -69,7 +69,9 @@ pub(super) fn lacks(missing: &[String]) -> String {
         few if few.len() <= NAMED => few.join(", "),
         many => format!("{} and {} more", many[..NAMED].join(", "), many.len() - NAMED),
     };
-    format!(": its user lacks the right to {what}; grant it with `ACL SETUSER`, the README lists all rights")
+    format!(
+        ": its user lacks the right to {what}; grant it with `ACL SETUSER`, docs/redis.md lists all rights"
+    )
 }
 
 /// Names the keys of the refused command that exist, those of the rarest types first: a server does not say which of a

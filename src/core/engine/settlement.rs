@@ -160,7 +160,7 @@ impl Settlement {
             warn!(
                 channel = key,
                 "results are stored but not announced: this Redis user lacks the right to the channel (`&`), so `get()` \
-                 never returns; grant it with `ACL SETUSER`, the README lists all rights"
+                 never returns; grant it with `ACL SETUSER`, docs/redis.md lists all rights"
             );
         }
         if stored == Stored::Replaced {
