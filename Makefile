@@ -23,7 +23,7 @@ CONFORMANCE := 5.5.3 5.6.3 5.7.0
 GOLDEN := 4.4.7 5.2.7 5.5.2 5.6.3 5.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools build demo test golden conformance bench soak fuzz lint fmt static reproducible image image-check sbom package deny clean
+.PHONY: help setup tools least-tools build demo test golden conformance bench soak fuzz lint fmt static reproducible image image-check sbom package deny clean
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,9 +34,10 @@ setup: tools $(addprefix $(ENVIRONMENTS)/,$(addsuffix /.ready,celery-5.5.2 celer
 build: ## builds both binaries, unoptimised
 	$(CARGO) build --workspace --locked
 
-demo: tools ## shows three refreshes from a sandbox exchange into a private Redis, and what the endpoint serves
+demo: $(ENVIRONMENTS)/celery-newest/.ready ## shows Python calling a warm-up, a worker killed in mid-task, and an exchange that goes down
+	@echo "demo: builds the programs, some minutes at first; then half a minute to watch"
 	$(CARGO) build --release --locked
-	$(PYTHON) .ci/demo $(TARGET)/release/tradebot-symbols
+	$(ENVIRONMENTS)/celery-newest/bin/python .ci/demo $(TARGET)/release
 
 # The exit code of the tests goes past `tee` in a file; the last line is their sum.
 test: setup ## runs all tests, documentation examples included
@@ -132,8 +133,11 @@ deny: ## licences, duplicates and sources of the dependencies; known advisories 
 clean: ## removes everything that was built
 	$(CARGO) clean
 
-tools:
+tools: least-tools
 	@PYTHON="$(PYTHON)" .ci/tools
+
+least-tools:
+	@PYTHON="$(PYTHON)" .ci/tools --least
 
 # Only for recording: the tests need the files and no client.
 $(ENVIRONMENTS)/golden-%/.ready: tests/golden/requirements-%.txt
@@ -155,7 +159,7 @@ $(DEPLOYMENT)/.ready: tests/python/requirements-deployment.txt | tools
 	@touch $@
 
 # Order-only: the tools must be there, but checking them makes no environment out of date.
-$(ENVIRONMENTS)/celery-%/.ready: tests/python/requirements-%.txt | tools
+$(ENVIRONMENTS)/celery-%/.ready: tests/python/requirements-%.txt | least-tools
 	$(make-environment)
 	$(@D)/bin/python -m pip check --disable-pip-version-check
 	$(@D)/bin/python -c 'import celery.app.base, kombu.transport.redis'

@@ -8,6 +8,7 @@ mod captures;
 mod client;
 mod conformance;
 mod control;
+mod demo;
 mod envelope;
 mod events;
 mod events_dump;

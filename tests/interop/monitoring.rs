@@ -253,6 +253,34 @@ async fn prometheus_finds_all_that_the_dashboard_and_the_rules_ask_for() {
     );
 }
 
+/// The first test of the file is of a healthy deployment.
+#[test]
+fn each_alert_is_shown_firing_and_silent_and_has_a_page_that_says_what_to_do() {
+    let (rules, tests) = (read("prometheus/alerts.yml"), read("prometheus/alerts_test.yml"));
+    let page = read("../docs/alerts.md");
+    let names: Vec<&str> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+        .collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        assert!(
+            tests.contains(&format!("{{ eval_time: 60m, alertname: {name} }}")),
+            "{name} is not silent"
+        );
+        assert!(
+            tests.contains(&format!("alertname: {name}\n        exp_alerts:")),
+            "{name} does not fire"
+        );
+        assert!(
+            page.contains(&format!("\n## {name}\n")),
+            "docs/alerts.md lacks {name}"
+        );
+        let runbook = format!("runbook: \"docs/alerts.md#{}\"", name.to_lowercase());
+        assert!(rules.contains(&runbook), "{name} has no runbook");
+    }
+}
+
 #[test]
 fn the_alert_rules_fire_when_they_should() {
     let tested = Command::new("promtool")

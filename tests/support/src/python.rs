@@ -48,6 +48,16 @@ impl Python {
         self.environment
     }
 
+    /// Starts a script outside `tests/python`, given by its path in the repository.
+    #[must_use]
+    pub fn program(self, path: &str, args: &[&str]) -> Process {
+        self.command()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .arg(workspace().join(path))
+            .args(args)
+            .spawn()
+    }
+
     /// Runs `tests/python/<name>` and parses the last line of its stdout as JSON.
     ///
     /// The script gets only the variables in `env` (see [`ProcessBuilder::env`]) and has 60 seconds. Blocks the thread;
