@@ -221,6 +221,8 @@ impl BinanceConfig {
 pub(crate) struct HttpConfig {
     /// The address to listen on, if one is set.
     pub listen: Option<String>,
+    /// The address for operators, if one is set.
+    pub admin_listen: Option<String>,
     /// The status when no list is available: 503, or 500 as in the Python system.
     pub error_status: u16,
     /// The only origin whose scripts may read answers; `None`: any.
@@ -258,6 +260,7 @@ impl HttpConfig {
             max_header_bytes: bytes("HTTP_MAX_HEADER_BYTES", 8192..=1_048_576),
             max_body_bytes: bytes("HTTP_MAX_BODY_BYTES", 0..=1_048_576),
             listen: reader.optional("HTTP_LISTEN"),
+            admin_listen: reader.optional("HTTP_ADMIN_LISTEN"),
             error_status: if error_status == "500" { 500 } else { 503 },
             only_origin: (environment == "production").then(|| frontend.trim_end_matches('/').to_owned()),
             header_timeout: reader.seconds("HTTP_HEADER_TIMEOUT_SECONDS"),

@@ -38,7 +38,7 @@ enum CheckedPart {
     },
     /// Checks the HTTP endpoint
     Endpoint {
-        /// The address it listens on [default: HTTP_LISTEN]
+        /// The address it listens on [default: HTTP_ADMIN_LISTEN, or else HTTP_LISTEN]
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<String>,
     },
@@ -59,7 +59,10 @@ pub(super) async fn run(args: HealthcheckCommand) -> Result<u8> {
             format!("beat {instance}: it has a heartbeat")
         }
         CheckedPart::Endpoint { listen } => {
-            let Some(listen) = listen.or_else(|| reader.optional("HTTP_LISTEN")) else {
+            let listen = listen
+                .or_else(|| reader.optional("HTTP_ADMIN_LISTEN"))
+                .or_else(|| reader.optional("HTTP_LISTEN"));
+            let Some(listen) = listen else {
                 let mistake = "HTTP_LISTEN is not set; set it, or give --listen";
                 return Err(ConfigError(vec![mistake.to_owned()]).into());
             };

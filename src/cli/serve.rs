@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::start_logs;
 use crate::config::WorkerConfig;
-use crate::product::http::run::{HttpEndpoint, HttpSettings};
+use crate::product::http::run::{Addresses, HttpEndpoint, HttpSettings};
 use tradebot_base::config::{ProcessEnvironment, Reader};
 use tradebot_base::lifecycle::Stop;
 use tradebot_base::node;
@@ -19,6 +19,9 @@ pub(super) struct ServeCommand {
     /// Address to listen on; port 0 picks a free one [default: HTTP_LISTEN]
     #[arg(long)]
     listen: Option<SocketAddr>,
+    /// Address for operators: the status page, /metrics and /readyz are only there [default: HTTP_ADMIN_LISTEN]
+    #[arg(long, value_name = "ADDR")]
+    admin_listen: Option<SocketAddr>,
     /// Threads that answer requests [default: the number of CPUs]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -35,7 +38,11 @@ pub(super) async fn run(args: ServeCommand) -> Result<()> {
     let threads = args.threads.map_or_else(cpus, usize::from);
     let mut reader = Reader::new(&ProcessEnvironment);
     let drain = WorkerConfig::read(&mut reader).shutdown_timeout;
-    let settings = HttpSettings::read(&mut reader, args.listen, threads, args.queues, drain);
+    let addresses = Addresses {
+        listen: args.listen,
+        admin: args.admin_listen,
+    };
+    let settings = HttpSettings::read(&mut reader, addresses, threads, args.queues, drain);
     start_logs(reader, args.loglevel.as_deref())?;
     let stop = Stop::new();
     stop.on_signals(drain + Duration::from_secs(2))?;

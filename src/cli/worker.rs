@@ -8,7 +8,7 @@ use anyhow::Result;
 use tracing::error;
 
 use super::start_logs;
-use crate::product::http::run::{HttpEndpoint, HttpError, HttpSettings};
+use crate::product::http::run::{Addresses, HttpEndpoint, HttpError, HttpSettings};
 use crate::product::tasks::{self, Context};
 use crate::worker::{self, PoolKind, WorkerArgs, WorkerSettings};
 use tradebot_base::config::{ProcessEnvironment, Reader};
@@ -26,6 +26,10 @@ pub(super) struct WorkerCommand {
     /// Also serve the lists over HTTP at this address, on a separate thread
     #[arg(long, value_name = "ADDR")]
     http: Option<SocketAddr>,
+    /// With --http, address for operators: the status page, /metrics and /readyz are only there [default:
+    /// HTTP_ADMIN_LISTEN]
+    #[arg(long, value_name = "ADDR", requires = "http")]
+    admin_listen: Option<SocketAddr>,
 }
 
 impl WorkerCommand {
@@ -40,7 +44,11 @@ pub(super) async fn run(args: WorkerCommand) -> Result<()> {
     let context = Context::read(&mut reader);
     let http = args.http.map(|address| {
         let drain = settings.shutdown_timeout().saturating_sub(Duration::from_secs(1));
-        HttpSettings::read(&mut reader, Some(address), 1, args.worker.queues.clone(), drain)
+        let addresses = Addresses {
+            listen: Some(address),
+            admin: args.admin_listen,
+        };
+        HttpSettings::read(&mut reader, addresses, 1, args.worker.queues.clone(), drain)
     });
     start_logs(reader, args.worker.loglevel.as_deref())?;
     let (redis, name) = (settings.redis().clone(), settings.hostname().to_owned());

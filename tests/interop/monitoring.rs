@@ -150,7 +150,7 @@ impl Scene {
         let config = read("prometheus/prometheus.yml")
             .replace("worker:9100", &worker_at)
             .replace("beat:9101", &beat_at)
-            .replace("endpoint:8000", &endpoint_at)
+            .replace("endpoint:9102", &endpoint_at)
             .replace("15s", "1s");
         fs::write(folder.path().join("prometheus.yml"), config).expect("a file");
         fs::write(folder.path().join("alerts.yml"), read("prometheus/alerts.yml")).expect("a file");

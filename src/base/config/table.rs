@@ -151,6 +151,8 @@ variables! {
         "time limit for a user's private list; then the public one is served"
     "HTTP_LISTEN" = "":
         "address of the HTTP endpoint of `serve`; if set, `up` serves HTTP as well"
+    "HTTP_ADMIN_LISTEN" = "":
+        "address for operators, same as `--admin-listen`; if set, `/`, `/metrics` and `/readyz` are only there"
     "HTTP_MAX_CONNECTIONS" = "4096":
         "maximum number of connections, fewer if the limit of open files is lower; more get a 503"
     "HTTP_MAX_HEADER_BYTES" = "16384":

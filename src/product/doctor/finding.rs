@@ -263,7 +263,7 @@ kinds! {
         do "use hosts or a network exit that the exchange serves; unless the hosts are others then, also delete the key cache:symbols:MARKET:ban:NETWORK before the restart, or wait ten minutes"
     Warning ENDPOINT_UNREACHABLE "endpoint-unreachable"
         why "readers of the HTTP routes get no answer"
-        do "start it, or correct HTTP_LISTEN"
+        do "start it, or correct HTTP_LISTEN and HTTP_ADMIN_LISTEN"
     Warning ENDPOINT_NOT_READY "endpoint-not-ready"
         why "load balancers take it out of service"
         do "see the reasons in its answer"

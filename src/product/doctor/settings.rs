@@ -18,7 +18,7 @@ pub(crate) struct DoctorSettings {
     pub(super) binance: BinanceConfig,
     pub(super) schedule: ScheduleConfig,
     pub(super) queues: Vec<String>,
-    /// The address of the HTTP endpoint, if configured.
+    /// The address of the HTTP endpoint that has `/readyz`, if configured.
     pub(super) listen: Option<String>,
     /// The database of exchange keys, if configured, or why its URL is invalid.
     pub(super) database: Option<Result<DatabaseUrl, String>>,
@@ -39,7 +39,9 @@ impl DoctorSettings {
             binance: BinanceConfig::read(reader),
             schedule: ScheduleConfig::read(reader),
             queues: queues.to_vec(),
-            listen: reader.optional("HTTP_LISTEN"),
+            listen: reader
+                .optional("HTTP_ADMIN_LISTEN")
+                .or_else(|| reader.optional("HTTP_LISTEN")),
             database: database.map(|url| DatabaseUrl::parse(&url).map_err(|error| error.to_string())),
             foreign_beat,
             findings: Vec::new(),

@@ -105,7 +105,7 @@ impl HealthCheck {
 }
 
 impl EndpointProbe {
-    /// Requests `/readyz` of the endpoint at `listen`, the value of `HTTP_LISTEN`. Uses no proxy.
+    /// Requests `/readyz` of the endpoint at `listen`, the value of `HTTP_LISTEN` or `HTTP_ADMIN_LISTEN`. Uses no proxy.
     pub(crate) async fn request(listen: &str, timeout: Duration) -> Self {
         let url = format!("http://{}/readyz", reachable(listen));
         let answered = async {

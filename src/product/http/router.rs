@@ -322,14 +322,19 @@ impl Router {
         if head { to_head(response) } else { response }
     }
 
+    fn not_found(&self, request: &Request<()>) -> Handled {
+        let response = error_detail(StatusCode::NOT_FOUND, "Not Found");
+        let head = request.method() == Method::HEAD;
+        Handled::Ready(self.finish(request.headers(), head, response))
+    }
+
     fn reply(self: &Arc<Self>, request: Request<()>) -> Handled {
         let head = request.method() == Method::HEAD;
         if !head && request.method() != Method::GET {
             return Handled::Ready(self.respond_to_other_method(&request));
         }
         let Some(route) = Route::of(request.uri().path()) else {
-            let response = error_detail(StatusCode::NOT_FOUND, "Not Found");
-            return Handled::Ready(self.finish(request.headers(), head, response));
+            return self.not_found(&request);
         };
         match self.route(route, &request) {
             Handled::Ready(response) => Handled::Ready(self.finish(request.headers(), head, response)),
@@ -341,6 +346,22 @@ impl Router {
                 }))
             }
         }
+    }
+}
+
+/// The routes of an address that is not for operators: those that show the deployment are not found.
+pub(crate) struct PublicRoutes(pub(super) Arc<Router>);
+
+impl Handler for PublicRoutes {
+    fn handle(self: &Arc<Self>, request: Request<()>) -> Handled {
+        match Route::of(request.uri().path()) {
+            Some(Route::Page | Route::Metrics | Route::Ready) => self.0.not_found(&request),
+            _ => self.0.handle(request),
+        }
+    }
+
+    fn reject(&self, status: StatusCode) -> HttpResponse {
+        self.0.reject(status)
     }
 }
 

@@ -15,8 +15,8 @@ use super::answers::cors::AllowedOrigins;
 use super::answers::filtered_lists::FilteredLists;
 use super::answers::lists::{ListResponses, Staleness};
 use super::answers::representation::Packer;
-use super::router::{Router, RouterSettings};
-use super::server::{ConnectionTimeouts, HttpLimits, Server};
+use super::router::{PublicRoutes, Router, RouterSettings};
+use super::server::{ConnectionTimeouts, HttpLimits, Server, fitting_connections};
 use crate::config::HttpConfig;
 use crate::product::credentials::settings::CredentialSettings;
 use crate::product::credentials::user_lists::{UserLists, UserListsError};
@@ -29,10 +29,23 @@ use tradebot_base::connection::RedisTrouble;
 use tradebot_base::market::PerMarket;
 use tradebot_core::engine::Engine;
 
+/// How many operators and scrapers may be connected at a time.
+const ADMIN_CONNECTIONS: usize = 32;
+
+/// Addresses of the command line, which win over the environment's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Addresses {
+    /// Of the lists.
+    pub listen: Option<SocketAddr>,
+    /// For operators.
+    pub admin: Option<SocketAddr>,
+}
+
 /// The settings of the endpoint.
 #[derive(Debug)]
 pub(crate) struct HttpSettings {
     address: SocketAddr,
+    admin: Option<SocketAddr>,
     threads: usize,
     limits: HttpLimits,
     router: RouterSettings,
@@ -69,12 +82,11 @@ pub(crate) enum HttpError {
 }
 
 impl HttpSettings {
-    /// Reads the settings. The command line's `address` wins over the environment's. The status page shows the length
-    /// of `queues`. A stop waits `drain` for requests in flight.
+    /// Reads the settings. The status page shows the length of `queues`. A stop waits `drain` for requests in flight.
     #[must_use]
     pub(crate) fn read(
         reader: &mut Reader<'_>,
-        address: Option<SocketAddr>,
+        addresses: Addresses,
         threads: usize,
         queues: Vec<String>,
         drain: Duration,
@@ -83,10 +95,19 @@ impl HttpSettings {
         let redis = RedisConfig::read(reader);
         let interval = ScheduleConfig::read(reader).warmup_interval;
         let listen = config.listen.as_deref().unwrap_or_default();
-        let address = address.or_else(|| listen.parse().ok()).unwrap_or_else(|| {
+        let address = addresses.listen.or_else(|| listen.parse().ok());
+        let address = address.unwrap_or_else(|| {
             let expected = "`address:port`, or give one on the command line";
             reader.complain("HTTP_LISTEN", listen, expected);
             ([0, 0, 0, 0], 0).into()
+        });
+        let admin = addresses.admin.or_else(|| {
+            let listen = config.admin_listen.as_deref()?;
+            let address = listen.parse();
+            if address.is_err() {
+                reader.complain("HTTP_ADMIN_LISTEN", listen, "`address:port`");
+            }
+            address.ok()
         });
         let origins = match &config.only_origin {
             None => AllowedOrigins::Any,
@@ -99,6 +120,7 @@ impl HttpSettings {
         let reads = ReadsSettings::section(reader);
         Self {
             address,
+            admin,
             threads,
             limits: HttpLimits {
                 connections: config.max_connections,
@@ -140,6 +162,8 @@ impl HttpSettings {
 /// The endpoint, listening.
 pub(crate) struct HttpEndpoint {
     server: Server,
+    /// For operators.
+    admin: Option<Server>,
     settings: HttpSettings,
 }
 
@@ -149,11 +173,41 @@ impl HttpEndpoint {
     /// # Errors
     /// [`HttpError::Listen`].
     pub(crate) async fn bind(settings: HttpSettings) -> Result<Self, HttpError> {
-        let address = settings.address;
-        let server = Server::bind(address, settings.threads, settings.limits)
-            .await
-            .map_err(|source| HttpError::Listen { address, source })?;
-        Ok(Self { server, settings })
+        let bind = async |name, address, threads, limits| {
+            let bound = Server::bind(name, address, threads, limits).await;
+            bound.map_err(|source| HttpError::Listen { address, source })
+        };
+        let limits = settings.limits;
+        let admin = match settings.admin {
+            Some(address) => {
+                let connections = ADMIN_CONNECTIONS;
+                Some(
+                    bind(
+                        "http for operators",
+                        address,
+                        1,
+                        HttpLimits {
+                            connections,
+                            ..limits
+                        },
+                    )
+                    .await?,
+                )
+            }
+            None => None,
+        };
+        let beside = if admin.is_some() { ADMIN_CONNECTIONS } else { 0 };
+        let connections = fitting_connections(limits.connections, beside);
+        let limits = HttpLimits {
+            connections,
+            ..limits
+        };
+        let server = bind("http", settings.address, settings.threads, limits).await?;
+        Ok(Self {
+            server,
+            admin,
+            settings,
+        })
     }
 
     /// Serves until `stop` fires and the requests in flight have ended. `name` names the connections to Redis, and
@@ -167,7 +221,11 @@ impl HttpEndpoint {
         worker: Option<Arc<Engine>>,
         stop: CancellationToken,
     ) -> Result<(), HttpError> {
-        let Self { server, settings } = self;
+        let Self {
+            server,
+            admin,
+            settings,
+        } = self;
         let runtime = Handle::current();
         let redis = settings.reads.redis.clone();
         let symbols = settings.reads.symbols.clone();
@@ -184,7 +242,7 @@ impl HttpEndpoint {
         };
         let packer = Packer::default();
         let lists = || ListResponses::new(settings.router.staleness, packer.clone());
-        let router = Router {
+        let router = Arc::new(Router {
             reads: reads.clone(),
             filtered: FilteredLists::new(AllSymbols::new(&redis, name)?, packer.clone()),
             overview: OverviewReader::new(&settings.redis, name, settings.queues)?,
@@ -200,8 +258,15 @@ impl HttpEndpoint {
             branch,
             settings: settings.router,
             runtime,
+        });
+        let ended = match admin {
+            None => server.run(router, stop).await,
+            Some(admin) => {
+                let public = Arc::new(PublicRoutes(Arc::clone(&router)));
+                let lists = server.run(public, stop.clone());
+                tokio::try_join!(lists, admin.run(router, stop)).map(drop)
+            }
         };
-        let ended = server.run(Arc::new(router), stop).await;
         reads.stop().await;
         Ok(ended?)
     }

@@ -36,6 +36,7 @@ use tradebot_base::said::Repeated;
 
 pub(crate) use activity::ConnectionTimeouts;
 pub(crate) use handler::{Handled, Handler, HttpResponse};
+pub(crate) use open_files::fitting_connections;
 use thread::ServerThread;
 
 /// What the server accepts from clients.
@@ -79,6 +80,7 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: appl
 
 /// A listening server.
 pub(crate) struct Server {
+    name: &'static str,
     listener: TcpListener,
     address: SocketAddr,
     limits: HttpLimits,
@@ -87,19 +89,20 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Listens on `address`; port 0 picks a free one. Clients can connect now and are answered once [`run`](Self::run)
+    /// Listens on `address`, and logs as `name`; port 0 picks a free one. Clients can connect now and are answered once [`run`](Self::run)
     /// is awaited.
     ///
     /// # Errors
     /// When the address is in use, not local, or not permitted.
     pub(crate) async fn bind(
+        name: &'static str,
         address: SocketAddr,
         threads: usize,
-        mut limits: HttpLimits,
+        limits: HttpLimits,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
-        limits.connections = open_files::fitting(limits.connections);
         Ok(Self {
+            name,
             address: listener.local_addr()?,
             listener,
             limits,
@@ -128,7 +131,8 @@ impl Server {
             http.address = %self.address,
             http.threads = self.threads,
             http.max_connections = self.limits.connections,
-            "http is listening"
+            "{} is listening",
+            self.name
         );
         let room = Arc::new(Semaphore::new(self.limits.connections));
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
@@ -165,7 +169,7 @@ impl Server {
                 return Err(io::Error::other("an HTTP thread panicked"));
             }
         }
-        info!("http has stopped");
+        info!("{} has stopped", self.name);
         Ok(())
     }
 

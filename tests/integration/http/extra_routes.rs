@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 use tradebot_base::market::Market;
-use tradebot_test_support::{Process, Reply, Signal, eventually};
+use tradebot_test_support::{Process, Reply, Signal, bin, eventually, free_port};
 
-use super::client::Answer;
+use super::client::{self, Answer};
 use super::{Endpoint, LIST, detail, listening, route, sample, serve, upstream_fails};
 use crate::world::{PATIENCE, World, exchange_info, path, warmup};
 
@@ -404,5 +404,56 @@ async fn the_page_shows_the_latest_twenty_changes() {
     assert!(
         page.contains("S24:") && page.contains("S5:") && !page.contains("S4:"),
         "{page}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_for_operators_takes_what_shows_the_deployment_off_the_public_one() {
+    let world = World::new().await;
+    let admin = format!("127.0.0.1:{}", free_port());
+    let by_flag = serve(&world).args(["--admin-listen", &admin]);
+    let by_variable = serve(&world).env("HTTP_ADMIN_LISTEN", &admin);
+    for started in [by_flag, by_variable] {
+        let endpoint = Endpoint::warmed(&world, started).await;
+        let operators = admin.parse().expect("an address");
+        for (target, is_public) in [
+            ("/", false),
+            ("/metrics", false),
+            ("/metrics/", false),
+            ("/readyz", false),
+            ("/livez", true),
+            ("/health", true),
+            ("/openapi.json", true),
+            (route(Market::Spot), true),
+            ("/api/v1/symbols/changes", true),
+        ] {
+            for method in ["GET", "HEAD"] {
+                let public = endpoint.ask(method, target, &[]).await;
+                assert_eq!(
+                    public.status,
+                    if is_public { 200 } else { 404 },
+                    "{method} {target}"
+                );
+                let seen = client::ask(operators, method, target, &[]).await;
+                assert_eq!(seen.status, 200, "{method} {target} for operators");
+            }
+            let refused = endpoint.ask("POST", target, &[]).await;
+            assert_eq!(refused.status, if is_public { 405 } else { 404 }, "POST {target}");
+        }
+        let check = Process::builder(bin("tradebot-symbols"))
+            .args(["healthcheck", "endpoint"])
+            .env("HTTP_LISTEN", endpoint.address.to_string())
+            .env("HTTP_ADMIN_LISTEN", &admin)
+            .spawn();
+        assert!(check.wait_exit(PATIENCE).success(), "{}", check.output());
+        endpoint.process.signal(Signal::SIGTERM);
+        assert_eq!(endpoint.process.wait_exit(PATIENCE).code(), Some(0));
+    }
+    let refused = serve(&world).env("HTTP_ADMIN_LISTEN", "9102").spawn();
+    assert_eq!(refused.wait_exit(PATIENCE).code(), Some(64));
+    assert!(
+        refused.output().contains("HTTP_ADMIN_LISTEN is `9102`"),
+        "{}",
+        refused.output()
     );
 }
