@@ -20,6 +20,7 @@ use super::answers::responses::{
 };
 use super::answers::routes::{OPENAPI, Route};
 use super::answers::traces;
+use super::ops::durations::{Durations, TimedRequest};
 use super::ops::metrics::{self, MetricSources, ResponseCounts};
 use super::ops::page::{self, StatusPage};
 use super::server::{ConnectionCounts, Handled, Handler, HttpResponse};
@@ -73,6 +74,7 @@ pub(crate) struct Router {
     pub(super) settings: RouterSettings,
     pub(super) lists: PerMarket<ListResponses>,
     pub(super) responses: Arc<ResponseCounts>,
+    pub(super) durations: Arc<Durations>,
     /// Users' exchange keys, if they are used.
     pub(super) branch: Option<Arc<UserLists>>,
 }
@@ -221,6 +223,7 @@ impl Router {
         let sources = MetricSources {
             reads: self.reads.clone(),
             responses: Arc::clone(&self.responses),
+            durations: Arc::clone(&self.durations),
             connections: Arc::clone(&self.connections),
             worker: self.worker.clone(),
             branch: self.branch.clone(),
@@ -300,49 +303,53 @@ impl Router {
     }
 
     /// The response to a method other than `GET` and `HEAD`.
-    fn respond_to_other_method(&self, request: &Request<()>) -> HttpResponse {
-        if let Some(response) = self.settings.origins.preflight(request) {
-            return response;
-        }
-        let response = match Route::of(request.uri().path()) {
+    fn respond_to_other_method(&self, route: Option<&Route<'_>>, request: &Request<()>) -> HttpResponse {
+        match route {
             // The whole server (RFC 9110, 9.3.7).
             None if request.method() == Method::OPTIONS && request.uri().path() == "*" => {
                 allowed_methods(ALLOWED)
             }
-            None => error_detail(StatusCode::NOT_FOUND, "Not Found"),
+            None => not_found(),
             Some(_) if request.method() == Method::OPTIONS => allowed_methods(ALLOWED),
             Some(_) => method_not_allowed(ALLOWED),
-        };
-        self.finish(request.headers(), false, response)
+        }
     }
 
-    fn finish(&self, request: &HeaderMap, head: bool, mut response: HttpResponse) -> HttpResponse {
+    fn finish(
+        &self,
+        timed: TimedRequest,
+        request: &HeaderMap,
+        head: bool,
+        mut response: HttpResponse,
+    ) -> HttpResponse {
+        timed.end(response.status());
         self.responses.count(response.status());
         self.settings.origins.admit(request, response.headers_mut());
         if head { to_head(response) } else { response }
     }
 
-    fn not_found(&self, request: &Request<()>) -> Handled {
-        let response = error_detail(StatusCode::NOT_FOUND, "Not Found");
-        let head = request.method() == Method::HEAD;
-        Handled::Ready(self.finish(request.headers(), head, response))
-    }
-
-    fn reply(self: &Arc<Self>, request: Request<()>) -> Handled {
-        let head = request.method() == Method::HEAD;
-        if !head && request.method() != Method::GET {
-            return Handled::Ready(self.respond_to_other_method(&request));
+    /// Answers a request for one of the routes that `has` selects; the others are not found.
+    fn reply(self: &Arc<Self>, request: Request<()>, has: fn(&Route<'_>) -> bool) -> Handled {
+        if let Some(response) = self.settings.origins.preflight(&request) {
+            return Handled::Ready(response);
         }
-        let Some(route) = Route::of(request.uri().path()) else {
-            return self.not_found(&request);
+        let route = Route::of(request.uri().path()).filter(has);
+        let timed = TimedRequest::begin(&self.durations, route.as_ref());
+        let head = request.method() == Method::HEAD;
+        let handled = match route {
+            route if !head && request.method() != Method::GET => {
+                Handled::Ready(self.respond_to_other_method(route.as_ref(), &request))
+            }
+            Some(route) => self.route(route, &request),
+            None => Handled::Ready(not_found()),
         };
-        match self.route(route, &request) {
-            Handled::Ready(response) => Handled::Ready(self.finish(request.headers(), head, response)),
+        match handled {
+            Handled::Ready(response) => Handled::Ready(self.finish(timed, request.headers(), head, response)),
             Handled::Pending(making) => {
                 let router = Arc::clone(self);
                 Handled::Pending(Box::pin(async move {
                     let response = making.await;
-                    router.finish(request.headers(), head, response)
+                    router.finish(timed, request.headers(), head, response)
                 }))
             }
         }
@@ -354,10 +361,9 @@ pub(crate) struct PublicRoutes(pub(super) Arc<Router>);
 
 impl Handler for PublicRoutes {
     fn handle(self: &Arc<Self>, request: Request<()>) -> Handled {
-        match Route::of(request.uri().path()) {
-            Some(Route::Page | Route::Metrics | Route::Ready) => self.0.not_found(&request),
-            _ => self.0.handle(request),
-        }
+        traces::traced(request, |request| {
+            self.0.reply(request, |route| route.is_public())
+        })
     }
 
     fn reject(&self, status: StatusCode) -> HttpResponse {
@@ -367,7 +373,7 @@ impl Handler for PublicRoutes {
 
 impl Handler for Router {
     fn handle(self: &Arc<Self>, request: Request<()>) -> Handled {
-        traces::traced(request, |request| self.reply(request))
+        traces::traced(request, |request| self.reply(request, |_| true))
     }
 
     fn reject(&self, status: StatusCode) -> HttpResponse {
@@ -382,6 +388,10 @@ impl Handler for Router {
         response.headers_mut().insert(header::CONNECTION, close);
         response
     }
+}
+
+fn not_found() -> HttpResponse {
+    error_detail(StatusCode::NOT_FOUND, "Not Found")
 }
 
 fn unprocessable(bad: &InvalidQuery) -> HttpResponse {

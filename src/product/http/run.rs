@@ -15,6 +15,7 @@ use super::answers::cors::AllowedOrigins;
 use super::answers::filtered_lists::FilteredLists;
 use super::answers::lists::{ListResponses, Staleness};
 use super::answers::representation::Packer;
+use super::ops::durations::Durations;
 use super::router::{PublicRoutes, Router, RouterSettings};
 use super::server::{ConnectionTimeouts, HttpLimits, Server, fitting_connections};
 use crate::config::HttpConfig;
@@ -255,6 +256,7 @@ impl HttpEndpoint {
                 futures: lists(),
             },
             responses: Arc::default(),
+            durations: Arc::new(Durations::new()),
             branch,
             settings: settings.router,
             runtime,

@@ -457,3 +457,49 @@ async fn an_address_for_operators_takes_what_shows_the_deployment_off_the_public
         refused.output()
     );
 }
+
+#[tokio::test]
+async fn metrics_have_the_durations_of_requests_by_route_and_status() {
+    let world = World::new().await;
+    let endpoint = Endpoint::warm(&world).await;
+    let samples = async |labels: &str| -> Vec<f64> {
+        let metrics = endpoint.get("/metrics").await;
+        let wanted = |name| format!("tradebot_symbols_http_request_duration_seconds_{name}{{");
+        ["count", "sum", "bucket"]
+            .iter()
+            .flat_map(|name| {
+                let wanted = wanted(name);
+                let lines = metrics
+                    .text()
+                    .lines()
+                    .filter(|line| line.starts_with(&wanted) && line.contains(labels));
+                let values: Vec<f64> = lines
+                    .map(|line| {
+                        line.rsplit(' ')
+                            .next()
+                            .expect("a value")
+                            .parse()
+                            .expect("a number")
+                    })
+                    .collect();
+                values
+            })
+            .collect()
+    };
+    let symbol = r#"route="/api/v1/symbols/spot/{symbol}",status="200""#;
+    let unknown = r#"route="other",status="404""#;
+    assert!(samples(symbol).await.is_empty());
+    for name in ["BTCUSDT", "BTCUSDT", "%E5%B8%81USDT"] {
+        let answer = endpoint.get(&format!("{}/{name}", route(SPOT))).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(endpoint.get(&format!("/nothing/{name}")).await.status, 404);
+    }
+    for labels in [symbol, unknown] {
+        let found = samples(labels).await;
+        let (count, sum, buckets) = (found[0], found[1], &found[2..]);
+        assert_eq!(count, 3.0);
+        assert!(sum > 0.0 && sum < PATIENCE.as_secs_f64(), "{sum}");
+        assert_eq!(buckets.len(), 17);
+        assert!(buckets.is_sorted() && buckets[16] == 3.0, "{buckets:?}");
+    }
+}

@@ -11,6 +11,21 @@ pub(crate) const OPENAPI: &str = include_str!("../openapi.json");
 /// The longest symbol name, in characters.
 const LONGEST_NAME: usize = 64;
 
+/// The paths of all routes, by [`Route::number`].
+pub(crate) const TEMPLATES: [&str; 11] = [
+    "/api/v1/symbols/spot",
+    "/api/v1/symbols/futures",
+    "/api/v1/symbols/spot/{symbol}",
+    "/api/v1/symbols/futures/{symbol}",
+    "/api/v1/symbols/changes",
+    "/health",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+    "/",
+];
+
 /// The target of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route<'p> {
@@ -48,6 +63,33 @@ impl<'p> Route<'p> {
         }
     }
 
+    /// The place in [`TEMPLATES`].
+    pub(crate) fn number(&self) -> usize {
+        match self {
+            Self::List(Market::Spot) => 0,
+            Self::List(Market::Futures) => 1,
+            Self::Symbol(Market::Spot, _) => 2,
+            Self::Symbol(Market::Futures, _) => 3,
+            Self::Changes => 4,
+            Self::Health => 5,
+            Self::Live => 6,
+            Self::Ready => 7,
+            Self::Metrics => 8,
+            Self::OpenApi => 9,
+            Self::Page => 10,
+        }
+    }
+
+    /// The path, with a name for what varies.
+    pub(crate) fn template(&self) -> &'static str {
+        TEMPLATES[self.number()]
+    }
+
+    /// Whether the route shows nothing of the deployment.
+    pub(crate) fn is_public(&self) -> bool {
+        !matches!(self, Self::Page | Self::Metrics | Self::Ready)
+    }
+
     fn symbol(path: &'p str) -> Option<Self> {
         let (market, name) = path.strip_prefix("/api/v1/symbols/")?.split_once('/')?;
         let market = Market::ALL.into_iter().find(|known| known.name() == market)?;
@@ -81,6 +123,14 @@ mod tests {
         let named = |length: usize| format!("/api/v1/symbols/spot/{}", "币".repeat(length));
         assert!(Route::of(&named(64)).is_some());
         assert_eq!(Route::of(&named(65)), None);
+    }
+
+    #[test]
+    fn every_template_leads_to_its_route() {
+        for template in TEMPLATES {
+            let path = template.replace("{symbol}", "BTCUSDT");
+            assert_eq!(Route::of(&path).map(|route| route.template()), Some(template));
+        }
     }
 
     #[test]

@@ -6,7 +6,6 @@ use tracing::{Instrument, Span, info_span};
 
 use super::routes::Route;
 use crate::product::http::server::Handled;
-use tradebot_base::market::Market;
 use tradebot_base::trace;
 
 /// Answers a request within a span that follows OpenTelemetry's semantic conventions. The span has no status if the
@@ -31,7 +30,7 @@ pub(crate) fn traced(request: Request<()>, respond: impl FnOnce(Request<()>) -> 
 
 fn span(request: &Request<()>) -> Span {
     let method = method(request.method());
-    let route = Route::of(request.uri().path()).map(|route| template(&route));
+    let route = Route::of(request.uri().path()).map(|route| route.template());
     let span = info_span!(
         target: trace::TARGET,
         "http",
@@ -68,21 +67,5 @@ fn method(method: &Method) -> &'static str {
         Method::CONNECT => "CONNECT",
         Method::TRACE => "TRACE",
         _ => "_OTHER",
-    }
-}
-
-fn template(route: &Route<'_>) -> &'static str {
-    match route {
-        Route::List(Market::Spot) => "/api/v1/symbols/spot",
-        Route::List(Market::Futures) => "/api/v1/symbols/futures",
-        Route::Symbol(Market::Spot, _) => "/api/v1/symbols/spot/{symbol}",
-        Route::Symbol(Market::Futures, _) => "/api/v1/symbols/futures/{symbol}",
-        Route::Changes => "/api/v1/symbols/changes",
-        Route::Health => "/health",
-        Route::Live => "/livez",
-        Route::Ready => "/readyz",
-        Route::Metrics => "/metrics",
-        Route::OpenApi => "/openapi.json",
-        Route::Page => "/",
     }
 }

@@ -9,6 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncod
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use super::durations::Durations;
 use crate::product::binance::client::used_weight;
 use crate::product::binance::skew::clock_offset;
 use crate::product::credentials::user_lists::UserLists;
@@ -41,6 +42,7 @@ impl ResponseCounts {
 pub(crate) struct MetricSources {
     pub(crate) reads: SymbolReads,
     pub(crate) responses: Arc<ResponseCounts>,
+    pub(crate) durations: Arc<Durations>,
     pub(crate) connections: Arc<ConnectionCounts>,
     pub(crate) worker: Option<Arc<Engine>>,
     pub(crate) branch: Option<Arc<UserLists>>,
@@ -218,6 +220,20 @@ impl MetricSources {
         families.counters(
             ("http_answers", "Answers by class of status"),
             answers.map(|(class, count)| ([("class", class)], count.load(Relaxed))),
+        )?;
+        families.family(
+            (
+                "http_request_duration_seconds",
+                "Time from a request's header to its answer, by route and status",
+            ),
+            MetricType::Histogram,
+            |family| {
+                self.durations.samples().try_for_each(|sample| {
+                    family
+                        .encode_family(&sample.labels)?
+                        .encode_histogram::<NoLabelSet>(sample.seconds, sample.count, &sample.buckets, None)
+                })
+            },
         )?;
         let counts = &self.connections;
         let connections = [
