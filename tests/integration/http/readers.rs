@@ -347,6 +347,20 @@ async fn requests_get_what_the_rfcs_have_for_them() {
         ("9112 3", line("GET  /health HTTP/1.1"), 400),
         ("9112 3", line("GET /health"), 400),
         ("9112 2.3", line("GET /health HTTX/1.1"), 400),
+        ("9112 3", line("GET\t/health HTTP/1.1"), 400),
+        ("9112 3", line("GET /health HTTP/1.1 "), 400),
+        ("9112 3", line(" /health HTTP/1.1"), 400),
+        ("9112 3.1", line("G(T /health HTTP/1.1"), 400),
+        ("9112 2.3", line("GET /health http/1.1"), 400),
+        ("9112 2.3", line("GET /health HTTP/2.0"), 400),
+        ("9112 2.2", line("GET /health\rx HTTP/1.1"), 400),
+        (
+            "9112 2.2",
+            "GET /health HTTP/1.1\r\n X: 1\r\nHost: test\r\n\r\n".to_owned(),
+            400,
+        ),
+        ("9112 2.2", hosted("X-Return: a\rb\r\n"), 400),
+        ("9112 3.2.2", line("GET http://other.example HTTP/1.1"), 200),
         ("9112 5.1", hosted("X-Space : 1\r\n"), 400),
         ("9112 5.2", hosted("X-Folded: a\r\n b\r\n"), 400),
         ("9110 5.5", hosted("X-Null: a\0b\r\n"), 400),
@@ -360,7 +374,31 @@ async fn requests_get_what_the_rfcs_have_for_them() {
         ),
         ("9112 6.3", hosted("Content-Length: -1\r\n"), 400),
         ("9112 6.3", hosted("Content-Length: +1\r\n"), 400),
+        ("9112 6.3", hosted("Content-Length: 0x0\r\n"), 400),
+        (
+            "9112 6.3",
+            hosted("Content-Length: 99999999999999999999999\r\n"),
+            400,
+        ),
         ("9112 6.1", hosted("Transfer-Encoding: gzip\r\n"), 400),
+        ("9112 6.1", hosted("Transfer-Encoding: chunked, gzip\r\n"), 400),
+        ("9112 6.1", hosted("Transfer-Encoding: xchunked\r\n"), 400),
+        ("9112 6.1", hosted("Transfer-Encoding:\r\n"), 400),
+        (
+            "9112 6.1",
+            "GET /health HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+            400,
+        ),
+        (
+            "9112 7.1",
+            hosted("Transfer-Encoding: chunked\r\n") + "fffffffffffffffff\r\n",
+            400,
+        ),
+        (
+            "9112 7.1",
+            hosted("Transfer-Encoding: chunked\r\n") + "1\na\n0\n\n",
+            400,
+        ),
         (
             "9112 7.1",
             hosted("Transfer-Encoding: chunked\r\n").clone() + "zz\r\n",
@@ -373,6 +411,7 @@ async fn requests_get_what_the_rfcs_have_for_them() {
         ),
         // Methods.
         ("9110 9.1", line("BREW / HTTP/1.1"), 405),
+        ("9110 9.1", line("get / HTTP/1.1"), 405),
         ("9110 9.3.8", line("TRACE / HTTP/1.1"), 405),
         ("9110 9.3.7", line("OPTIONS / HTTP/1.1"), 204),
         (
@@ -405,7 +444,25 @@ async fn requests_get_what_the_rfcs_have_for_them() {
             hosted(&format!("If-Match: \"other\"\r\nIf-None-Match: {tag}\r\n")),
             412,
         ),
+        (
+            "9110 13.1.3",
+            hosted("If-None-Match: \"other\"\r\nIf-Modified-Since: Tue, 14 Nov 2090 22:13:20 GMT\r\n"),
+            200,
+        ),
+        (
+            "9110 13.2.2",
+            hosted(&format!(
+                "If-Unmodified-Since: Tue, 14 Nov 2000 22:13:20 GMT\r\nIf-None-Match: {tag}\r\n"
+            )),
+            412,
+        ),
         ("9110 14.2", hosted("Range: bytes=0-1\r\n"), 200),
+        ("9110 14.2", hosted("Range: bytes=9999999-\r\n"), 200),
+        (
+            "9110 13.1.5",
+            hosted(&format!("Range: bytes=0-1\r\nIf-Range: {tag}\r\n")),
+            200,
+        ),
         ("9110 12.4.1", hosted("Accept: text/html\r\n"), 200),
         ("9110 10.1.1", hosted("Expect: 200-maybe\r\n"), 200),
         ("9111 5.2.1.7", hosted("Cache-Control: only-if-cached\r\n"), 200),
@@ -436,6 +493,22 @@ async fn requests_get_what_the_rfcs_have_for_them() {
     )
     .await;
     assert_eq!(String::from_utf8_lossy(&bytes).matches("HTTP/1.1 ").count(), 1);
+}
+
+/// RFC 9112, 6.1: the chunks count, and what follows may be anything.
+#[tokio::test]
+async fn a_request_with_two_lengths_ends_its_connection() {
+    let world = World::new().await;
+    let endpoint = Endpoint::warm(&world).await;
+    let (length, chunked) = ("Content-Length: 4\r\n", "Transfer-Encoding: chunked\r\n");
+    for lengths in [format!("{length}{chunked}"), format!("{chunked}{length}")] {
+        let first = format!("GET /health HTTP/1.1\r\nHost: test\r\n{lengths}\r\n0\r\n\r\n");
+        let text = first + &super::client::lasting_request("GET", "/livez", &[]);
+        let bytes = exchange(endpoint.address, text.as_bytes()).await;
+        let answers = String::from_utf8(bytes).expect("UTF-8");
+        assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{answers}");
+        assert!(answers.contains("connection: close"), "{answers}");
+    }
 }
 
 #[tokio::test]
