@@ -1,14 +1,14 @@
 //! Other programs write to the same Redis: any key of ours may hold anything. Neither a refresh nor a reader stops at
 //! that, and the doctor names the key.
 
-use redis::Value;
+use redis::{AsyncCommands, Value};
 use tradebot_base::market::{Market, Network};
 use tradebot_symbols::internals::CacheKeys;
 use tradebot_symbols::symbols::Level;
 use tradebot_test_support::{Process, Reply, bin};
 
 use crate::reads::readers;
-use crate::world::{GOOD_TEXT, PATIENCE, World, now};
+use crate::world::{GOOD_TEXT, PATIENCE, World, now, path};
 
 const SPOT: Market = Market::Spot;
 const STREAM: &str = "cache:symbols:changes";
@@ -259,4 +259,75 @@ async fn the_doctor_and_the_log_name_the_keys() {
     run(&world, &["LPUSH", STREAM, "x"].map(str::to_owned)).await;
     world.run_last_try(SPOT).await;
     worker.wait_for_line(&format!("key=\"{STREAM}"), PATIENCE);
+}
+
+/// The exchange is away, so that only what Redis holds could be served.
+#[tokio::test]
+async fn texts_that_are_no_list_are_neither_transferred_nor_served() {
+    let world = World::new().await;
+    for path in [path(SPOT), "/api/v3/ping", "/fapi/v1/ping"] {
+        world.exchange.always(path, Reply::status(500, "away"));
+    }
+    let keys = CacheKeys(SPOT);
+    let entry = r#"{"symbol": "BTCUSDT", "baseAsset": "BTC", "quoteAsset": "USDT", "status": "TRADING"}"#;
+    let huge = format!("[{}]", vec![entry; 98_000_000 / entry.len()].join(", ")).into_bytes();
+    let invalid = GOOD_TEXT.replace("ETHUSDT", "ETH\u{1}USDT").into_bytes();
+    let invalid: Vec<u8> = invalid
+        .into_iter()
+        .map(|byte| if byte == 1 { 0xff } else { byte })
+        .collect();
+    let mut db = world.db();
+    for (bad, reason) in [(huge, "more than any list of symbols"), (invalid, "Syntax error")] {
+        for key in [keys.primary(), keys.last_good()] {
+            let _: () = db.set(key, &bad).await.expect("a key that was set");
+        }
+        world
+            .set(&keys.last_refresh(), &now().timestamp().to_string())
+            .await;
+        let sent = transferred(&world).await;
+        let readers = readers(&world, &[]);
+        let unavailable = readers.read(SPOT).await.expect_err("no list");
+        assert!(unavailable.reason.contains("status 500"), "{unavailable}");
+        readers.stop().await;
+        assert!(transferred(&world).await - sent < 1_000_000);
+        let doctor = Process::builder(bin("tradebot-symbols"))
+            .arg("doctor")
+            .envs(world.environment())
+            .spawn();
+        doctor.wait_exit(PATIENCE);
+        assert!(doctor.stdout().contains(reason), "{reason}: {}", doctor.stdout());
+        // A good list replaces it.
+        world.set(&keys.last_good(), GOOD_TEXT).await;
+        let readers = crate::reads::readers(&world, &[]);
+        assert_eq!(readers.read(SPOT).await.expect("a list").list.json(), GOOD_TEXT);
+        readers.stop().await;
+    }
+}
+
+/// How many bytes Redis has sent so far.
+async fn transferred(world: &World) -> u64 {
+    let info: String = redis::cmd("INFO")
+        .arg("stats")
+        .query_async(&mut world.db())
+        .await
+        .expect("statistics");
+    let sent = info
+        .lines()
+        .find_map(|line| line.strip_prefix("total_net_output_bytes:"));
+    sent.expect("a number").trim().parse().expect("a number")
+}
+
+/// A time before 1970 is none: neither `Last-Modified` nor an age follows from it.
+#[tokio::test]
+async fn a_time_that_is_none_gives_a_list_no_age() {
+    let world = World::new().await;
+    let keys = CacheKeys(SPOT);
+    for key in [keys.primary(), keys.last_good()] {
+        world.set(&key, GOOD_TEXT).await;
+    }
+    world.set(&keys.last_refresh(), "-5").await;
+    let readers = readers(&world, &[]);
+    let reading = readers.read(SPOT).await.expect("a list");
+    assert_eq!((reading.age, reading.list.fetched_at()), (None, None));
+    readers.stop().await;
 }

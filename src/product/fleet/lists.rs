@@ -12,7 +12,9 @@ use crate::config::{BinanceConfig, SymbolsConfig};
 use crate::product::binance::bans::stored_pause;
 use crate::product::binance::error::Pause;
 use crate::product::binance::exchange_info::Symbol;
-use crate::product::symbols::cache::{CacheKeys, FetchedBy, ListSource, StoredLists, unusable_keys};
+use crate::product::symbols::cache::{
+    CacheKeys, FetchedBy, ListSource, StoredLists, too_large, unusable_keys,
+};
 use crate::product::symbols::guard::{self, HeldBackList};
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::market::Market;
@@ -176,11 +178,29 @@ impl MarketLists {
             types.cmd("TYPE").arg(name);
         }
         let types: Vec<String> = reader.cache.pipeline(&types).await?;
+        let (primary, last_good) = tokio::join!(
+            too_large(&reader.cache, &names[0]),
+            too_large(&reader.cache, &names[1])
+        );
+        let too_large = [primary, last_good];
+        // A list that is too large is not read, and another key is read in its place.
+        let mut read = names.clone();
+        for place in [0, 1] {
+            if too_large[place].is_some() {
+                read[place].clone_from(&names[2]);
+            }
+        }
         // MGET returns nil for a key of another type, where GET would fail.
         let mut values = redis::pipe();
-        values.cmd("MGET").arg(&names).ttl(keys.primary());
+        values.cmd("MGET").arg(&read).ttl(keys.primary());
         let (texts, ttl): (Vec<Option<Vec<u8>>>, i64) = reader.cache.pipeline(&values).await?;
-        let text = |place: usize| texts.get(place).and_then(|text| text.as_deref());
+        let is_read = |place: usize| too_large.get(place).is_none_or(Option::is_none);
+        let text = |place: usize| {
+            texts
+                .get(place)
+                .and_then(|text| text.as_deref())
+                .filter(|_| is_read(place))
+        };
         let held = |place: usize| types.get(place).map_or("none", String::as_str);
         let refreshed: Option<i64> = text(2).and_then(|text| serde_json::from_slice(text).ok());
         let refreshed = refreshed.filter(|at| *at >= 0);
@@ -205,10 +225,16 @@ impl MarketLists {
                 (other, _) => Some((name, format!("a {other}"))),
             }
         });
+        let value = |place: usize| match &too_large[place] {
+            Some(reason) => ListValue::Unreadable {
+                reason: reason.clone(),
+            },
+            None => ListValue::of(held(place), text(place), anchors),
+        };
         Ok(Self {
             market: market.name(),
-            primary: ListValue::of(held(0), text(0), anchors),
-            last_good: ListValue::of(held(1), text(1), anchors),
+            primary: value(0),
+            last_good: value(1),
             ttl_seconds: (ttl >= 0).then_some(ttl),
             age_seconds: refreshed.map(|at| now - at),
             source,

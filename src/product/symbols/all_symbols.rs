@@ -10,7 +10,7 @@ use redis::cmd;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::cache::{CacheKeys, sha1};
+use super::cache::{CacheKeys, sha1, too_large};
 use super::list::SymbolList;
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::market::{Market, PerMarket};
@@ -59,10 +59,14 @@ impl AllSymbols {
         if current || held.read.as_ref().is_some_and(just_read) {
             return held.symbols.clone();
         }
-        let ask = cmd("GET").arg(CacheKeys(market).everything()).to_owned();
+        let key = CacheKeys(market).everything();
+        held.read = Some((Instant::now(), Arc::clone(list)));
+        if too_large(&self.connection, &key).await.is_some() {
+            return held.symbols.clone();
+        }
+        let ask = cmd("GET").arg(key).to_owned();
         let asked = self.connection.command::<Option<Vec<u8>>>(&ask);
         let text = trace::redis_call("GET", asked).await;
-        held.read = Some((Instant::now(), Arc::clone(list)));
         if let Ok(Some(text)) = text {
             let wanted = list.source().and_then(|source| source.everything_sha1.as_ref());
             let belong = wanted.is_none_or(|wanted| *wanted == sha1(&text));

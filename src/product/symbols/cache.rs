@@ -93,7 +93,9 @@ pub(crate) struct StoredLists {
     pub(super) accepted: Option<Bytes>,
     /// Whether the list accepted last is here in the place of another one.
     pub(super) kept: bool,
-    /// Unix seconds of the last refresh.
+    /// The keys of lists that are too large to be read, and why.
+    pub(super) too_large: Vec<(String, String)>,
+    /// Unix seconds of the last refresh; `None` if it is no time.
     pub last_refresh: Option<i64>,
     /// The same, as stored.
     pub(super) last_refresh_text: Vec<u8>,
@@ -300,6 +302,12 @@ impl SymbolCache {
         }
     }
 
+    /// Logs lists that are too large.
+    pub(super) fn name_too_large(&self, lists: &StoredLists) {
+        let named = lists.too_large.iter().map(|(key, why)| format!("{key}: {why}"));
+        self.name_unusable(named.collect());
+    }
+
     /// Logs the keys that hold something else than they should: once, until a script finds others.
     fn name_unusable(&self, found: Vec<String>) {
         // Locked for comparisons and assignments, never across an await.
@@ -372,25 +380,45 @@ impl StoredLists {
     /// [`CacheError::Redis`].
     pub(crate) async fn read(connection: &Connection, market: Market) -> Result<Self, CacheError> {
         let keys = CacheKeys(market);
+        let lists = [keys.primary(), keys.last_good()];
+        let (primary, last_good) =
+            tokio::join!(too_large(connection, &lists[0]), too_large(connection, &lists[1]));
+        let too_large = [primary, last_good];
+        // A list that is too large is not read, and another key is read in its place.
+        let [primary, last_good] = [0, 1].map(|place| match too_large[place] {
+            Some(_) => keys.source(),
+            None => lists[place].clone(),
+        });
         let mut pipeline = redis::pipe();
         pipeline.atomic().pttl(keys.primary()).mget(&[
-            keys.primary(),
-            keys.last_good(),
+            primary,
+            last_good,
             keys.source(),
             keys.last_refresh(),
         ]);
         let read: Result<(i64, [Option<Vec<u8>>; 4]), _> = connection.pipeline(&pipeline).await;
         let (ttl_ms, [primary, last_good, source, last_refresh]) =
             read.map_err(|source| CacheError::Redis { market, source })?;
+        let [primary, last_good] = [
+            primary.filter(|_| too_large[0].is_none()),
+            last_good.filter(|_| too_large[1].is_none()),
+        ];
         let last_refresh_text = last_refresh.unwrap_or_default();
         let mut stored = Self {
             primary: primary.map(Bytes::from),
             ttl_ms: (ttl_ms >= 0).then_some(ttl_ms),
             last_good: last_good.map(Bytes::from),
+            too_large: lists
+                .into_iter()
+                .zip(too_large)
+                .filter_map(|(key, why)| Some((key, why?)))
+                .collect(),
             source: source.and_then(|json| serde_json::from_slice(&json).ok()),
             accepted: None,
             kept: false,
-            last_refresh: serde_json::from_slice(&last_refresh_text).ok(),
+            last_refresh: serde_json::from_slice(&last_refresh_text)
+                .ok()
+                .filter(|at| *at >= 0),
             last_refresh_text,
         };
         if stored.has_foreign() {
@@ -419,6 +447,15 @@ impl ListSource {
     pub(crate) fn describes(&self, list: &[u8]) -> bool {
         self.sha1 == sha1(list)
     }
+}
+
+/// More than ten times the size of any real list, and of all symbols of a market.
+const LARGEST_LIST: u64 = 16 << 20;
+
+/// Why the text of a key is not to be read, if so. Without the right to ask for its length it is read.
+pub(crate) async fn too_large(connection: &Connection, key: &str) -> Option<String> {
+    let length = connection.command::<u64>(cmd("STRLEN").arg(key)).await.ok()?;
+    (length > LARGEST_LIST).then(|| format!("{length} bytes, more than any list of symbols"))
 }
 
 /// The digest that `redis.sha1hex` computes in a script.

@@ -19,12 +19,14 @@ pub struct SymbolList {
 }
 
 impl SymbolList {
-    /// Wraps a value of the cache; `None` unless it is a JSON array with at least one element. Does not look at the
+    /// Wraps a value of the cache; `None` unless it is a JSON array in UTF-8 with at least one element. Does not look at the
     /// elements.
     #[must_use]
     pub fn read(json: impl Into<Bytes>, fetched_at: Option<i64>, source: Option<ListSource>) -> Option<Self> {
         let json = json.into();
-        let count = serde_json::from_slice::<Vec<IgnoredAny>>(&json).ok()?.len();
+        // Strings that are ignored are not checked to be UTF-8.
+        let text = std::str::from_utf8(&json).ok()?;
+        let count = serde_json::from_str::<Vec<IgnoredAny>>(text).ok()?.len();
         (count > 0).then(|| Self {
             json,
             count,
@@ -82,6 +84,10 @@ mod tests {
                 "{text}"
             );
         }
+        assert!(
+            SymbolList::read(&b"[\"\xff\"]"[..], None, None).is_none(),
+            "not UTF-8"
+        );
         let list = SymbolList::read(&b"[1, {\"a\": [2, 3]}]"[..], Some(7), None).unwrap();
         assert_eq!(
             (list.count(), list.fetched_at(), list.symbols()),

@@ -248,7 +248,7 @@ impl Refresher {
 
     async fn fetch(&self, market: Market) -> Result<FetchedList, RefreshError> {
         let accept = |fetched| self.accept(market, fetched);
-        self.client.acceptable_list(market, accept).await
+        Box::pin(self.client.acceptable_list(market, accept)).await
     }
 
     /// Prepares a list, unless it is empty or of another market or network.

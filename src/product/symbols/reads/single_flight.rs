@@ -141,7 +141,7 @@ impl SharedReads {
     async fn lead_refresh(self: Arc<Self>, market: Market, sender: watch::Sender<Option<RefreshOutcome>>) {
         let flight = &self.markets.get(market).flight;
         let began = Instant::now();
-        let outcome = self.refresh(market).await;
+        let outcome = Box::pin(self.refresh(market)).await;
         let mut state = flight.state();
         state.running = None;
         state.took = Some(began.elapsed());

@@ -126,6 +126,7 @@ impl SharedReads {
             let foreign = loop {
                 let changes = memory.changes();
                 let mut stored = StoredLists::read(&self.tracking, market).await?;
+                self.refresher.cache().name_too_large(&stored);
                 let foreign = self.refresher.judge_foreign(market, &mut stored);
                 if memory.apply(stored, changes, self.now_unix(), ttl) {
                     break foreign;
