@@ -429,10 +429,11 @@ fn path(market: Market) -> &'static str {
     }
 }
 
-/// Parameters that leave most of a spot body out; futures has none like it.
+/// Parameters that leave most of a spot body out; futures has none like it. Symbols of every status are asked for, because
+/// readers ask for single ones, and a pause must not look like the end of a symbol.
 fn query(market: Market) -> &'static str {
     match market {
-        Market::Spot => "?symbolStatus=TRADING&showPermissionSets=false",
+        Market::Spot => "?showPermissionSets=false",
         Market::Futures => "",
     }
 }

@@ -36,8 +36,7 @@ pub struct Change {
 pub struct Diff {
     /// Symbols that are new to the list.
     pub added: Vec<Symbol>,
-    /// Symbols that are gone from the exchange's answer. Spot answers have trading symbols only, so this includes those that
-    /// stopped trading.
+    /// Symbols that are gone from the exchange's answer.
     pub removed: Vec<Symbol>,
     /// Symbols whose status changed, so that they entered or left the list.
     pub status_changed: Vec<StatusChange>,

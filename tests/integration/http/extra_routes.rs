@@ -153,6 +153,54 @@ async fn a_symbol_asked_between_two_refreshes_within_one_second_is_that_of_the_s
     assert!(same_second > 0, "the refreshes never fell into one second");
 }
 
+/// The exchange leaves out symbols of other statuses if it is asked to, as the scripted one does.
+#[tokio::test]
+async fn a_symbol_that_stops_trading_says_so_and_is_not_taken_for_removed() {
+    let world = World::new().await;
+    let endpoint = fetched(&world).await;
+    let _worker = world.start_worker(&[]);
+    let list = |status| {
+        Reply::json(exchange_info(&[
+            ("BTC", "USDT", "TRADING"),
+            ("ETH", "USDT", "TRADING"),
+            ("SOL", "USDT", "TRADING"),
+            ("DOT", "USDT", "TRADING"),
+            ("ADA", "USDT", "TRADING"),
+            ("XRP", "USDT", status),
+            ("LUNA", "USDC", "BREAK"),
+        ]))
+    };
+    for market in Market::ALL {
+        for (status, count) in [("TRADING", 6), ("BREAK", 5)] {
+            world.exchange.always(path(market), list(status));
+            let (_, result) = world.run_last_try(market).await;
+            assert_eq!(result["result"], format!("WARMUP_OK:{count}"));
+            eventually(status, PATIENCE, async || {
+                let symbol = endpoint.get(&format!("/api/v1/symbols/{market}/XRPUSDT")).await;
+                (symbol.status == 200 && body(&symbol)["status"] == status).then_some(())
+            })
+            .await;
+        }
+        let symbol = endpoint.get(&format!("/api/v1/symbols/{market}/LUNAUSDC")).await;
+        assert_eq!(body(&symbol)["status"], "BREAK");
+        let unknown = endpoint.get(&format!("/api/v1/symbols/{market}/NOPE")).await;
+        assert_eq!(unknown.status, 404);
+        let changes = body(&endpoint.get("/api/v1/symbols/changes").await);
+        let last = changes["changes"]
+            .as_array()
+            .expect("changes")
+            .last()
+            .expect("a change")
+            .clone();
+        assert_eq!(
+            (&last["market"], &last["removed"]),
+            (&json!(market.name()), &json!([]))
+        );
+        let told = json!([{"symbol": "XRPUSDT", "from": "TRADING", "to": "BREAK"}]);
+        assert_eq!(last["status_changed"], told);
+    }
+}
+
 #[tokio::test]
 async fn changes_are_told_from_where_a_client_left_off() {
     let world = World::new().await;

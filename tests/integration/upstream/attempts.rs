@@ -25,10 +25,7 @@ async fn requests_ask_for_no_more_than_is_needed_and_reveal_nothing() {
             .find(|request| request.path == path(market))
             .expect("a request")
     };
-    assert_eq!(
-        of(Market::Spot).query,
-        "symbolStatus=TRADING&showPermissionSets=false"
-    );
+    assert_eq!(of(Market::Spot).query, "showPermissionSets=false");
     assert_eq!(of(Market::Futures).query, "");
     for request in &requests {
         assert_eq!(request.method, "GET");

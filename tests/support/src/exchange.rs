@@ -214,7 +214,9 @@ async fn answer(mut socket: TcpStream, script: Arc<Mutex<Script>>) -> io::Result
             let accounts = script.accounts.as_ref().filter(|_| is_of_accounts(&request.path));
             accounts.map(|accounts| accounts.answer(&request))
         };
-        let reply = scripted.or_else(computed);
+        let reply = scripted
+            .or_else(computed)
+            .map(|reply| reply.for_query(&request.query));
         script.requests.push(request);
         reply
     };
@@ -318,6 +320,16 @@ mod tests {
             ("GET", "/a", "x=y")
         );
         assert_eq!(first.header("x-mbx-apikey"), Some("Key"));
+    }
+
+    #[tokio::test]
+    async fn symbols_of_another_status_than_asked_for_are_left_out() {
+        let exchange = ScriptedExchange::start().await;
+        let list = r#"{"symbols":[{"status":"TRADING"},{"status":"BREAK"}]}"#;
+        exchange.always("/list", Reply::json(list));
+        let body = get(&exchange, "/list?symbolStatus=TRADING&x=y").await.1;
+        assert_eq!(body, br#"{"symbols":[{"status":"TRADING"}]}"#);
+        assert_eq!(get(&exchange, "/list?x=y").await.1, list.as_bytes());
     }
 
     #[tokio::test]

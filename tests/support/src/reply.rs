@@ -104,6 +104,22 @@ impl Reply {
         self.header("Content-Encoding", "gzip")
     }
 
+    /// The reply to a request with this query: as at the exchange, `symbolStatus` leaves symbols of other statuses out. A
+    /// body that is no list stays as it is.
+    pub(crate) fn for_query(mut self, query: &str) -> Self {
+        let status = query
+            .split('&')
+            .find_map(|parameter| parameter.strip_prefix("symbolStatus="));
+        let document = serde_json::from_slice::<serde_json::Value>(&self.body);
+        if let (Some(status), Ok(mut document)) = (status, document)
+            && let Some(symbols) = document["symbols"].as_array_mut()
+        {
+            symbols.retain(|symbol| symbol["status"] == status);
+            self.body = document.to_string().into_bytes().into();
+        }
+        self
+    }
+
     /// Sends headers for the whole body, then `n` bytes of it, and closes.
     #[must_use]
     pub fn truncated_at(mut self, n: usize) -> Self {
