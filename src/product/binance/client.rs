@@ -25,6 +25,7 @@ use super::skew;
 #[cfg(feature = "credentials")]
 use super::skew::ClockOffset;
 use crate::config::BinanceConfig;
+use crate::product::work_durations::UPSTREAM_REQUESTS;
 use tradebot_base::clock::{SharedClock, SystemClock};
 use tradebot_base::connection::Connection;
 use tradebot_base::market::{Market, Network, PerMarket};
@@ -180,7 +181,12 @@ impl Client {
             // Boxed, so that the futures that await a list stay small.
             let attempt_made = Box::pin(self.attempt(market, base_url));
             let traced = trace::client_call(base_url, path(market), attempt_made);
-            let reason = match timeout(share, traced).await {
+            let began = Instant::now();
+            let attempted = timeout(share, traced).await;
+            if !matches!(attempted, Ok(Err(Reason::Paused(_)))) {
+                UPSTREAM_REQUESTS.add(market, matches!(attempted, Ok(Ok(_))), began.elapsed());
+            }
+            let reason = match attempted {
                 Ok(Ok(fetched)) => match accept(fetched) {
                     Err(_) if untried > 0 => {
                         debug!(%market, url, attempt, "the answer is not acceptable, asking the next host");

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 pub(crate) use self::error::RefreshError;
@@ -22,6 +23,7 @@ use super::prepare::{is_listed, order};
 use crate::config::{BinanceConfig, SymbolsConfig};
 use crate::product::binance::client::{Client, Fetched};
 use crate::product::binance::exchange_info::Symbol;
+use crate::product::work_durations::REFRESHES;
 use tradebot_base::clock::SystemClock;
 use tradebot_base::connection::Connection;
 use tradebot_base::market::{Market, PerMarket};
@@ -203,6 +205,19 @@ impl Refresher {
     }
 
     async fn run(
+        &self,
+        market: Market,
+        purpose: &RefreshPurpose<'_>,
+    ) -> Result<(ListSource, Bytes, Option<WriteOutcome>), RefreshError> {
+        let began = Instant::now();
+        let refreshed = self.fetch_and_write(market, purpose).await;
+        if !matches!(&refreshed, Err(error) if error.is_pause()) {
+            REFRESHES.add(market, refreshed.is_ok(), began.elapsed());
+        }
+        refreshed
+    }
+
+    async fn fetch_and_write(
         &self,
         market: Market,
         purpose: &RefreshPurpose<'_>,

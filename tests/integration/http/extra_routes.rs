@@ -551,3 +551,29 @@ async fn metrics_have_the_durations_of_requests_by_route_and_status() {
         assert!(buckets.is_sorted() && buckets[16] == 3.0, "{buckets:?}");
     }
 }
+
+#[tokio::test]
+async fn the_durations_of_refreshes_and_of_requests_to_the_exchange_are_counted() {
+    let world = World::new().await;
+    let endpoint = fetched(&world).await;
+    let text = endpoint.get("/metrics").await.text().to_owned();
+    for market in Market::ALL {
+        for name in ["refresh", "upstream_request"] {
+            let of = |part: &str, outcome: &str| {
+                let labels = format!(r#"market="{market}",outcome="{outcome}"}}"#);
+                sample(
+                    &text,
+                    &format!("tradebot_symbols_{name}_duration_seconds_{part}{labels}"),
+                )
+            };
+            assert_eq!(
+                (of("count{", "success"), of("count{", "error")),
+                (1.0, 0.0),
+                "{text}"
+            );
+            assert_eq!(of(r#"bucket{le="60.0","#, "success"), 1.0);
+            let took = of("sum{", "success");
+            assert!(took > 0.0 && took < 30.0, "{took}");
+        }
+    }
+}

@@ -16,6 +16,7 @@ use crate::product::credentials::user_lists::UserLists;
 use crate::product::fleet::overview::Overview;
 use crate::product::http::server::ConnectionCounts;
 use crate::product::symbols::reads::SymbolReads;
+use crate::product::work_durations::{REFRESHES, UPSTREAM_REQUESTS, WorkDurations};
 use tradebot_base::market::Market;
 use tradebot_core::engine::{Engine, Phase};
 
@@ -91,6 +92,17 @@ impl FamilyWriter<'_, '_> {
                 family
                     .encode_family(&labels)?
                     .encode_counter::<NoLabelSet, _, u64>(&value, None)
+            })
+        })
+    }
+
+    fn work_durations(&mut self, about: (&str, &str), durations: &WorkDurations) -> fmt::Result {
+        self.family(about, MetricType::Histogram, |family| {
+            durations.samples().try_for_each(|sample| {
+                let count = sample.buckets.iter().map(|(_, count)| count).sum();
+                family
+                    .encode_family(&[("market", sample.market), ("outcome", sample.outcome)])?
+                    .encode_histogram::<NoLabelSet>(sample.seconds, count, &sample.buckets, None)
             })
         })
     }
@@ -188,6 +200,20 @@ impl MetricSources {
                 "How long this process's last refresh took",
             ),
             each().filter_map(|(labels, status)| Some((labels, status.last_refresh_took?.as_secs_f64()))),
+        )?;
+        families.work_durations(
+            (
+                "refresh_duration_seconds",
+                "Durations of this process's refreshes, of warm-ups and for its readers, by outcome",
+            ),
+            &REFRESHES,
+        )?;
+        families.work_durations(
+            (
+                "upstream_request_duration_seconds",
+                "Durations of this process's requests of lists to the exchange, by outcome",
+            ),
+            &UPSTREAM_REQUESTS,
         )?;
         families.gauges(
             (

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::product::binance::error::UpstreamError;
+use crate::product::binance::error::{Reason, UpstreamError};
 use crate::product::symbols::cache::CacheError;
 use crate::product::symbols::guard::{self, ListConcern};
 use tradebot_base::market::Market;
@@ -65,6 +65,12 @@ pub(crate) enum RefreshError {
 }
 
 impl RefreshError {
+    /// Whether no request was made, because of a pause of the exchange.
+    #[must_use]
+    pub(crate) fn is_pause(&self) -> bool {
+        matches!(self, Self::Upstream(error) if matches!(error.reason, Reason::Paused(_)))
+    }
+
     /// How long to wait before the next refresh: the exchange's pause, or until a fetch can confirm a held-back list.
     #[must_use]
     pub(crate) fn retry_after(&self) -> Option<Duration> {
