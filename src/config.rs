@@ -9,7 +9,9 @@ use std::time::Duration;
 use tradebot_base::config::Reader;
 use tradebot_base::market::{Network, PerMarket};
 
-pub(crate) use outgoing::{OutgoingConfig, plain_client};
+pub(crate) use outgoing::OutgoingConfig;
+#[cfg(feature = "http")]
+pub(crate) use outgoing::plain_client;
 
 /// The worker.
 #[derive(Debug, Clone, Copy)]

@@ -34,15 +34,20 @@ pub(crate) struct WorkSample {
     pub(crate) buckets: Vec<(f64, u64)>,
 }
 
-impl WorkDurations {
+impl Histogram {
     const fn new() -> Self {
-        const EMPTY: Histogram = Histogram {
+        Self {
             buckets: [const { AtomicU64::new(0) }; BOUNDS.len() + 1],
             nanoseconds: AtomicU64::new(0),
-        };
+        }
+    }
+}
+
+impl WorkDurations {
+    const fn new() -> Self {
         Self(PerMarket {
-            spot: [EMPTY, EMPTY],
-            futures: [EMPTY, EMPTY],
+            spot: [const { Histogram::new() }; 2],
+            futures: [const { Histogram::new() }; 2],
         })
     }
 
