@@ -178,11 +178,11 @@ impl MarketLists {
             types.cmd("TYPE").arg(name);
         }
         let types: Vec<String> = reader.cache.pipeline(&types).await?;
-        let (primary, last_good) = tokio::join!(
+        let asked = tokio::try_join!(
             too_large(&reader.cache, &names[0]),
             too_large(&reader.cache, &names[1])
         );
-        let too_large = [primary, last_good];
+        let too_large: [_; 2] = asked?.into();
         // A list that is too large is not read, and another key is read in its place.
         let mut read = names.clone();
         for place in [0, 1] {

@@ -61,7 +61,7 @@ impl AllSymbols {
         }
         let key = CacheKeys(market).everything();
         held.read = Some((Instant::now(), Arc::clone(list)));
-        if too_large(&self.connection, &key).await.is_some() {
+        if !matches!(too_large(&self.connection, &key).await, Ok(None)) {
             return held.symbols.clone();
         }
         let ask = cmd("GET").arg(key).to_owned();

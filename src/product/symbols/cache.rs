@@ -381,9 +381,10 @@ impl StoredLists {
     pub(crate) async fn read(connection: &Connection, market: Market) -> Result<Self, CacheError> {
         let keys = CacheKeys(market);
         let lists = [keys.primary(), keys.last_good()];
-        let (primary, last_good) =
-            tokio::join!(too_large(connection, &lists[0]), too_large(connection, &lists[1]));
-        let too_large = [primary, last_good];
+        let asked = tokio::try_join!(too_large(connection, &lists[0]), too_large(connection, &lists[1]));
+        let too_large: [_; 2] = asked
+            .map_err(|source| CacheError::Redis { market, source })?
+            .into();
         // A list that is too large is not read, and another key is read in its place.
         let [primary, last_good] = [0, 1].map(|place| match too_large[place] {
             Some(_) => keys.source(),
@@ -452,10 +453,16 @@ impl ListSource {
 /// More than ten times the size of any real list, and of all symbols of a market.
 const LARGEST_LIST: u64 = 16 << 20;
 
-/// Why the text of a key is not to be read, if so. Without the right to ask for its length it is read.
-pub(crate) async fn too_large(connection: &Connection, key: &str) -> Option<String> {
-    let length = connection.command::<u64>(cmd("STRLEN").arg(key)).await.ok()?;
-    (length > LARGEST_LIST).then(|| format!("{length} bytes, more than any list of symbols"))
+/// Why the text of a key is not to be read, if so. If the server refuses to tell its length, it is read.
+///
+/// # Errors
+/// When the server does not answer.
+pub(crate) async fn too_large(connection: &Connection, key: &str) -> Result<Option<String>, RedisTrouble> {
+    let length = match connection.command::<u64>(cmd("STRLEN").arg(key)).await {
+        Err(RedisTrouble::Refused { .. }) => return Ok(None),
+        asked => asked?,
+    };
+    Ok((length > LARGEST_LIST).then(|| format!("{length} bytes, more than any list of symbols")))
 }
 
 /// The digest that `redis.sha1hex` computes in a script.
