@@ -49,10 +49,12 @@ pub enum RedisTrouble {
         reason: String,
     },
     /// No connection, or it broke, or no reply in time.
-    #[error("redis at {url} is unreachable")]
+    #[error("redis at {url} is unreachable{hint}")]
     Unreachable {
         /// The URL without its secrets.
         url: String,
+        /// What to do about a host name without an address; empty for other errors.
+        hint: String,
         /// What the socket said.
         source: Arc<RedisError>,
     },
@@ -435,7 +437,11 @@ impl Connection {
                 hint,
                 source,
             },
-            None => RedisTrouble::Unreachable { url, source },
+            None => RedisTrouble::Unreachable {
+                hint: refusal::unknown_host(&url, &source),
+                url,
+                source,
+            },
         }
     }
 }
@@ -473,6 +479,28 @@ mod tests {
                 !text.contains("canary") && text.contains("cannot be used"),
                 "{url}: {text}"
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_that_is_the_name_of_a_compose_service_is_explained() {
+        for (url, explained) in [
+            ("redis://:canary@no-such-service:6379/0", true),
+            ("redis://no-such-host.invalid", false),
+            ("redis://127.0.0.1:1", false),
+        ] {
+            let connection = Connection::new(&RedisUrl::new(url), "t").unwrap();
+            let trouble = connection
+                .command::<String>(&redis::cmd("PING"))
+                .await
+                .unwrap_err();
+            let text = crate::error_chain(&trouble);
+            assert!(
+                text.contains("is unreachable") && !text.contains("canary"),
+                "{text}"
+            );
+            let hint = "`no-such-service` has no address here; if it is a service of docker compose";
+            assert_eq!(text.contains(hint), explained, "{text}");
         }
     }
 

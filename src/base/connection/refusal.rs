@@ -33,6 +33,19 @@ fn code_of_server(error: &ServerError) -> &str {
     error.code()
 }
 
+/// What an operator has to know about a single word as the host that leads nowhere; empty for other errors.
+pub(super) fn unknown_host(url: &str, error: &RedisError) -> String {
+    let unknown = error.to_string().contains("failed to lookup address");
+    let url = url::Url::parse(url).ok().filter(|_| unknown);
+    let host = url.as_ref().and_then(|url| url.host_str());
+    host.filter(|host| !host.contains('.')).map_or(String::new(), |host| {
+        format!(
+            " (`{host}` has no address here; if it is a service of docker compose, run this program in its network, or put \
+             localhost and the published port into the URL)"
+        )
+    })
+}
+
 /// What an operator has to know about a refusal with this code beside the server's words; empty for most codes.
 pub(super) async fn hint(code: &str, commands: &[&Cmd], socket: &mut MultiplexedConnection) -> String {
     if code != FORBIDDEN && code != WRONG_TYPE {
