@@ -73,14 +73,25 @@ fn a_beat_takes_its_settings_from_a_file_and_the_environment_wins() {
 }
 
 #[test]
-fn every_verb_refuses_a_bad_file_and_names_the_line_without_its_secret() {
+fn every_verb_names_a_missing_file_and_a_bad_line_without_its_secret() {
     let file = file("A=1\nSECRET_KEY=\"canary\n");
-    let verbs: [(&str, &[&str]); 14] = [
+    let path = file.path().to_str().expect("a path of text");
+    let bad_line = format!("{path}, line 2: the value of SECRET_KEY begins with \" and has no closing one");
+    let files = [
+        (path, &*bad_line),
+        (
+            "/nowhere/.env",
+            "cannot read the env file /nowhere/.env: No such file",
+        ),
+    ];
+    let verbs: [(&str, &[&str]); 22] = [
         ("tradebot-symbols", &["worker"]),
         ("tradebot-symbols", &["serve"]),
         ("tradebot-symbols", &["up"]),
         ("tradebot-symbols", &["sandbox"]),
         ("tradebot-symbols", &["parked", "list"]),
+        ("tradebot-symbols", &["parked", "replay", "--all"]),
+        ("tradebot-symbols", &["parked", "drop", "--all"]),
         (
             "tradebot-symbols",
             &["credentials", "check", "--email", "a@example.com"],
@@ -88,36 +99,32 @@ fn every_verb_refuses_a_bad_file_and_names_the_line_without_its_secret() {
         ("tradebot-symbols", &["doctor"]),
         ("tradebot-symbols", &["status"]),
         ("tradebot-symbols", &["healthcheck", "worker"]),
+        ("tradebot-symbols", &["healthcheck", "beat"]),
+        ("tradebot-symbols", &["healthcheck", "endpoint"]),
         ("tradebot-symbols", &["adopt"]),
         ("tradebot-symbols", &["completions", "bash"]),
         ("tradebot-symbols", &["man"]),
         ("tradebot-beat", &[]),
         ("tradebot-beat", &["list"]),
+        ("tradebot-beat", &["run-now", "warmup-spot-symbols-cache"]),
+        ("tradebot-beat", &["pause", "warmup-spot-symbols-cache"]),
+        ("tradebot-beat", &["resume", "warmup-spot-symbols-cache"]),
+        ("tradebot-beat", &["man"]),
     ];
     for (program, verb) in verbs {
-        let path = file.path().to_str().expect("a path of text");
-        // Behind the verb, where most people write options.
-        let process = Process::builder(bin(program))
-            .args(verb)
-            .args(["--env-file", path])
-            .spawn();
-        let code = process.wait_exit(PATIENCE).code();
-        let said = process.output();
-        assert_eq!(code, Some(64), "{program} {verb:?}: {said}");
-        let mistake =
-            format!("{path}, line 2: the value of SECRET_KEY begins with \" and has no closing one");
-        assert!(
-            said.contains(&mistake) && !said.contains("canary"),
-            "{program} {verb:?}: {said}"
-        );
+        for (path, mistake) in files {
+            // Behind the verb, where most people write options.
+            let process = Process::builder(bin(program))
+                .args(verb)
+                .args(["--env-file", path])
+                .spawn();
+            let code = process.wait_exit(PATIENCE).code();
+            let said = process.output();
+            assert_eq!(code, Some(64), "{program} {verb:?}: {said}");
+            assert!(
+                said.contains(mistake) && !said.contains("canary"),
+                "{program} {verb:?}: {said}"
+            );
+        }
     }
-    let missing = Process::builder(bin("tradebot-symbols"))
-        .args(["status", "--env-file", "/nowhere/.env"])
-        .spawn();
-    assert_eq!(missing.wait_exit(PATIENCE).code(), Some(64));
-    let said = missing.output();
-    assert!(
-        said.contains("cannot read the env file /nowhere/.env: No such file"),
-        "{said}"
-    );
 }
