@@ -96,6 +96,7 @@ lint: $(DEPLOYMENT)/.ready ## formatting, clippy, documentation, and that each p
 		$(CARGO) clippy --locked -p tradebot-symbols --no-default-features --features $$feature --lib -- -D warnings || exit 1; done
 	cd tests/fuzz && $(CARGO) fmt --check && $(NO_LIBFUZZER) $(CARGO) clippy --target-dir $(TARGET)/fuzz/lint -- -D warnings
 	.ci/versions
+	.ci/units
 	$(DEPLOYMENT)/bin/hadolint docker/Dockerfile
 	$(DEPLOYMENT)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml docker/compose.join.yaml
 	$(DEPLOYMENT)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml

@@ -218,6 +218,16 @@ impl BinanceConfig {
     }
 }
 
+/// Whether `ENVIRONMENT` is production. Another word than these is a mistake: `prod` would turn the checks off.
+pub(crate) fn is_production(reader: &mut Reader<'_>) -> bool {
+    let environment = reader.text("ENVIRONMENT").to_ascii_lowercase();
+    if !["development", "test", "staging", "production"].contains(&environment.as_str()) {
+        let expected = "`development`, `test`, `staging` or `production`";
+        reader.complain("ENVIRONMENT", &environment, expected);
+    }
+    environment == "production"
+}
+
 /// The HTTP endpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct HttpConfig {
@@ -250,7 +260,7 @@ pub(crate) struct HttpConfig {
 impl HttpConfig {
     /// Reads the section.
     pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
-        let environment = reader.text("ENVIRONMENT").to_ascii_lowercase();
+        let production = is_production(reader);
         let frontend = reader.text("FRONTEND_URL");
         let error_status = reader.text("SYMBOLS_ERROR_STATUS");
         if !["500", "503"].contains(&error_status.as_str()) {
@@ -264,7 +274,7 @@ impl HttpConfig {
             listen: reader.optional("HTTP_LISTEN"),
             admin_listen: reader.optional("HTTP_ADMIN_LISTEN"),
             error_status: if error_status == "500" { 500 } else { 503 },
-            only_origin: (environment == "production").then(|| frontend.trim_end_matches('/').to_owned()),
+            only_origin: production.then(|| frontend.trim_end_matches('/').to_owned()),
             header_timeout: reader.seconds("HTTP_HEADER_TIMEOUT_SECONDS"),
             idle_timeout: reader.seconds("HTTP_IDLE_TIMEOUT_SECONDS"),
             send_timeout: reader.seconds("HTTP_SEND_TIMEOUT_SECONDS"),

@@ -34,7 +34,7 @@ use crate::config::WorkerConfig;
 use tradebot_base::clock::{SharedClock, SystemClock};
 use tradebot_base::config::{Reader, RedisConfig};
 use tradebot_base::connection::{Connection, RedisTrouble};
-use tradebot_base::lifecycle::Stop;
+use tradebot_base::lifecycle::{Stop, serve_under_systemd};
 use tradebot_base::node;
 use tradebot_base::random::Random;
 use tradebot_core::control::{BrokerInfo, Control, ControlSettings};
@@ -336,6 +336,7 @@ pub async fn run_beside<F: Future<Output = ()>>(
     control.synced().await;
     let beside = Box::pin(beside(Arc::clone(&engine)));
     let stop = engine.stop().clone();
+    serve_under_systemd(&stop);
     let working = async {
         let ended = bridge::run(engine, tasks, state, clock).await;
         // Ends the service beside it as well.

@@ -40,7 +40,7 @@ use tradebot_base::clock::SystemClock;
 use tradebot_base::config::{ConfigError, ProcessEnvironment, Reader, RedisConfig, ScheduleConfig};
 use tradebot_base::connection::Connection;
 use tradebot_base::env_file::{self, EnvFileError};
-use tradebot_base::lifecycle::Stop;
+use tradebot_base::lifecycle::{Stop, serve_under_systemd};
 use tradebot_base::node;
 use tradebot_base::process;
 use tradebot_base::random::Random;
@@ -224,6 +224,7 @@ async fn run_schedule(mut setup: Setup, args: Args, metrics_listen: Option<Socke
             SystemClock::shared(),
         ));
     }
+    serve_under_systemd(&stop);
     let rng = setup.rng.fork();
     match args.redbeat {
         None => running::run(Ticker::new(setup), &stop, rng).await,

@@ -155,11 +155,6 @@ impl EnvFile {
         }
     }
 
-    /// The names of the variables.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.values.keys().map(String::as_str)
-    }
-
     /// Reads one variable, and returns the text behind it.
     fn statement<'t>(&mut self, text: &'t str, environment: &dyn Vars) -> Result<&'t str, LineMistake> {
         let text = text
@@ -228,6 +223,10 @@ impl EnvFile {
 impl Vars for EnvFile {
     fn get(&self, name: &str) -> Option<String> {
         self.values.get(name).cloned()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.values.keys().cloned().collect()
     }
 }
 

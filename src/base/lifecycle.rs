@@ -1,4 +1,4 @@
-//! Stopping a process: a warm and a cold token, and the signals that cancel them.
+//! Stopping a process: a warm and a cold token, the signals that cancel them, and what systemd is told of a service.
 //!
 //! A warm stop starts nothing new and finishes running tasks. A cold stop cancels them and returns their messages. SIGHUP
 //! and the first SIGTERM or SIGINT are warm; SIGQUIT, a second SIGTERM or SIGINT, and a warm stop that exceeds its deadline
@@ -7,12 +7,16 @@
 use std::io;
 use std::time::Duration;
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// A signal this soon after a stop counts as the one that caused it.
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
+
+/// The shortest interval of the watchdog's messages.
+const SHORTEST_FEEDING: Duration = Duration::from_millis(10);
 
 /// The two tokens; clones share them.
 #[derive(Debug, Clone, Default)]
@@ -111,6 +115,32 @@ impl Stop {
             stop.stop_cold();
         });
         Ok(())
+    }
+}
+
+/// Tells systemd that this service is ready, feeds its watchdog from the current runtime until that ends, and announces
+/// the stop. Does nothing if systemd did not start this process with `Type=notify`.
+pub fn serve_under_systemd(stop: &Stop) {
+    tell_systemd(&NotifyState::Ready);
+    if let Some(limit) = sd_notify::watchdog_enabled() {
+        tokio::spawn(async move {
+            loop {
+                tell_systemd(&NotifyState::Watchdog);
+                tokio::time::sleep((limit / 3).max(SHORTEST_FEEDING)).await;
+            }
+        });
+    }
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        stop.warm().await;
+        tell_systemd(&NotifyState::Stopping);
+    });
+}
+
+/// A datagram to a socket that PID 1 drains.
+fn tell_systemd(state: &NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        warn!(%error, %state, "cannot tell systemd, see NOTIFY_SOCKET");
     }
 }
 

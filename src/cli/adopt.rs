@@ -70,7 +70,7 @@ pub(super) async fn run(args: AdoptCommand) -> Result<u8> {
     let (mut differs, mut contradicts) = (false, false);
     for market in Market::ALL {
         let what = format!("fetching the {market} list from {}", adoption.hosts(market));
-        let compared = with_progress(&what, adoption.compare(market)).await?;
+        let compared = with_progress(&what, adoption.compare(market, &findings)).await?;
         differs |= !matches!(compared, Comparison::Same { .. });
         contradicts |= matches!(compared, Comparison::OtherNetwork { .. });
         say(&format!("  {market}: {}", comparison(&compared)))?;

@@ -10,7 +10,7 @@ use tracing::warn;
 use super::start_logs;
 use crate::product::sandbox::{Catalog, SandboxServer};
 use tradebot_base::config::{ProcessEnvironment, Reader};
-use tradebot_base::lifecycle::Stop;
+use tradebot_base::lifecycle::{Stop, serve_under_systemd};
 
 /// Serves made-up or captured symbol lists in the exchange's format.
 #[derive(Debug, clap::Args)]
@@ -41,6 +41,7 @@ pub(super) async fn run(args: SandboxCommand) -> Result<()> {
         url = server.base_url(),
         "sandbox exchange: nothing it serves is real"
     );
+    serve_under_systemd(&stop);
     server.run(stop.token()).await?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::start_logs;
 use crate::config::WorkerConfig;
 use crate::product::http::run::{Addresses, HttpEndpoint, HttpSettings};
 use tradebot_base::config::{ProcessEnvironment, Reader};
-use tradebot_base::lifecycle::Stop;
+use tradebot_base::lifecycle::{Stop, serve_under_systemd};
 use tradebot_base::node;
 
 /// Serves the symbol lists over HTTP, from memory and Redis.
@@ -48,6 +48,7 @@ pub(super) async fn run(args: ServeCommand) -> Result<()> {
     stop.on_signals(drain + Duration::from_secs(2))?;
     let name = format!("serve@{}", node::machine());
     let endpoint = HttpEndpoint::bind(settings).await?;
+    serve_under_systemd(&stop);
     endpoint.run(&name, None, stop.token()).await?;
     Ok(())
 }

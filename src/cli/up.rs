@@ -25,7 +25,7 @@ use tradebot_base::clock::SystemClock;
 use tradebot_base::config::{ProcessEnvironment, Reader, RedisConfig, ScheduleConfig};
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::error_chain;
-use tradebot_base::lifecycle::Stop;
+use tradebot_base::lifecycle::{Stop, serve_under_systemd};
 use tradebot_base::secret::RedisUrl;
 
 /// Runs a worker and a beat together, and shows the lists as they arrive.
@@ -82,6 +82,7 @@ pub(super) async fn run(args: UpCommand) -> Result<()> {
         None
     };
     let children = start_children(&args, http, &environment)?;
+    serve_under_systemd(&stop);
 
     let connection = Connection::new(&cache_url, "up-view")?;
     let mut view = View::new(connection, SystemClock::shared());

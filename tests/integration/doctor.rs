@@ -1,6 +1,7 @@
 //! The doctor on real deployments, each broken in one way: it reports the code of that problem and no other, and
 //! none on a healthy deployment.
 
+mod adopt_files;
 mod broken_parts;
 mod broken_servers;
 mod commands;
@@ -34,6 +35,12 @@ fn every_code_has_a_set_up_that_is_broken_like_that() {
         );
     }
 }
+
+/// Keys that production accepts.
+const GOOD_KEYS: [(&str, &str); 2] = [
+    ("SECRET_KEY", "0f8fad5bd9cb469fa16570867728950e7c6f4b1a"),
+    ("FERNET_KEY", "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="),
+];
 
 /// A deployment that works: a Redis that keeps its data, a worker, a beat, and an exchange.
 struct Scene {

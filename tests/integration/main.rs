@@ -36,6 +36,7 @@ mod sandbox;
 mod secrets;
 mod silence;
 mod stop;
+mod systemd;
 mod task_api;
 #[cfg(feature = "otel")]
 mod traces;

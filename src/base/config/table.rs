@@ -172,7 +172,7 @@ variables! {
     "SYMBOLS_ERROR_STATUS" = "503":
         "status when no list is available; `500` is what the Python routes send"
     "ENVIRONMENT" = "development":
-        "`production`: reject missing or well-known secrets at start, and let only FRONTEND_URL's scripts read answers"
+        "`development`, `test`, `staging` or `production`, which rejects missing or well-known secrets at start and lets only FRONTEND_URL's scripts read answers"
     "FRONTEND_URL" = "http://localhost:3000":
         "origin of the front end"
     "LOG_LEVEL" = "INFO":

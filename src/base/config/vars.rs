@@ -14,6 +14,11 @@ use crate::secret::{RedisUrl, Secret};
 pub trait Vars {
     /// The value of a variable, if set.
     fn get(&self, name: &str) -> Option<String>;
+
+    /// The names of all variables; none if the source cannot list them.
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// The process's environment.
@@ -28,11 +33,21 @@ impl Vars for ProcessEnvironment {
     fn get(&self, name: &str) -> Option<String> {
         std::env::var(name).ok()
     }
+
+    fn names(&self) -> Vec<String> {
+        std::env::vars_os()
+            .filter_map(|(name, _)| name.into_string().ok())
+            .collect()
+    }
 }
 
 impl Vars for std::collections::BTreeMap<&str, &str> {
     fn get(&self, name: &str) -> Option<String> {
         Self::get(self, name).map(|value| (*value).to_owned())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.keys().map(|name| (*name).to_owned()).collect()
     }
 }
 
@@ -53,6 +68,31 @@ impl<'a> Reader<'a> {
         Self {
             vars,
             mistakes: Vec::new(),
+        }
+    }
+
+    /// A reader over the same variables that collects its own mistakes.
+    #[must_use]
+    pub fn aside(&self) -> Self {
+        Self::new(self.vars)
+    }
+
+    /// The names of all variables.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.vars.names()
+    }
+
+    /// The mistakes so far, each beginning with the variable's name.
+    #[must_use]
+    pub fn mistakes(&self) -> &[String] {
+        &self.mistakes
+    }
+
+    /// Takes over the mistakes of another reader.
+    pub fn take_over(&mut self, other: Self) {
+        for mistake in other.mistakes {
+            self.note(mistake);
         }
     }
 

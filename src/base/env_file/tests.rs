@@ -76,7 +76,7 @@ fn a_value_is_what_docker_compose_makes_of_it() {
 fn a_name_alone_takes_the_environments_value() {
     let file = EnvFile::parse("OUTSIDE\nNOTHING\nexport BOTH", &environment());
     let file = file.unwrap_or_else(|(line, mistake)| panic!("line {line}, {mistake}"));
-    assert_eq!(file.names().collect::<Vec<_>>(), ["BOTH", "OUTSIDE"]);
+    assert_eq!(file.names(), ["BOTH", "OUTSIDE"]);
     assert_eq!(file.get("OUTSIDE").as_deref(), Some("out"));
 }
 

@@ -27,6 +27,8 @@ impl Child {
         let process = tethered::command(program)?
             .args(args)
             .envs(environment.iter().map(|(name, value)| (name, value)))
+            // systemd expects messages from this process alone.
+            .env_remove("NOTIFY_SOCKET")
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
         debug!(child = name, pid = process.id(), "child started");

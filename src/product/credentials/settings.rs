@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::database_url::DatabaseUrl;
 use super::fernet::Keyring;
 use super::jwt::{HmacAlgorithm, TokenVerifier};
+use crate::config::is_production;
 use tradebot_base::config::Reader;
 use tradebot_base::market::Network;
 use tradebot_base::secret::Secret;
@@ -71,7 +72,7 @@ pub struct EnabledCredentials {
 impl CredentialSettings {
     /// Reads the variables. In production with a database, a missing or weak key is a mistake.
     pub fn read(reader: &mut Reader<'_>) -> Self {
-        let production = reader.text("ENVIRONMENT").eq_ignore_ascii_case("production");
+        let production = is_production(reader);
         let networks = networks(reader);
         let budget = reader.seconds("CREDENTIALS_TIMEOUT_SECONDS");
         let database_timeout = reader.seconds("DATABASE_TIMEOUT_SECONDS");
@@ -83,21 +84,12 @@ impl CredentialSettings {
         let database = DatabaseUrl::parse(&url)
             .map_err(|error| reader.complain_of("DATABASE_URL", error))
             .ok();
-        let mut findings = KeyFindings::default();
         let secret_key = reader.secret("SECRET_KEY");
-        match &secret_key {
-            None => findings.missing.push("SECRET_KEY"),
-            Some(key) => findings.weak("SECRET_KEY", weakness(key)),
-        }
         let keyring = reader.secret("FERNET_KEY").map(|keys| Keyring::parse(&keys));
-        match &keyring {
-            None => findings.missing.push("FERNET_KEY"),
-            Some(Ok(keyring)) if keyring.has_well_known_key() => {
-                findings.weak("FERNET_KEY", Some("it is a well-known value"));
-            }
-            Some(Ok(_)) => {}
-            Some(Err(error)) => reader.complain_of("FERNET_KEY", error),
+        if let Some(Err(error)) = &keyring {
+            reader.complain_of("FERNET_KEY", error);
         }
+        let findings = KeyFindings::read(reader);
         if production {
             findings.complain(reader);
         }
@@ -128,14 +120,29 @@ impl CredentialSettings {
 
 /// Missing and weak keys.
 #[derive(Default)]
-struct KeyFindings {
-    missing: Vec<&'static str>,
-    weak: Vec<(&'static str, &'static str)>,
+pub(crate) struct KeyFindings {
+    /// The missing ones.
+    pub missing: Vec<&'static str>,
+    /// Those that others may know or guess, with the reason.
+    pub weak: Vec<(&'static str, &'static str)>,
 }
 
 impl KeyFindings {
-    fn weak(&mut self, name: &'static str, why: Option<&'static str>) {
-        self.weak.extend(why.map(|why| (name, why)));
+    /// Reads and judges the keys.
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
+        let secret_key = reader.secret("SECRET_KEY").map(|key| weakness(&key));
+        let fernet_key = reader.secret("FERNET_KEY").map(|keys| {
+            let well_known = Keyring::parse(&keys).is_ok_and(|keyring| keyring.has_well_known_key());
+            well_known.then_some("it is a well-known value")
+        });
+        let mut found = Self::default();
+        for (name, weakness) in [("SECRET_KEY", secret_key), ("FERNET_KEY", fernet_key)] {
+            match weakness {
+                None => found.missing.push(name),
+                Some(why) => found.weak.extend(why.map(|why| (name, why))),
+            }
+        }
+        found
     }
 
     fn complain(&self, reader: &mut Reader<'_>) {

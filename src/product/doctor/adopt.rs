@@ -7,7 +7,7 @@ use super::compare::{self, Comparison};
 use super::finding;
 use super::{Doctor, DoctorSettings, Finding, Picture};
 use tradebot_base::clock::SharedClock;
-use tradebot_base::config::{ConfigError, Reader, VARIABLES, Vars};
+use tradebot_base::config::{ConfigError, Reader, VARIABLES, Variable, Vars};
 use tradebot_base::connection::{Connection, RedisTrouble};
 use tradebot_base::env_file::EnvFile;
 use tradebot_base::error_chain;
@@ -42,7 +42,7 @@ impl Adoption {
     /// # Errors
     /// [`ConfigError`] with every value that cannot be used.
     pub(crate) fn read(file: &EnvFile, queues: &[String], clock: SharedClock) -> Result<Self, ConfigError> {
-        let uses = file.names().map(|name| use_of(file, name)).collect();
+        let uses = file.names().iter().map(|name| use_of(file, name)).collect();
         // The Celery beat, which is to be replaced, is not visible.
         let mut reader = Reader::new(file);
         let settings = DoctorSettings::read(&mut reader, queues, true);
@@ -79,8 +79,14 @@ impl Adoption {
         Ok((picture, findings))
     }
 
-    /// Fetches a market's list and compares it with the stored one.
-    pub(crate) async fn compare(&self, market: Market) -> Comparison {
+    /// Fetches a market's list and compares it with the stored one, unless that is one of the sandbox by the findings.
+    pub(crate) async fn compare(&self, market: Market, findings: &[Finding]) -> Comparison {
+        let is_sandbox =
+            |found: &Finding| found.kind == &finding::LIST_SANDBOX && found.subject == market.name();
+        if findings.iter().any(is_sandbox) {
+            let reason = "the stored list is made up by the sandbox, see above".to_owned();
+            return Comparison::Failed { reason };
+        }
         let settings = &self.settings;
         let compared = match Connection::new(&settings.redis.cache, "adopt") {
             Ok(connection) => {
@@ -98,18 +104,21 @@ fn use_of(file: &EnvFile, name: &str) -> VariableUse {
     let value = file.get(name).unwrap_or_default();
     VariableUse {
         name: name.to_owned(),
-        value: known.map_or(String::new(), |_| shown(name, value.trim())),
+        value: known.map_or(String::new(), |variable| shown(variable, value.trim())),
         meaning: known.map(|variable| variable.meaning.to_owned()),
     }
 }
 
 /// A value without its secrets: a URL loses its user information, a key is hidden.
-fn shown(name: &str, value: &str) -> String {
+fn shown(variable: &Variable, value: &str) -> String {
     if value.is_empty() {
-        "(empty: the default applies)".into()
+        match variable.default {
+            "" => "(empty: not set)".into(),
+            default => format!("(empty: the default {default} applies)"),
+        }
     } else if SECRET
         .iter()
-        .any(|part| name.split('_').any(|word| word == *part))
+        .any(|part| variable.name.split('_').any(|word| word == *part))
     {
         "(secret)".into()
     } else if value.contains("://") {
@@ -124,7 +133,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_secret_is_shown() {
+    fn no_secret_is_shown_and_an_empty_value_says_what_applies() {
+        let shown = |name: &str, value| {
+            let variable = VARIABLES.iter().find(|variable| variable.name == name);
+            shown(variable.expect("a known name"), value)
+        };
         for (name, value) in [
             ("SECRET_KEY", "canary"),
             ("FERNET_KEY", "canary"),
@@ -135,5 +148,7 @@ mod tests {
         }
         assert_eq!(shown("ALGORITHM", "HS512"), "HS512");
         assert_eq!(shown("CELERY_GLOBAL_KEYPREFIX", "p:"), "p:");
+        assert_eq!(shown("SECRET_KEY", ""), "(empty: not set)");
+        assert_eq!(shown("ALGORITHM", ""), "(empty: the default HS256 applies)");
     }
 }

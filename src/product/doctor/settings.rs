@@ -1,13 +1,21 @@
-//! The doctor's settings, and the findings about them.
+//! The doctor's settings, and the findings about all settings.
+
+use std::time::Duration;
 
 use super::finding::{self, Finding};
-use crate::config::{BinanceConfig, SymbolsConfig, WorkerConfig};
+use crate::config::{BinanceConfig, SymbolsConfig, WorkerConfig, is_production};
 use crate::product::credentials::database_url::DatabaseUrl;
-use crate::product::credentials::fernet::Keyring;
+use crate::product::credentials::settings::KeyFindings;
 use crate::product::fleet::servers::is_local;
-use tradebot_base::config::{Reader, RedisConfig, ScheduleConfig};
+use crate::product::http::run::HttpSettings;
+use crate::worker::{WorkerArgs, WorkerSettings};
+use tradebot_base::config::{Reader, RedisConfig, ScheduleConfig, VARIABLES};
 use tradebot_base::market::Market;
 use tradebot_base::secret::Secret;
+use tradebot_base::telemetry::LogConfig;
+
+/// A name may differ from ours in one of so many letters.
+const LETTERS_PER_MISTAKE: usize = 6;
 
 /// The settings of all parts of a deployment.
 #[derive(Debug, Clone)]
@@ -46,14 +54,20 @@ impl DoctorSettings {
             foreign_beat,
             findings: Vec::new(),
         };
-        let production = reader.text("ENVIRONMENT").eq_ignore_ascii_case("production");
-        let mut found = settings.judge_schedule();
+        let mut programs = reader.aside();
+        let production = is_production(&mut programs);
+        let mut found = judge_programs(&mut programs);
+        found.extend(judge_names(&reader.names()));
+        found.extend(settings.judge_schedule());
         found.extend(settings.judge_limits());
         found.extend(settings.judge_upstream(production));
-        if production && settings.database.is_some() {
-            found.extend(judge_keys(reader));
+        if settings.database.is_some() {
+            found.extend(judge_keys(reader, production));
         }
         settings.findings = found;
+        if !reader.mistakes().is_empty() {
+            reader.take_over(programs);
+        }
         settings
     }
 
@@ -127,64 +141,108 @@ impl DoctorSettings {
     }
 }
 
-/// Judges the keys, which only production with a database needs. Never shows a value.
-fn judge_keys(reader: &mut Reader<'_>) -> Vec<Finding> {
+/// What stops a worker, an endpoint or a beat: their mistakes, each read as the program itself reads it.
+fn judge_programs(programs: &mut Reader<'_>) -> Vec<Finding> {
+    let _worker = WorkerSettings::read(programs, &WorkerArgs::default());
+    let listen = programs.optional("HTTP_LISTEN");
+    let unused = ([127, 0, 0, 1], 0).into();
+    let address = listen.is_none().then_some(unused);
+    let _endpoint = HttpSettings::read(programs, address, 1, Vec::new(), Duration::ZERO);
+    LogConfig::read(programs, None);
+    let weak = KeyFindings::read(programs).weak;
+    let mistakes = programs.mistakes().iter().filter_map(|mistake| {
+        let (name, what) = mistake.split_once(' ')?;
+        let kind = match name {
+            "SECRET_KEY" => &finding::SECRET_KEY,
+            "FERNET_KEY" if weak.iter().all(|(weak, _)| *weak != name) => &finding::FERNET_KEY,
+            // Trying the database names it.
+            "DATABASE_URL" => return None,
+            _ => &finding::SETTING_UNUSABLE,
+        };
+        Some(kind.found(name, format!("it {what}")))
+    });
+    mistakes.collect()
+}
+
+/// Judges the keys that a program with a database accepts. Never shows a value.
+fn judge_keys(reader: &mut Reader<'_>, production: bool) -> Vec<Finding> {
     const SHORTEST: usize = 32;
-    /// Words in example values.
-    const STOCK: [&str; 7] = [
-        "change", "your", "secret", "default", "example", "replace", "dev-",
-    ];
-    let secret_key = reader.secret("SECRET_KEY");
-    let secret_key = match secret_key.map(|key| Secret::new(key.expose().trim().to_lowercase())) {
-        None => Some("it is missing".to_owned()),
-        Some(key) if key.expose().chars().count() < SHORTEST => {
-            Some(format!("it has fewer than {SHORTEST} characters"))
-        }
-        Some(key) if STOCK.iter().any(|part| key.expose().contains(part)) => {
-            Some("it looks like the value of an example".to_owned())
-        }
-        Some(_) => None,
+    let KeyFindings { missing, weak } = KeyFindings::read(reader);
+    if production {
+        // The others stop the endpoint.
+        let key = reader.secret("SECRET_KEY").filter(|_| weak.is_empty());
+        let short = key.filter(|key| key.expose().len() < SHORTEST);
+        let what = format!("it has fewer than {SHORTEST} characters");
+        return short
+            .map(|_| finding::SECRET_KEY.found("SECRET_KEY", what))
+            .into_iter()
+            .collect();
+    }
+    let missing = missing
+        .into_iter()
+        .map(|name| finding::USER_LISTS_OFF.found(name, "it is missing, and DATABASE_URL is set"));
+    missing
+        .chain(
+            weak.into_iter()
+                .map(|(name, why)| finding::KEY_WEAK.found(name, why)),
+        )
+        .collect()
+}
+
+/// Names that no program reads and that are almost one of ours.
+fn judge_names(names: &[String]) -> Vec<Finding> {
+    let is_set = |known: &str| names.iter().any(|name| name == known);
+    let meant = |name: &String| {
+        let spelt = name.to_ascii_uppercase();
+        let unset = VARIABLES.iter().filter(|variable| !is_set(variable.name));
+        let distances = unset.map(|variable| (strsim::osa_distance(&spelt, variable.name), variable.name));
+        let (distance, known) = distances.min()?;
+        (distance <= known.len() / LETTERS_PER_MISTAKE).then(|| {
+            let what = format!("no program reads it; did you mean {known}, which is not set?");
+            finding::NAME_UNKNOWN.found(name, what)
+        })
     };
-    let fernet_key = match reader.secret("FERNET_KEY").map(|keys| Keyring::parse(&keys)) {
-        None => Some("it is missing"),
-        Some(Err(_)) => Some("it is not URL-safe base64 of 32 bytes"),
-        Some(Ok(_)) => None,
-    };
-    let secret_key = secret_key.map(|what| finding::SECRET_KEY.found("SECRET_KEY", what));
-    let fernet_key = fernet_key.map(|what| finding::FERNET_KEY.found("FERNET_KEY", what));
-    secret_key.into_iter().chain(fernet_key).collect()
+    let unknown = names
+        .iter()
+        .filter(|name| VARIABLES.iter().all(|variable| variable.name != *name));
+    unknown.filter_map(meant).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
-
-    fn codes(vars: &[(&str, &str)]) -> Vec<&'static str> {
-        let mut all = BTreeMap::from([
-            ("SPOT_SYMBOLS_CACHE_TTL_SECONDS", "900"),
-            ("FUTURES_SYMBOLS_CACHE_TTL_SECONDS", "900"),
-        ]);
-        all.extend(vars.iter().copied());
-        let settings = DoctorSettings::read(&mut Reader::new(&all), &[], false);
-        settings.findings.iter().map(|found| found.kind.code).collect()
-    }
 
     #[test]
-    fn keys_matter_in_production_with_a_database() {
-        let key = "dGhpcnR5LXR3byBieXRlcyBmb3IgYSBmZXJuZXQga2U=";
-        let base = [
-            ("ENVIRONMENT", "production"),
-            ("DATABASE_URL", "postgresql+asyncpg://u@h/d"),
+    fn only_a_misspelt_name_of_ours_is_named() {
+        let names = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let found = judge_names(&names);
+            found
+                .iter()
+                .map(|found| format!("{}: {}", found.subject, found.what))
+                .collect::<Vec<_>>()
+        };
+        for (misspelt, ours) in [
+            ("REDIS_URI", "REDIS_URL"),
+            ("redis_url", "REDIS_URL"),
+            ("ENVIROMENT", "ENVIRONMENT"),
+            ("SPOT_SYMBOL_CACHE_TTL_SECOND", "SPOT_SYMBOLS_CACHE_TTL_SECONDS"),
+        ] {
+            let found = names(&[misspelt]);
+            assert_eq!(found.len(), 1, "{misspelt}");
+            assert!(found[0].contains(&format!("did you mean {ours},")), "{found:?}");
+        }
+        let others = [
+            "PATH",
+            "CELERY_APP",
+            "REDIS_HOST",
+            "HTTP_PROXY",
+            "LOG_FILE",
+            "PGSSLCERT",
+            "SECRET_KEY",
         ];
-        let with = |more: &[(&'static str, &'static str)]| codes(&[&base[..], more].concat());
-        assert_eq!(codes(&[]), [""; 0]);
-        assert_eq!(codes(&[("ENVIRONMENT", "production")]), [""; 0]);
-        assert_eq!(with(&[]), ["secret-key-unsafe", "fernet-key-unusable"]);
-        let good = ("SECRET_KEY", "0f8fad5bd9cb469fa16570867728950e7c6f");
-        assert_eq!(with(&[good, ("FERNET_KEY", key)]), [""; 0]);
-        assert_eq!(with(&[good, ("FERNET_KEY", "short")]), ["fernet-key-unusable"]);
-        let stock = ("SECRET_KEY", "please-change-me-please-change-me-please");
-        assert_eq!(with(&[stock, ("FERNET_KEY", key)]), ["secret-key-unsafe"]);
+        assert_eq!(names(&others), [""; 0]);
+        // Both are set, so one of them belongs to another program.
+        assert_eq!(names(&["REDIS_URL", "REDIS_URI"]), [""; 0]);
     }
 }

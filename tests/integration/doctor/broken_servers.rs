@@ -9,7 +9,7 @@ use tradebot_test_support::{
     ChaosProxy, Database, PostgresServer, Process, RedisServer, Reply, bin, eventually, free_port, stretched,
 };
 
-use super::{Report, Scene, ping};
+use super::{GOOD_KEYS, Report, Scene, ping};
 use crate::credentials::database::connect;
 use crate::world::PATIENCE;
 
@@ -45,7 +45,7 @@ async fn without_a_directory(more: &[&str]) -> RedisServer {
 }
 
 /// A database with the columns of the deployment's two tables that the service reads.
-async fn with_tables() -> Database {
+pub(super) async fn with_tables() -> Database {
     let database = PostgresServer::shared().database();
     let tables = "CREATE TABLE users(id integer PRIMARY KEY, email varchar UNIQUE, is_active boolean, \
         created_at timestamptz, updated_at timestamptz); \
@@ -302,7 +302,7 @@ async fn unsafe_settings_are_named() {
                 ("ENVIRONMENT", "production"),
                 ("DATABASE_URL", database),
                 ("SECRET_KEY", "your-secret-key-change-in-production"),
-                ("FERNET_KEY", "dGhpcnR5LXR3byBieXRlcyBmb3IgYSBmZXJuZXQga2U="),
+                ("FERNET_KEY", "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="),
             ],
         ),
         (
@@ -312,6 +312,13 @@ async fn unsafe_settings_are_named() {
                 ("DATABASE_URL", database),
                 ("SECRET_KEY", "0f8fad5bd9cb469fa16570867728950e7c6f4b1a"),
             ],
+        ),
+        ("setting-unusable", &[("HTTP_MAX_CONNECTIONS", "lots")]),
+        ("variable-unknown", &[("ENVIROMENT", "production")]),
+        ("user-lists-off", &[("DATABASE_URL", database), GOOD_KEYS[0]]),
+        (
+            "key-weak",
+            &[("DATABASE_URL", database), ("SECRET_KEY", "short"), GOOD_KEYS[1]],
         ),
     ] {
         scene.assert_named(code, settings);
@@ -323,14 +330,15 @@ async fn a_database_that_cannot_be_used_is_named() {
     let scene = Scene::healthy().await;
     let users = with_tables().await;
     let url = users.url();
-    scene.doctor(&[("DATABASE_URL", &url)]).assert_healthy();
+    let doctor = |url| scene.doctor(&[("DATABASE_URL", url), GOOD_KEYS[0], GOOD_KEYS[1]]);
+    doctor(&url).assert_healthy();
     let closed = format!("postgresql+asyncpg://u:canary-78@127.0.0.1:{}/d", free_port());
     for (code, url) in [
         ("database-unreachable", &*closed),
         ("database-refuses", &url.replace("canary-", "canary-78-")),
         ("database-other-tables", &url.replace(users.name(), "template1")),
     ] {
-        let report = scene.doctor(&[("DATABASE_URL", url)]);
+        let report = doctor(url);
         report.assert_named(code);
         assert!(
             !report.said.to_string().contains("canary-78"),
@@ -368,7 +376,7 @@ async fn a_part_that_hangs_is_named_within_seconds() {
         ),
     ] {
         let began = Instant::now();
-        scene.assert_named(code, &[(setting, &url)]);
+        scene.assert_named(code, &[(setting, &url), GOOD_KEYS[0], GOOD_KEYS[1]]);
         if began.elapsed() > stretched(Duration::from_secs(13)) {
             late.push((code, began.elapsed()));
         }
