@@ -7,11 +7,10 @@ use crate::config::{BinanceConfig, SymbolsConfig, WorkerConfig, is_production};
 use crate::product::credentials::database_url::DatabaseUrl;
 use crate::product::credentials::settings::KeyFindings;
 use crate::product::fleet::servers::is_local;
-use crate::product::http::run::HttpSettings;
+use crate::product::http::run::{Addresses, HttpSettings};
 use crate::worker::{WorkerArgs, WorkerSettings};
 use tradebot_base::config::{Reader, RedisConfig, ScheduleConfig, VARIABLES};
 use tradebot_base::market::Market;
-use tradebot_base::secret::Secret;
 use tradebot_base::telemetry::LogConfig;
 
 /// A name may differ from ours in one of so many letters.
@@ -146,8 +145,11 @@ fn judge_programs(programs: &mut Reader<'_>) -> Vec<Finding> {
     let _worker = WorkerSettings::read(programs, &WorkerArgs::default());
     let listen = programs.optional("HTTP_LISTEN");
     let unused = ([127, 0, 0, 1], 0).into();
-    let address = listen.is_none().then_some(unused);
-    let _endpoint = HttpSettings::read(programs, address, 1, Vec::new(), Duration::ZERO);
+    let addresses = Addresses {
+        listen: listen.is_none().then_some(unused),
+        admin: None,
+    };
+    let _endpoint = HttpSettings::read(programs, addresses, 1, Vec::new(), Duration::ZERO);
     LogConfig::read(programs, None);
     let weak = KeyFindings::read(programs).weak;
     let mistakes = programs.mistakes().iter().filter_map(|mistake| {

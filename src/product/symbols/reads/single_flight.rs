@@ -141,7 +141,7 @@ impl SharedReads {
     async fn lead_refresh(self: Arc<Self>, market: Market, sender: watch::Sender<Option<RefreshOutcome>>) {
         let flight = &self.markets.get(market).flight;
         let began = Instant::now();
-        let outcome = Box::pin(self.refresh(market)).await;
+        let outcome = self.refresh(market).await;
         let mut state = flight.state();
         state.running = None;
         state.took = Some(began.elapsed());
@@ -170,7 +170,7 @@ impl SharedReads {
             Ok(lease) => lease,
             Err(outcome) => return Some(outcome),
         };
-        let refreshing = self.refresh_under(market, lease.as_ref());
+        let refreshing = Box::pin(self.refresh_under(market, lease.as_ref()));
         let outcome = self.stop.run_until_cancelled(refreshing).await;
         if let (None, Some(lease)) = (&outcome, &lease) {
             self.refresher.release_lease(market, lease, None).await;
