@@ -2,7 +2,7 @@
 //!
 //! [`tradebot_base::config`] has the list of all variables and the reader.
 
-mod outgoing;
+pub(crate) mod outgoing;
 
 use std::time::Duration;
 
@@ -10,8 +10,6 @@ use tradebot_base::config::Reader;
 use tradebot_base::market::{Network, PerMarket};
 
 pub(crate) use outgoing::OutgoingConfig;
-#[cfg(feature = "http")]
-pub(crate) use outgoing::plain_client;
 
 /// The worker.
 #[derive(Debug, Clone, Copy)]

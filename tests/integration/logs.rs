@@ -18,6 +18,7 @@ const FRAME: [&str; 4] = ["timestamp", "level", "target", "message"];
 /// Of trouble that other tests make: with users, servers, other workers, workflows and remote control.
 const ELSEWHERE: &[&str] = &[
     "answer",
+    "state",
     "binding",
     "channel",
     "channels",

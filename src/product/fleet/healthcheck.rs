@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::liveness::{BeatFacts, RegisteredWorker};
 use super::{FleetReader, ReadLimits};
-use crate::config::plain_client;
+use crate::config::outgoing::plain_client;
 use tradebot_base::clock::SharedClock;
 use tradebot_base::config::RedisConfig;
 use tradebot_base::connection::RedisTrouble;
