@@ -6,6 +6,7 @@ mod extra_routes;
 mod keep_alive;
 mod large;
 mod limits;
+mod operators;
 mod outages;
 mod readers;
 mod routes;
