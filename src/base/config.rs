@@ -1,7 +1,7 @@
 //! Settings from environment variables: the reader, the table of all variables, and the sections that every program needs.
 //!
-//! [`VARIABLES`] lists all variables with their defaults; a test compares the table of docs/configuration.md with it. A program reads all
-//! its sections with one [`Reader`], which then reports every mistake at once.
+//! [`VARIABLES`] lists all variables with their defaults; a test compares the table of docs/configuration.md with it. A
+//! program reads all its sections with one [`Reader`], which then reports every mistake at once.
 
 mod table;
 mod vars;
